@@ -1,0 +1,548 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Tokens and keys behind any PKCS#11 library, through PyKCS11.
+
+Every refusal is a Pkcs11Failure with a stable code, the problem and the remedy. A PIN is tried exactly
+once, and not at all when the token says that few tries are left: hardware tokens lock themselves.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import importlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+# DER object identifiers of the curves, as CKA_EC_PARAMS wants them.
+CURVES: dict[str, bytes] = {
+    "P-256": bytes.fromhex("06082a8648ce3d030107"),
+    "P-384": bytes.fromhex("06052b81040022"),
+}
+CURVE_BYTES: dict[str, int] = {"P-256": 32, "P-384": 48}
+RSA_BITS = (3072, 4096)
+LABEL_BYTES = 32
+NO_PUBLIC = "no public key object"
+DER_UTF8_STRING = 0x0C
+DER_SEQUENCE = 0x30
+DER_VISIBLE_STRING = 0x1A
+
+# What a private key must be. A signing key that may also decrypt or unwrap is a wider door than needed.
+REQUIRED_ATTRIBUTES: dict[str, bool] = {
+    "token": True,
+    "private": True,
+    "sensitive": True,
+    "extractable": False,
+    "never_extractable": True,
+    "local": True,
+    "sign": True,
+    "decrypt": False,
+    "unwrap": False,
+    "derive": False,
+}
+
+
+class Pkcs11Failure(Exception):
+    """Something is wrong, and this is what to do about it."""
+
+    def __init__(self, code: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{code}: {problem} Remedy: {remedy}")
+        self.code = code
+        self.problem = problem
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """One token as its library describes it."""
+
+    slot: int
+    label: str
+    serial: str
+    manufacturer: str
+    model: str
+    initialized: bool
+    user_pin_initialized: bool
+    pin_count_low: bool
+    pin_final_try: bool
+    pin_locked: bool
+
+    @property
+    def login_refusal(self) -> str | None:
+        """Why no PIN may be tried now, or None."""
+        if self.pin_locked:
+            return "the user PIN is locked"
+        if self.pin_final_try:
+            return "one more wrong PIN would lock the token"
+        if self.pin_count_low:
+            return "a wrong PIN was entered since the last good login"
+        return None
+
+
+@dataclass(frozen=True)
+class KeySpec:
+    """What kind of key to generate."""
+
+    kind: str = "EC"
+    curve: str = "P-256"
+    bits: int = 3072
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("EC", "RSA"):
+            raise ValueError(f"key kind {self.kind!r} is neither EC nor RSA")
+        if self.kind == "EC" and self.curve not in CURVES:
+            raise ValueError(f"curve {self.curve!r} is none of {', '.join(sorted(CURVES))}")
+        if self.kind == "RSA" and self.bits not in RSA_BITS:
+            raise ValueError(f"an RSA key of {self.bits!r} bits is not offered, only 3072 and 4096")
+
+    def __str__(self) -> str:
+        return f"EC {self.curve}" if self.kind == "EC" else f"RSA {self.bits}"
+
+
+@dataclass(frozen=True)
+class PublicNumbers:
+    """A public key as plain numbers: an EC point, or an RSA modulus and exponent."""
+
+    spec: str
+    point: bytes = b""
+    modulus: int = 0
+    exponent: int = 0
+
+
+@dataclass(frozen=True)
+class Key:
+    """A private key in a token. The handle is good for the session that found it."""
+
+    label: str
+    key_id: str
+    handle: Any = field(repr=False)
+    attributes: dict[str, bool]
+    public: PublicNumbers
+
+    @property
+    def weaknesses(self) -> list[str]:
+        """Attributes that a key of ours must not have, worded for a person."""
+        return [
+            f"{name.upper()} is {self.attributes.get(name)}, must be {wanted}"
+            for name, wanted in REQUIRED_ATTRIBUTES.items()
+            if self.attributes.get(name) is not wanted
+        ]
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+def ec_point(raw: bytes, curve: str) -> bytes:
+    """The uncompressed point; tokens return it bare or inside an OCTET STRING."""
+    size = 1 + 2 * CURVE_BYTES[curve]
+    for candidate in (raw, raw[2:], raw[3:]):
+        if len(candidate) == size and candidate[0] == 4:
+            return candidate
+    raise Pkcs11Failure(
+        "KEY_UNREADABLE",
+        f"the token returned a public key of {len(raw)} bytes that is no uncompressed {curve} point.",
+        "read the key with pkcs11-tool --read-object --type pubkey and report what the token is.",
+    )
+
+
+def raw_ecdsa_to_der(raw: bytes) -> bytes:
+    """PKCS#11 gives r and s side by side; X.509, TLS and OpenSSL want a DER sequence."""
+    if not raw or len(raw) % 2:
+        raise ValueError("an ECDSA signature has two halves of equal size")
+    half = len(raw) // 2
+
+    def integer(part: bytes) -> bytes:
+        value = int.from_bytes(part, "big")
+        return _der(2, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+    return _der(DER_SEQUENCE, integer(raw[:half]) + integer(raw[half:]))
+
+
+def key_uri(token_label: str, key_label: str) -> str:
+    """RFC 7512 URI of a private key; without any secret in it."""
+    return f"pkcs11:token={_uri_quote(token_label)};object={_uri_quote(key_label)};type=private"
+
+
+def _uri_quote(text: str) -> str:
+    unreserved = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
+    return "".join(chr(byte) if byte in unreserved else f"%{byte:02X}" for byte in text.encode())
+
+
+def uri_pem(uri: str) -> str:
+    """Wrap a PKCS#11 URI the way pkcs11-provider (0.4 and later) reads it in place of a key file."""
+    description = _der(DER_VISIBLE_STRING, b"PKCS#11 Provider URI v1.0")
+    body = base64.b64encode(_der(DER_SEQUENCE, description + _der(DER_UTF8_STRING, uri.encode()))).decode()
+    lines = [body[start:start + 64] for start in range(0, len(body), 64)]
+    return "\n".join(["-----BEGIN PKCS#11 PROVIDER URI-----"] + lines + ["-----END PKCS#11 PROVIDER URI-----", ""])
+
+
+def check_pin(pin: str, origin: str) -> str:
+    """Refuse what would burn a try on the token: an empty PIN, or one with white space around it."""
+    if not pin:
+        raise Pkcs11Failure("PIN_FILE", f"{origin} is empty.", "write the PIN into it, without a newline at the end.")
+    if pin != pin.strip():
+        raise Pkcs11Failure(
+            "PIN_FILE",
+            f"{origin} has white space or a newline around the PIN, which the token would take as part of it.",
+            "rewrite it without, for example with printf %s.",
+        )
+    return pin
+
+
+def read_pin(path: str) -> str:
+    """The PIN in a file that others cannot read."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) & stat.S_IRWXO:
+                raise Pkcs11Failure("PIN_FILE", f"{path} can be read by everyone.", "chmod 0400 it and change the PIN.")
+            return check_pin(handle.read(), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Pkcs11Failure("PIN_FILE", f"{path} cannot be read: {error}.", "point to the file that holds the PIN.") from error
+
+
+def load_api() -> Any:
+    """The PyKCS11 module, or a failure that says what to install."""
+    try:
+        return importlib.import_module("PyKCS11")
+    except ImportError as error:
+        raise Pkcs11Failure("PYKCS11_MISSING", f"PyKCS11 cannot be imported: {error}.", "install python3-pykcs11.") from error
+
+
+def _bytes(value: Any) -> bytes:
+    return bytes(bytearray(value))
+
+
+class Library:
+    """A loaded PKCS#11 library. `api` is the PyKCS11 module, `handle` its PyKCS11Lib."""
+
+    def __init__(self, api: Any, handle: Any, path: str) -> None:
+        self.api = api
+        self.handle = handle
+        self.path = path
+
+    def failure(self, error: Any, doing: str) -> Pkcs11Failure:
+        """Translate an error that no caller expected."""
+        return Pkcs11Failure(
+            "TOKEN_ERROR",
+            f"{doing} through {self.path} failed: {error}.",
+            "see the log of the PKCS#11 library; check that the token is connected and not full.",
+        )
+
+    def tokens(self) -> list[TokenInfo]:
+        """Every token present, initialised or not."""
+        try:
+            return [self._token(slot) for slot in self.handle.getSlotList(True)]
+        except self.api.PyKCS11Error as error:
+            raise self.failure(error, "Listing the tokens") from error
+
+    def _token(self, slot: int) -> TokenInfo:
+        info = self.handle.getTokenInfo(slot)
+
+        def text(value: Any) -> str:
+            return str(value).replace("\0", " ").strip()
+
+        def flag(name: str) -> bool:
+            return bool(info.flags & int(getattr(self.api, name)))
+
+        return TokenInfo(
+            slot=int(slot),
+            label=text(info.label),
+            serial=text(info.serialNumber),
+            manufacturer=text(info.manufacturerID),
+            model=text(info.model),
+            initialized=flag("CKF_TOKEN_INITIALIZED"),
+            user_pin_initialized=flag("CKF_USER_PIN_INITIALIZED"),
+            pin_count_low=flag("CKF_USER_PIN_COUNT_LOW"),
+            pin_final_try=flag("CKF_USER_PIN_FINAL_TRY"),
+            pin_locked=flag("CKF_USER_PIN_LOCKED"),
+        )
+
+    def lookup_token(self, label: str) -> TokenInfo | None:
+        """The token with this label, None without one; two of them are an error."""
+        found = [token for token in self.tokens() if token.initialized and token.label == label]
+        if len(found) > 1:
+            raise Pkcs11Failure(
+                "TOKEN_AMBIGUOUS",
+                f"{len(found)} tokens are labelled {label!r} (serials {', '.join(t.serial for t in found)}).",
+                "relabel or remove all but one.",
+            )
+        return found[0] if found else None
+
+    def token(self, label: str) -> TokenInfo:
+        """The token with this label."""
+        found = self.lookup_token(label)
+        if found is None:
+            present = ", ".join(repr(token.label) for token in self.tokens() if token.initialized) or "none"
+            raise Pkcs11Failure(
+                "TOKEN_MISSING",
+                f"no token labelled {label!r} behind {self.path}; present: {present}.",
+                "initialise it with onprem.deepseek.pkcs11_token, or correct the label (for SoftHSM also SOFTHSM2_CONF).",
+            )
+        return found
+
+    def initialise_token(self, label: str, so_pin: str, pin: str) -> TokenInfo:
+        """Initialise the first blank token, or finish one that has no user PIN yet. Never erases one."""
+        if not label or len(label.encode()) > LABEL_BYTES:
+            raise Pkcs11Failure("TOKEN_LABEL", f"token label {label!r} is not 1 to 32 bytes long.", "choose another label.")
+        existing = self.lookup_token(label)
+        try:
+            if existing is None:
+                blank = [token for token in self.tokens() if not token.initialized]
+                if not blank:
+                    raise Pkcs11Failure(
+                        "TOKEN_NO_BLANK",
+                        f"no blank token behind {self.path} to become {label!r}; an initialised one is never erased.",
+                        "connect or create an empty token or partition.",
+                    )
+                # The standard wants blanks up to 32 bytes; PyKCS11 would leave NULs.
+                padding = " " * (LABEL_BYTES - len(label.encode()))
+                self.handle.initToken(blank[0].slot, so_pin, label + padding)
+                existing = self.token(label)
+            if not existing.user_pin_initialized:
+                self._set_first_pin(existing, so_pin, pin)
+        except self.api.PyKCS11Error as error:
+            raise self.failure(error, f"Initialising token {label!r}") from error
+        return self.token(label)
+
+    def _set_first_pin(self, token: TokenInfo, so_pin: str, pin: str) -> None:
+        session = self.handle.openSession(token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION)
+        try:
+            session.login(so_pin, self.api.CKU_SO)
+            session.initPin(pin)
+        finally:
+            session.closeSession()
+
+    @contextlib.contextmanager
+    def session(self, token_label: str, pin: str) -> Iterator[Session]:
+        """Log in once and hand out the session; log out and close at the end, whatever happens."""
+        token = self.token(token_label)
+        if token.login_refusal is not None:
+            raise Pkcs11Failure(
+                "PIN_LOCKED" if token.pin_locked else "PIN_COUNT_LOW",
+                f"no PIN was tried on token {token_label!r}, because {token.login_refusal}.",
+                "log in by hand with the right PIN (pkcs11-tool --login --test), or reset it as security officer.",
+            )
+        try:
+            handle = self.handle.openSession(token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION)
+        except self.api.PyKCS11Error as error:
+            raise self.failure(error, f"Opening a session on token {token_label!r}") from error
+        try:
+            self._login(handle, token_label, pin)
+            yield Session(self, handle, token)
+        finally:
+            with contextlib.suppress(self.api.PyKCS11Error):
+                handle.logout()
+            with contextlib.suppress(self.api.PyKCS11Error):
+                handle.closeSession()
+
+    def _login(self, handle: Any, token_label: str, pin: str) -> None:
+        try:
+            handle.login(pin)
+        except self.api.PyKCS11Error as error:
+            if error.value in (self.api.CKR_PIN_INCORRECT, self.api.CKR_PIN_LEN_RANGE, self.api.CKR_PIN_INVALID):
+                raise Pkcs11Failure(
+                    "LOGIN",
+                    f"token {token_label!r} refused the PIN; it was tried once and is not tried again.",
+                    "put the right PIN into the PIN file before the next run: each run costs one more try.",
+                ) from error
+            if error.value == self.api.CKR_PIN_LOCKED:
+                raise Pkcs11Failure("PIN_LOCKED", f"token {token_label!r} is locked.", "reset the PIN as security officer.") from error
+            raise self.failure(error, f"Logging in to token {token_label!r}") from error
+
+
+class Session:
+    """A logged-in session on one token."""
+
+    def __init__(self, library: Library, handle: Any, token: TokenInfo) -> None:
+        self.library = library
+        self.api = library.api
+        self.handle = handle
+        self.token = token
+
+    def _find(self, object_class: int, label: str | None = None, key_id: bytes | None = None) -> list[Any]:
+        template: list[tuple[int, Any]] = [(self.api.CKA_CLASS, object_class)]
+        if label is not None:
+            template.append((self.api.CKA_LABEL, label))
+        if key_id is not None:
+            template.append((self.api.CKA_ID, key_id))
+        try:
+            return list(self.handle.findObjects(template))
+        except self.api.PyKCS11Error as error:
+            raise self.library.failure(error, f"Searching token {self.token.label!r}") from error
+
+    def _values(self, handle: Any, names: list[str]) -> list[Any]:
+        try:
+            return list(self.handle.getAttributeValue(handle, [getattr(self.api, "CKA_" + name) for name in names]))
+        except self.api.PyKCS11Error as error:
+            raise self.library.failure(error, f"Reading an object of token {self.token.label!r}") from error
+
+    def keys(self) -> list[Key]:
+        """All private keys of the token whose kind we know."""
+        return [self._key(handle) for handle in self._find(self.api.CKO_PRIVATE_KEY)]
+
+    def lookup_key(self, label: str) -> Key | None:
+        """The private key with this label, None without one; two of them are an error."""
+        found = self._find(self.api.CKO_PRIVATE_KEY, label)
+        if len(found) > 1:
+            raise Pkcs11Failure(
+                "KEY_AMBIGUOUS",
+                f"{len(found)} private keys in token {self.token.label!r} are labelled {label!r}.",
+                "delete all but the one in use; the label is how a key is found.",
+            )
+        return self._key(found[0]) if found else None
+
+    def has_orphan(self, label: str) -> bool:
+        """Whether only the public half is left: somebody deleted the private key."""
+        return bool(self._find(self.api.CKO_PUBLIC_KEY, label)) and not self._find(self.api.CKO_PRIVATE_KEY, label)
+
+    def key(self, label: str) -> Key:
+        """The private key with this label, refused if it could ever have left the token."""
+        found = self.lookup_key(label)
+        if found is None:
+            raise Pkcs11Failure(
+                "KEY_MISSING",
+                f"token {self.token.label!r} has no private key labelled {label!r}.",
+                "generate it with onprem.deepseek.pkcs11_key, or correct the label.",
+            )
+        if found.public.spec == NO_PUBLIC:
+            raise Pkcs11Failure(
+                "KEY_NO_PUBLIC",
+                f"private key {label!r} in token {self.token.label!r} has no public key object with its label and id.",
+                "restore the public key object from the certificate, or generate a new key.",
+            )
+        if found.weaknesses:
+            raise Pkcs11Failure(
+                "KEY_WEAK",
+                f"key {label!r} in token {self.token.label!r} is not safe to use: {'; '.join(found.weaknesses)}.",
+                "generate a new key with onprem.deepseek.pkcs11_key and regenerate=if_changed.",
+            )
+        return found
+
+    def _key(self, handle: Any) -> Key:
+        label, key_id, key_type = self._values(handle, ["LABEL", "ID", "KEY_TYPE"])
+        names = list(REQUIRED_ATTRIBUTES)
+        values = self._values(handle, [name.upper() for name in names])
+        key_id_bytes = _bytes(key_id or b"")
+        return Key(
+            label=str(label).rstrip("\0"),
+            key_id=key_id_bytes.hex(),
+            handle=handle,
+            attributes={name: bool(value) for name, value in zip(names, values) if value is not None},
+            public=self._public(str(label).rstrip("\0"), key_id_bytes, int(key_type)),
+        )
+
+    def _public(self, label: str, key_id: bytes, key_type: int) -> PublicNumbers:
+        found = self._find(self.api.CKO_PUBLIC_KEY, label, key_id)
+        if not found:
+            return PublicNumbers(spec=NO_PUBLIC)
+        if key_type == self.api.CKK_EC:
+            parameters, point = self._values(found[0], ["EC_PARAMS", "EC_POINT"])
+            curve = next((name for name, der in CURVES.items() if der == _bytes(parameters)), None)
+            if curve is None:
+                return PublicNumbers(spec=f"EC on curve {_bytes(parameters).hex()}")
+            return PublicNumbers(spec=f"EC {curve}", point=ec_point(_bytes(point), curve))
+        if key_type == self.api.CKK_RSA:
+            modulus, exponent = self._values(found[0], ["MODULUS", "PUBLIC_EXPONENT"])
+            number = int.from_bytes(_bytes(modulus), "big")
+            return PublicNumbers(
+                spec=f"RSA {number.bit_length()}", modulus=number, exponent=int.from_bytes(_bytes(exponent), "big"),
+            )
+        return PublicNumbers(spec=f"key type {key_type}")
+
+    def generate(self, label: str, spec: KeySpec) -> Key:
+        """Generate a key pair in the token; the caller made sure that the label is free."""
+        api = self.api
+        # Same id on both halves: this is how PKCS#11 software pairs them.
+        key_id = secrets.token_bytes(16)
+        common = [(api.CKA_TOKEN, True), (api.CKA_LABEL, label), (api.CKA_ID, key_id)]
+        public = common + [
+            (api.CKA_PRIVATE, False), (api.CKA_VERIFY, True), (api.CKA_ENCRYPT, False), (api.CKA_WRAP, False),
+        ]
+        if spec.kind == "EC":
+            public.append((api.CKA_EC_PARAMS, CURVES[spec.curve]))
+            mechanism = api.CKM_EC_KEY_PAIR_GEN
+        else:
+            public.extend([(api.CKA_MODULUS_BITS, spec.bits), (api.CKA_PUBLIC_EXPONENT, (1, 0, 1))])
+            mechanism = api.CKM_RSA_PKCS_KEY_PAIR_GEN
+        # Every flag is set explicitly: defaults differ between tokens, and SoftHSM allows DECRYPT.
+        private = common + [
+            (api.CKA_PRIVATE, True), (api.CKA_SENSITIVE, True), (api.CKA_EXTRACTABLE, False), (api.CKA_SIGN, True),
+            (api.CKA_DECRYPT, False), (api.CKA_UNWRAP, False), (api.CKA_DERIVE, False),
+        ]
+        try:
+            self.handle.generateKeyPair(public, private, mecha=api.Mechanism(mechanism, None))
+        except api.PyKCS11Error as error:
+            raise self.library.failure(error, f"Generating key {label!r} in token {self.token.label!r}") from error
+        return self.key(label)
+
+    def destroy(self, label: str) -> None:
+        """Destroy both halves of a key. There is no way back."""
+        for object_class in (self.api.CKO_PRIVATE_KEY, self.api.CKO_PUBLIC_KEY):
+            for handle in self._find(object_class, label):
+                try:
+                    self.handle.destroyObject(handle)
+                except self.api.PyKCS11Error as error:
+                    raise self.library.failure(error, f"Destroying key {label!r}") from error
+
+    def sign(self, key: Key, data: bytes, hash_name: str = "sha256") -> bytes:
+        """Signature of data: DER ECDSA for an EC key, PKCS#1 v1.5 for an RSA key."""
+        try:
+            if key.public.spec.startswith("EC "):
+                # Hashing here and CKM_ECDSA there: not every token knows the combined mechanisms.
+                digest = hashlib.new(hash_name, data).digest()
+                mechanism = self.api.Mechanism(self.api.CKM_ECDSA, None)
+                return raw_ecdsa_to_der(_bytes(self.handle.sign(key.handle, digest, mechanism)))
+            mechanism = self.api.Mechanism(getattr(self.api, f"CKM_{hash_name.upper()}_RSA_PKCS"), None)
+            return _bytes(self.handle.sign(key.handle, data, mechanism))
+        except self.api.PyKCS11Error as error:
+            raise self.library.failure(error, f"Signing with key {key.label!r}") from error
+
+
+@contextlib.contextmanager
+def open_library(path: str, api: Any = None) -> Iterator[Library]:
+    """Load a PKCS#11 library and finalise it at the end."""
+    pykcs11 = api if api is not None else load_api()
+    if not os.path.isfile(path):
+        raise Pkcs11Failure("MODULE_MISSING", f"no PKCS#11 library at {path}.", "install it, or correct module_path.")
+    handle = pykcs11.PyKCS11Lib()
+    try:
+        handle.load(path)
+    except pykcs11.PyKCS11Error as error:
+        raise Pkcs11Failure(
+            "MODULE_LOAD",
+            f"{path} cannot be loaded as a PKCS#11 library: {error}.",
+            "check its architecture and its configuration (for SoftHSM: SOFTHSM2_CONF, readable by the user of this run).",
+        ) from error
+    try:
+        yield Library(pykcs11, handle, path)
+    finally:
+        # PyKCS11 before 1.5.13 has no unload of its own.
+        getattr(handle, "unload", handle.lib.Unload)()
+
+
+def sign_bytes(module_path: str, token_label: str, key_label: str, pin: str, data: bytes) -> bytes:
+    """SHA-256 signature of data by a key in a token (DER ECDSA for an EC key)."""
+    with open_library(module_path) as library, library.session(token_label, pin) as session:
+        return session.sign(session.key(key_label), data)
+
+
+Decrypt = Callable[[str], str]
+
+
+def load_pin(path: str, decrypt: Decrypt | None = None) -> str:
+    """The PIN in a plain file, or in a systemd credential if there is a way to decrypt it."""
+    if decrypt is None:
+        return read_pin(path)
+    return check_pin(decrypt(path), path)
