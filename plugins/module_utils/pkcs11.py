@@ -388,7 +388,7 @@ class Session:
         except self.api.PyKCS11Error as error:
             raise self.library.failure(error, f"Reading an object of token {self.token.label!r}") from error
 
-    def keys(self) -> list[Key]:
+    def private_keys(self) -> list[Key]:
         """All private keys of the token whose kind we know."""
         return [self._key(handle) for handle in self._find(self.api.CKO_PRIVATE_KEY)]
 

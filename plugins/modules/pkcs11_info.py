@@ -1,0 +1,154 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pkcs11_info
+short_description: Look into PKCS#11 tokens and prove that a key works
+version_added: "0.1.0"
+description:
+  - Lists tokens with their PIN flags and, with a PIN, the private keys of one token with their attributes.
+  - With O(prove=true) it signs a nonce in the token and verifies the signature, so it fails when the key is gone, can leave
+    the token, cannot sign, or does not belong to the certificate.
+author:
+  - "onprem.deepseek maintainers (@onprem-deepseek)"
+extends_documentation_fragment:
+  - onprem.deepseek.pkcs11
+attributes:
+  check_mode:
+    description: Does the same in check mode, since it changes nothing.
+    support: full
+  diff_mode:
+    description: Nothing changes, so there is no difference to show.
+    support: none
+options:
+  token:
+    description: Label of the token whose keys are listed. Without it only tokens are listed and no PIN is tried.
+    type: str
+  key:
+    description: Label of a key that must be there.
+    type: str
+  prove:
+    description: Sign a nonce with O(key) and verify it.
+    type: bool
+    default: false
+  certificate:
+    description: File with the certificate whose public key must verify the nonce. The first certificate in the file counts.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Prove that the gateway's key is in the token, cannot leave it and belongs to the certificate
+  onprem.deepseek.pkcs11_info:
+    module_path: /usr/lib/softhsm/libsofthsm2.so
+    token: deepseek-gateway
+    pin_file: /etc/deepseek/hsm/gateway/pin
+    key: gateway
+    prove: true
+    certificate: /etc/deepseek/tls/gateway.pem
+  environment:
+    SOFTHSM2_CONF: /etc/deepseek/hsm/gateway/softhsm2.conf
+"""
+
+RETURN = r"""
+tokens:
+  description: Every token that the library shows.
+  type: list
+  elements: dict
+  returned: success
+keys:
+  description: Private keys of the token, without anything secret. Empty without O(token).
+  type: list
+  elements: dict
+  returned: success
+certificate:
+  description: Subject, issuer, names, serial, validity and fingerprint of O(certificate), empty without it.
+  type: dict
+  returned: success
+proof:
+  description: Whether a nonce was signed in the token and verified, and whether it was verified by the certificate.
+  type: dict
+  returned: success
+  sample: {signed: true, certificate_matches: true}
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+    common_arguments,
+    key_result,
+    library_of,
+    pin_of,
+    run,
+    token_result,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import describe, load_certificate, prove
+
+
+def certificate_of(params):
+    if not params["certificate"]:
+        return None
+    try:
+        with open(params["certificate"], encoding="utf-8") as handle:
+            return load_certificate(handle.read(), params["certificate"])
+    except OSError as error:
+        raise Pkcs11Failure(
+            "CERTIFICATE", f"{params['certificate']} cannot be read: {error}.", "issue the certificate, or correct the path."
+        ) from error
+
+
+def look(session, params, certificate):
+    """Keys of the token and the proof; `key` is required and trusted when it is named."""
+    if params["key"]:
+        session.key(params["key"])
+    if params["prove"]:
+        prove(session, params["key"], certificate, os.urandom(32))
+    return {
+        "keys": [key_result(key) for key in session.private_keys()],
+        "proof": {"signed": params["prove"], "certificate_matches": params["prove"] and certificate is not None},
+    }
+
+
+def work(module):
+    params = module.params
+    certificate = certificate_of(params)
+    result = {
+        "changed": False,
+        "keys": [],
+        "proof": {"signed": False, "certificate_matches": False},
+        "certificate": describe(certificate) if certificate is not None else {},
+    }
+    pin = pin_of(module) if params["token"] else ""
+    with library_of(module) as library:
+        result["tokens"] = [token_result(token) for token in library.tokens()]
+        if params["token"]:
+            with library.session(params["token"], pin) as session:
+                result.update(look(session, params, certificate))
+    return result
+
+
+def main():
+    arguments = common_arguments()
+    arguments.update(
+        token={"type": "str", "no_log": False},
+        key={"type": "str", "no_log": False},
+        prove={"type": "bool", "default": False},
+        certificate={"type": "path"},
+    )
+    module = AnsibleModule(
+        argument_spec=arguments,
+        supports_check_mode=True,
+        required_by={"token": "pin_file", "key": "token"},
+        required_if=[("prove", True, ["key"])],
+    )
+    run(module, work)
+
+
+if __name__ == "__main__":
+    main()
