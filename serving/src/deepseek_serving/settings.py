@@ -1,0 +1,127 @@
+"""The settings file (TOML): read, checked, and every error named by its place."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from deepseek_serving.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=128)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    """Where the service listens, and whose client certificates it accepts."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    tls_certificate: AbsolutePath
+    tls_key: AbsolutePath
+    tls_client_ca: AbsolutePath
+    allowed_clients: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    drain_seconds: int = Field(default=30, ge=0)
+
+
+class ModelSettings(_Section):
+    """Which release is served, and the key it must be signed with."""
+
+    store: AbsolutePath
+    name: Name
+    version: Name
+    public_key: AbsolutePath
+
+
+class EngineSettings(_Section):
+    """How the model is run; slots and max_len default to what it was exported with."""
+
+    kind: Literal["onnxruntime"] = "onnxruntime"
+    threads: int = Field(default=0, ge=0, description="0: one per core")
+    slots: int | None = Field(default=None, ge=1, le=1024)
+    max_len: int | None = Field(default=None, ge=2)
+    prefill_chunk: int = Field(default=128, ge=1)
+    queue: int = Field(default=64, ge=0)
+
+
+class Settings(_Section):
+    server: ServerSettings
+    model: ModelSettings
+    engine: EngineSettings = EngineSettings()
+
+
+def _expand(value: object, variables: Mapping[str, str], where: str) -> object:
+    """Replace ${NAME} in every string; systemd sets CREDENTIALS_DIRECTORY for the unit."""
+    if isinstance(value, dict):
+        return {
+            key: _expand(item, variables, f"{where}.{key}" if where else key)
+            for key, item in value.items()
+        }
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in variables:
+            raise SettingsError(f"{where}: the environment variable {name} is not set")
+        return variables[name]
+
+    return VARIABLE.sub(replace, value)
+
+
+def _message(error: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown setting"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]} (it is {error['input']!r})"
+
+
+def parse(text: str, variables: Mapping[str, str]) -> Settings:
+    """Settings from TOML text; SettingsError lists everything that is wrong with it."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"not TOML: {error}") from error
+    try:
+        return Settings.model_validate(_expand(document, variables, ""))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_message(e) for e in error.errors())) from error
+
+
+def read(path: Path, variables: Mapping[str, str] | None = None) -> Settings:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    try:
+        return parse(text, os.environ if variables is None else variables)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error

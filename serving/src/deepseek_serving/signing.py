@@ -1,0 +1,122 @@
+"""Sign and verify a folder with OpenSSF model-signing; the key stays in its PKCS#11 token."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from deepseek_serving.cli import run
+from deepseek_serving.errors import SigningError, VerificationError
+
+SIGNATURE_FILE = "model.sig"
+
+
+def _pin(path: Path) -> str:
+    try:
+        pin = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SigningError(f"{path}: the PIN file cannot be read: {error}") from error
+    if not pin:
+        raise SigningError(f"{path}: the PIN file is empty")
+    return pin
+
+
+def sign(folder: Path, *, token: str, key: str, module: Path, pin_file: Path) -> None:
+    """Write folder/model.sig, signed by the EC key `key` of the token labelled `token`."""
+    # imported here: the service itself never signs and need not load a PKCS#11 binding
+    import model_signing
+    import PyKCS11
+
+    if not folder.is_dir():
+        raise SigningError(f"{folder}: no such folder")
+    if not module.is_file():
+        raise SigningError(f"{module}: no such PKCS#11 module; is its package installed?")
+    # The URI with the PIN exists in this process only.
+    uri = "pkcs11:" + ";".join(
+        (f"token={quote(token, safe='')}", f"object={quote(key, safe='')}", "type=private")
+    )
+    uri += f"?pin-value={quote(_pin(pin_file), safe='')}&module-path={quote(str(module))}"
+    signature = folder / SIGNATURE_FILE
+    descriptor, name = tempfile.mkstemp(prefix=f".{folder.name}.sig.", dir=folder.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        config = model_signing.signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
+        config.set_hashing_config(_hashing()).sign(folder, partial)
+        partial.chmod(0o644)
+        os.replace(partial, signature)
+    except (PyKCS11.PyKCS11Error, ValueError) as error:
+        raise SigningError(
+            f"token {token!r}, key {key!r}: cannot sign with {module}: {error}; check the token's "
+            "and the key's label, the PIN and, with SoftHSM, SOFTHSM2_CONF"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _hashing() -> Any:
+    import model_signing
+
+    return model_signing.hashing.Config().set_ignored_paths(
+        paths=[SIGNATURE_FILE], ignore_git_paths=False
+    )
+
+
+def verify_signature(folder: Path, public_key: Path) -> None:
+    """Check folder/model.sig: made by this key, over exactly the files that are there."""
+    import model_signing
+
+    signature = folder / SIGNATURE_FILE
+    if not signature.is_file():
+        raise VerificationError(f"{signature}: missing; the artefact is not signed")
+    try:
+        config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        config.set_hashing_config(_hashing()).verify(folder, signature)
+    except Exception as error:  # the library raises many types, some of them bare Exception
+        raise VerificationError(
+            f"{signature}: does not verify with {public_key}: {error}"
+        ) from error
+
+
+def sign_main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="deepseek-sign", description="Sign a folder with a key that stays in its token."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--token", required=True, metavar="LABEL")
+    parser.add_argument("--key", required=True, metavar="LABEL")
+    parser.add_argument("--module", required=True, type=Path, help="PKCS#11 module, a path")
+    parser.add_argument("--pin-file", required=True, type=Path)
+    options = parser.parse_args(argv)
+    return run(
+        "deepseek-sign",
+        lambda: sign(
+            options.folder,
+            token=options.token,
+            key=options.key,
+            module=options.module,
+            pin_file=options.pin_file,
+        ),
+    )
+
+
+def verify_main(argv: list[str] | None = None) -> int:
+    from deepseek_serving.release import verify_artefact
+
+    parser = argparse.ArgumentParser(
+        prog="deepseek-verify", description="Check an artefact's manifest, files and signature."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--public-key", required=True, type=Path, help="PEM file")
+    parser.add_argument("--digest", metavar="HEX", help="digest that the manifest must have")
+    options = parser.parse_args(argv)
+
+    def verify() -> None:
+        digest = verify_artefact(options.folder, options.public_key, options.digest)
+        print(f"{options.folder}: verified, digest {digest}")
+
+    return run("deepseek-verify", verify)
