@@ -1,0 +1,303 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is a folder a checkpoint that this collection can serve, and is all of it there?
+
+Looks at names, sizes and headers only, so that it answers in moments for any size. Standard library
+only: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+# The architectures that the serving package exports. A unit test compares the two lists.
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+# Formats that run code when they are loaded, or are code. Nothing in a release may be either.
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+CODE_SUFFIXES = (".py", ".pyc", ".so", ".dll", ".exe", ".sh")
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+# The safetensors format itself caps its header at this size.
+_HEADER_LIMIT = 100_000_000
+_DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
+}  # fmt: skip
+
+
+class CheckpointError(Exception):
+    """One file is not as it must be."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with which file, and what to do about it."""
+
+    file: str
+    problem: str
+    remedy: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"file": self.file, "problem": self.problem, "remedy": self.remedy}
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem} ({self.remedy})"
+
+
+@dataclass
+class Report:
+    """What a checkpoint folder holds."""
+
+    path: str
+    architecture: str = ""
+    model_type: str = ""
+    files: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    size: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def supported(self) -> bool:
+        return self.architecture in SUPPORTED_ARCHITECTURES
+
+    def add(self, file: str, problem: str, remedy: str) -> None:
+        self.problems.append(Problem(file, problem, remedy))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "architecture": self.architecture,
+            "model_type": self.model_type,
+            "supported": self.supported,
+            "supported_architectures": list(SUPPORTED_ARCHITECTURES),
+            "files": self.files,
+            "shards": self.shards,
+            "size": self.size,
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+
+
+def inspect(path: str) -> Report:
+    """Look at the checkpoint in *path* and report every problem, not just the first."""
+    report = Report(path)
+    if not os.path.isdir(path):
+        report.add(path, "there is no such folder", "set deepseek_checkpoint to the checkpoint's folder on the release host")
+        return report
+    _list_files(report)
+    _check_config(report)
+    _check_weights(report)
+    for name in TOKENIZER_FILES:
+        if name not in report.files:
+            report.add(name, "the file is missing", "copy it from where the checkpoint was published")
+    return report
+
+
+def failure_message(report: Report) -> str:
+    """All problems as one message for a person."""
+    lines = "; ".join(str(problem) for problem in report.problems)
+    return f"The checkpoint {report.path} cannot be published: {lines}"
+
+
+# --- which files there are ------------------------------------------------------------------------
+
+
+def _walk(path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield files and links below *path*, in order. Hidden ones are not part of a checkpoint."""
+    pending = [""]
+    while pending:
+        relative = pending.pop()
+        with os.scandir(os.path.join(path, relative)) as entries:
+            for entry in sorted(entries, key=lambda item: item.name):
+                if entry.name.startswith("."):
+                    continue
+                name = os.path.join(relative, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(name)
+                else:
+                    yield name, entry
+
+
+def _list_files(report: Report) -> None:
+    if os.path.islink(report.path.rstrip("/")):
+        report.add(report.path, "the folder is a symbolic link", "name the folder that it points to")
+    for name, entry in _walk(report.path):
+        if entry.is_symlink():
+            report.add(name, "symbolic links are refused", "copy the checkpoint with 'cp -rL' so that it holds the files")
+        elif not entry.is_file(follow_symlinks=False):
+            report.add(name, "this is not a regular file", "remove it from the checkpoint")
+        elif name.lower().endswith(PICKLE_SUFFIXES):
+            report.add(name, "pickle formats run code when they are loaded and are refused", "keep only the .safetensors files")
+        elif name.lower().endswith(CODE_SUFFIXES):
+            report.add(name, "program code is refused in a checkpoint", "remove it; the service never runs a checkpoint's code")
+        else:
+            report.files.append(name)
+            report.size += entry.stat(follow_symlinks=False).st_size
+    report.files.sort()
+
+
+# --- config.json ----------------------------------------------------------------------------------
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            value = json.load(stream)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"it cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError("it is not a JSON object")
+    return value
+
+
+def _check_config(report: Report) -> None:
+    if "config.json" not in report.files:
+        report.add("config.json", "the file is missing", "point deepseek_checkpoint at a folder in Hugging Face layout")
+        return
+    try:
+        config = _read_json(os.path.join(report.path, "config.json"))
+    except CheckpointError as error:
+        report.add("config.json", str(error), "copy it again from where the checkpoint was published")
+        return
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and len(architectures) == 1 and isinstance(architectures[0], str):
+        report.architecture = architectures[0]
+    report.model_type = str(config.get("model_type", ""))
+    if not report.supported:
+        report.add(
+            "config.json",
+            f"architecture {report.architecture or architectures!r} is not supported",
+            "use a checkpoint of one of: " + ", ".join(SUPPORTED_ARCHITECTURES),
+        )
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def _check_weights(report: Report) -> None:
+    if WEIGHTS_INDEX in report.files:
+        _check_indexed(report)
+    elif WEIGHTS in report.files:
+        report.shards = [WEIGHTS]
+        _check_shard(report, WEIGHTS, None)
+    else:
+        report.add(WEIGHTS, f"neither this file nor {WEIGHTS_INDEX} is there", "copy the checkpoint's safetensors files")
+
+
+def _check_indexed(report: Report) -> None:
+    try:
+        tensors = _read_index(os.path.join(report.path, WEIGHTS_INDEX))
+    except CheckpointError as error:
+        report.add(WEIGHTS_INDEX, str(error), "copy it again from where the checkpoint was published")
+        return
+    report.shards = sorted(tensors)
+    for shard in report.shards:
+        if shard in report.files:
+            _check_shard(report, shard, tensors[shard])
+        elif not any(problem.file == shard for problem in report.problems):
+            report.add(shard, f"the shard that {WEIGHTS_INDEX} names is missing", "copy it from where the checkpoint was published")
+
+
+def _read_index(path: str) -> dict[str, set[str]]:
+    """Which tensors the index expects in which shard."""
+    weight_map = _read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("it has no weight_map")
+    tensors: dict[str, set[str]] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(f"it places tensor {tensor} in {shard!r}, which is not a safetensors file in this folder")
+        tensors.setdefault(shard, set()).add(tensor)
+    return tensors
+
+
+def _check_shard(report: Report, shard: str, expected: set[str] | None) -> None:
+    try:
+        found = read_tensors(os.path.join(report.path, shard))
+    except CheckpointError as error:
+        report.add(shard, str(error), "copy this file again from where the checkpoint was published")
+        return
+    missing = sorted((expected or set()) - found)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        report.add(
+            shard,
+            f"tensors that {WEIGHTS_INDEX} places here are missing: {', '.join(missing[:3])}{more}",
+            "copy the index and all shards of one and the same revision",
+        )
+
+
+def read_tensors(path: str) -> set[str]:
+    """Names of the tensors in a safetensors file whose data are all there, else an error."""
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise CheckpointError("it is not a regular file")
+        if size < 8:
+            raise CheckpointError(f"it is truncated: {size} bytes, too few for a safetensors header")
+        (header_size,) = struct.unpack("<Q", stream.read(8))
+        if header_size > _HEADER_LIMIT:
+            raise CheckpointError("it is not a safetensors file: the header length is absurd")
+        if 8 + header_size > size:
+            raise CheckpointError(f"it is truncated: the header alone needs {8 + header_size} bytes, the file has {size}")
+        raw = stream.read(header_size)
+    return _check_header(raw, size - 8 - header_size)
+
+
+def _check_header(raw: bytes, data_size: int) -> set[str]:
+    try:
+        header = json.loads(raw.decode("utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise CheckpointError("it is not a safetensors file: the header is not JSON") from error
+    if not isinstance(header, dict):
+        raise CheckpointError("it is not a safetensors file: the header is not an object")
+    header.pop("__metadata__", None)
+    if not header:
+        raise CheckpointError("it holds no tensors")
+    ranges = sorted(_tensor_range(name, entry) for name, entry in header.items())
+    position = 0
+    for begin, end, name in ranges:
+        if begin != position:
+            raise CheckpointError(f"its header is damaged: tensor {name} begins at {begin}, expected {position}")
+        position = end
+    if data_size < position:
+        raise CheckpointError(f"it is truncated: {position - data_size} bytes of tensor data are missing")
+    if data_size > position:
+        raise CheckpointError(f"it has {data_size - position} bytes more than its header describes")
+    return set(header)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _tensor_range(name: str, entry: object) -> tuple[int, int, str]:
+    """Begin and end of one tensor's data, after checking them against its type and shape."""
+    damaged = CheckpointError(f"its header is damaged: the entry of tensor {name} makes no sense")
+    if not isinstance(entry, dict):
+        raise damaged
+    offsets, shape = entry.get("data_offsets"), entry.get("shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(value) for value in offsets):
+        raise damaged
+    if not isinstance(shape, list) or not all(_is_count(value) for value in shape):
+        raise damaged
+    begin, end = offsets
+    bits = _DTYPE_BITS.get(str(entry.get("dtype")))
+    if end < begin:
+        raise damaged
+    if bits is not None:
+        for dimension in shape:
+            bits *= dimension
+        if bits != (end - begin) * 8:
+            raise damaged
+    return begin, end, name

@@ -1,0 +1,596 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host's own, verified copy of a release: pull it, repair it, or say what is wrong with it.
+
+Sources are never trusted: the release must carry the site's signature, everything below it is pinned
+by digest, and aria2 checks every piece. A copy appears under its final name only when all of it has
+been hashed, so whatever is there can be used; a damaged copy loses that name before it is repaired.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import http.client
+import os
+import shutil
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    KINDS,
+    MANIFEST,
+    PIECES,
+    RESERVED,
+    SIGNATURE,
+    ArtefactError,
+    Difference,
+    FileHash,
+    Manifest,
+    Release,
+    artefact_path,
+    check_digest,
+    check_metalink,
+    check_name,
+    ensure_folder,
+    expand_metalink,
+    hash_file,
+    parse_manifest,
+    parse_release,
+    read_small,
+    release_path,
+    seal_folder,
+    sha256_hex,
+    sync_path,
+    verify_folder,
+    verify_model_signature,
+    verify_release_signature,
+    write_file,
+)
+
+METADATA_LIMIT = 64 * 1024 * 1024
+# Differences that need no bytes from elsewhere.
+LOCAL_KINDS = ("mode", "unexpected")
+# Space that must stay free after a pull: a full file system breaks logs and services as well.
+SPACE_RESERVE = 64 * 1024 * 1024
+
+
+class ReplicaError(Exception):
+    """The release could not be brought onto this host; the message says why and what to do."""
+
+
+class SourceError(Exception):
+    """One source did not give one file. With *dead*, it will not give any other either."""
+
+    def __init__(self, reason: str, dead: bool = False) -> None:
+        super().__init__(reason)
+        self.dead = dead
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Outcome of a command."""
+
+    rc: int
+    stdout: str
+    stderr: str
+
+
+T = TypeVar("T")
+Run = Callable[[Sequence[str]], Completed]
+Fetch = Callable[[str, int], bytes]
+Get = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Files for mutual TLS."""
+
+    ca: str
+    certificate: str
+    private_key: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which release to hold, and where it may come from."""
+
+    store: str
+    model: str
+    version: str
+    public_key: bytes
+    sources: Sequence[str] = ()
+    kinds: Sequence[str] = KINDS
+    full: bool = True
+    release_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.model, "model")
+        check_name(self.version, "version")
+        if self.release_digest is not None:
+            check_digest(self.release_digest, "release_digest")
+
+
+@dataclass(frozen=True)
+class ArtefactState:
+    """One artefact on this host, as found and, after a pull, as left."""
+
+    kind: str
+    digest: str
+    path: str
+    state: str
+    size: int = 0
+    files: int = 0
+    fetched: int = 0
+    problems: Sequence[Difference] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "digest": self.digest,
+            "path": self.path,
+            "state": self.state,
+            "size": self.size,
+            "files": self.files,
+            "fetched": self.fetched,
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+
+
+@dataclass
+class Replica:
+    """A release on this host."""
+
+    release: Release | None = None
+    digest: str = ""
+    signature: str = "missing"
+    problem: str = ""
+    changed: bool = False
+    artefacts: list[ArtefactState] = field(default_factory=list)
+    source_problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return self.signature == "valid" and all(not item.problems for item in self.artefacts)
+
+    def as_dict(self, request: Request) -> dict[str, Any]:
+        problems = [self.problem] if self.problem else []
+        for item in self.artefacts:
+            problems.extend(f"{item.kind} {item.digest[:12]}: {problem}" for problem in item.problems)
+        return {
+            "model": request.model,
+            "version": request.version,
+            "path": release_path(request.store, request.model, request.version),
+            "sha256": self.digest,
+            "signature": self.signature,
+            "graphs": dict(self.release.graphs) if self.release else {},
+            "checkpoint": self.release.checkpoint if self.release else "",
+            "artefacts": [item.as_dict() for item in self.artefacts],
+            "size": sum(item.size for item in self.artefacts),
+            "verified": self.complete and request.full,
+            "problems": problems,
+        }
+
+
+# --- local state ----------------------------------------------------------------------------------
+
+
+def read_release(store: str, model: str, version: str, public_key: bytes) -> tuple[bytes, bytes, Release]:
+    """Return this host's copy of a release if its signature verifies; else raise with the reason."""
+    path = release_path(store, model, version)
+    try:
+        data = read_small(path, METADATA_LIMIT)
+        signature = read_small(f"{path}.sig", METADATA_LIMIT)
+    except OSError as error:
+        raise ArtefactError(f"{error.filename}: {error.strerror}") from error
+    verify_release_signature(public_key, data, signature)
+    return data, signature, parse_release(data, model, version)
+
+
+def artefact_state(request: Request, kind: str, digest: str) -> ArtefactState:
+    """Verify one artefact on this host."""
+    path = artefact_path(request.store, kind, request.model, digest)
+    if not os.path.lexists(path):
+        missing = Difference(".", "missing", "this host has no copy")
+        return ArtefactState(kind, digest, path, "missing", problems=(missing,))
+    manifest, problems = verify_folder(path, digest, request.full, request.public_key, (kind, request.model))
+    state = "damaged" if problems else "complete" if request.full else "present"
+    size, files = (manifest.size, len(manifest.files)) if manifest else (0, 0)
+    return ArtefactState(kind, digest, path, state, size, files, problems=tuple(problems))
+
+
+def inspect_replica(request: Request) -> Replica:
+    """What this host holds of a release, judged without asking anyone else."""
+    replica = Replica()
+    try:
+        data, _unused_signature, replica.release = read_release(request.store, request.model, request.version, request.public_key)
+    except ArtefactError as error:
+        replica.problem = str(error)
+        if os.path.lexists(release_path(request.store, request.model, request.version)):
+            replica.signature = "invalid"
+        return replica
+    replica.signature = "valid"
+    replica.digest = sha256_hex(data)
+    replica.artefacts = [artefact_state(request, *item) for item in replica.release.artefacts(request.kinds)]
+    return replica
+
+
+def list_releases(store: str, model: str | None = None, version: str | None = None) -> list[tuple[str, str]]:
+    """(model, version) of each release file on this host."""
+    found: list[tuple[str, str]] = []
+    root = os.path.join(store, "releases")
+    models = [model] if model else sorted(os.listdir(root)) if os.path.isdir(root) else []
+    for name in models:
+        folder = os.path.join(root, name)
+        files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        versions = [file[: -len(".json")] for file in files if file.endswith(".json")]
+        found.extend((name, item) for item in versions if version in (None, item))
+    return found
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def https_fetcher(credentials: Credentials, timeout: float = 5.0) -> Fetch:
+    """Fetch small files over mutual TLS 1.3. No proxies, no redirects: sources are named hosts."""
+    context = ssl.create_default_context(cafile=credentials.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(credentials.certificate, credentials.private_key)
+
+    def fetch(url: str, limit: int) -> bytes:
+        parts = urlsplit(url)
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=context)
+        try:
+            connection.request("GET", parts.path)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise SourceError(f"answered {response.status} {response.reason} to {parts.path}")
+            data = response.read(limit + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceError(f"cannot be reached: {error}", dead=True) from error
+        finally:
+            connection.close()
+        if len(data) > limit:
+            raise SourceError(f"sent more than {limit} bytes for {parts.path}")
+        return data
+
+    return fetch
+
+
+class Sources:
+    """The hosts to ask, in order. One that cannot be reached is asked once, not once per file."""
+
+    def __init__(self, urls: Sequence[str], fetch: Fetch) -> None:
+        self._urls = [url.rstrip("/") for url in urls]
+        for url in self._urls:
+            if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+                raise ReplicaError(f"source {url!r} is not an https URL")
+        self._fetch = fetch
+        self._dead: set[str] = set()
+        self.problems: dict[str, str] = {}
+
+    def results(self, path: str, read: Callable[[Get], T]) -> Iterator[tuple[str, T]]:
+        """Yield (source, result) of *read* for each source where it succeeds; note why others fail."""
+        for url in self._urls:
+            if url in self._dead:
+                continue
+            try:
+                value = read(functools.partial(self._get, url))
+            except SourceError as error:
+                self.problems[url] = str(error)
+                if error.dead:
+                    self._dead.add(url)
+            except ArtefactError as error:
+                self.problems[url] = f"{path}: {error}"
+            else:
+                yield url, value
+
+    def _get(self, url: str, path: str) -> bytes:
+        return self._fetch(f"{url}/{quote(path)}", METADATA_LIMIT)
+
+    def first(self, path: str, check: Callable[[bytes], object]) -> bytes:
+        """The first copy of *path* that passes *check*."""
+
+        def read(get: Get) -> bytes:
+            data = get(path)
+            check(data)
+            return data
+
+        for _unused_url, data in self.results(path, read):
+            return data
+        raise ReplicaError(self.failure(path))
+
+    def failure(self, path: str) -> str:
+        reasons = "; ".join(f"{url}: {reason}" for url, reason in sorted(self.problems.items()))
+        return (
+            f"No source has an acceptable copy of {path}: {reasons or 'no sources are configured'}. "
+            "Check that at least one storage host is up and holds the release."
+        )
+
+
+# --- pull -----------------------------------------------------------------------------------------
+
+
+def ensure_replica(
+    request: Request, fetch: Fetch, run: Run, credentials: Credentials, found: Replica, check_mode: bool = False
+) -> Replica:
+    """Make this host hold a whole, verified copy; contact no one if what was *found* already is one."""
+    _check_pinned(request, found.digest)
+    if found.complete or check_mode:
+        return replace(found, changed=not found.complete)
+    ensure_folder(request.store)
+    with store_lock(request.store):
+        return _pull(request, fetch, run, credentials)
+
+
+def _check_pinned(request: Request, found: str) -> None:
+    if request.release_digest and found and found != request.release_digest:
+        raise ReplicaError(
+            f"Release {request.model}/{request.version} has SHA-256 {found}, expected {request.release_digest}: "
+            "the same version was signed twice with different contents. Publish under a new version."
+        )
+
+
+def _pull(request: Request, fetch: Fetch, run: Run, credentials: Credentials) -> Replica:
+    sources = Sources(request.sources, fetch)
+    local = True
+    try:
+        data, signature, release = read_release(request.store, request.model, request.version, request.public_key)
+    except ArtefactError:
+        local = False
+        data, signature, release = _fetch_release(request, sources)
+    _check_pinned(request, sha256_hex(data))
+    replica = Replica(release, sha256_hex(data), "valid")
+    for kind, digest in release.artefacts(request.kinds):
+        replica.artefacts.append(_ensure_artefact(request, kind, digest, sources, run, credentials))
+    if not local:
+        # Last, so that a release is only ever seen on a host that holds all of it.
+        write_release(request.store, release, data, signature)
+    replica.changed = not local or any(item.state != "complete" for item in replica.artefacts)
+    replica.source_problems = sources.problems
+    return replica
+
+
+def write_release(store: str, release: Release, data: bytes, signature: bytes) -> None:
+    path = release_path(store, release.model, release.version)
+    ensure_folder(os.path.dirname(path))
+    write_file(f"{path}.sig", signature)
+    write_file(path, data)
+
+
+def _fetch_release(request: Request, sources: Sources) -> tuple[bytes, bytes, Release]:
+    path = f"releases/{request.model}/{request.version}.json"
+
+    def read(get: Get) -> tuple[bytes, bytes, Release]:
+        data, signature = get(path), get(f"{path}.sig")
+        verify_release_signature(request.public_key, data, signature)
+        return data, signature, parse_release(data, request.model, request.version)
+
+    for _unused_url, found in sources.results(path, read):
+        return found
+    raise ReplicaError(sources.failure(path))
+
+
+def _ensure_artefact(
+    request: Request, kind: str, digest: str, sources: Sources, run: Run, credentials: Credentials
+) -> ArtefactState:
+    found = artefact_state(request, kind, digest)
+    if not found.problems:
+        return found
+    if found.state == "damaged" and all(item.kind in LOCAL_KINDS for item in found.problems):
+        _tidy(found.path, read_manifest(found.path, digest))
+        seal_folder(found.path)
+        fetched = 0
+    else:
+        fetched = _download(request, kind, digest, sources, run, credentials)
+    left = artefact_state(request, kind, digest)
+    if left.problems:
+        raise ReplicaError(f"{left.path} is still damaged after repair: {_list(left.problems)}")
+    state = "pulled" if found.state == "missing" else "repaired"
+    return ArtefactState(kind, digest, left.path, state, left.size, left.files, fetched, found.problems)
+
+
+def _list(problems: Sequence[Difference]) -> str:
+    shown = "; ".join(str(problem) for problem in problems[:5])
+    return shown + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+
+
+def read_manifest(folder: str, digest: str) -> Manifest:
+    """The manifest of an artefact, if it is the one that *digest* names."""
+    return check_manifest(read_small(os.path.join(folder, MANIFEST)), digest)
+
+
+def check_manifest(data: bytes, digest: str, expect: tuple[str, str] | None = None) -> Manifest:
+    """Parse a manifest after checking that it is the one that *digest* names."""
+    if sha256_hex(data) != digest:
+        raise ArtefactError(f"{MANIFEST} has SHA-256 {sha256_hex(data)}, expected {digest}")
+    manifest = parse_manifest(data)
+    if expect is not None and (manifest.kind, manifest.name) != expect:
+        raise ArtefactError(f"{MANIFEST} is of a {manifest.kind} of {manifest.name}, expected a {expect[0]} of {expect[1]}")
+    return manifest
+
+
+def _download(request: Request, kind: str, digest: str, sources: Sources, run: Run, credentials: Credentials) -> int:
+    """Bring an artefact to its final name from what is here and what the sources have."""
+    path = f"{kind}/{request.model}/{digest}"
+    folder = artefact_path(request.store, kind, request.model, digest)
+
+    def read(get: Get) -> bytes:
+        data = get(f"{path}/{MANIFEST}")
+        check_manifest(data, digest, (kind, request.model))
+        return data
+
+    offers = list(sources.results(f"{path}/{MANIFEST}", read))
+    if not offers:
+        raise ReplicaError(sources.failure(f"{path}/{MANIFEST}"))
+    manifest = check_manifest(offers[0][1], digest)
+    pieces = sources.first(f"{path}/{PIECES}", lambda data: check_metalink(data, manifest))
+    signature = sources.first(f"{path}/{SIGNATURE}", lambda data: verify_model_signature(request.public_key, data, manifest))
+    part = f"{folder}.part"
+    start = folder if os.path.isdir(folder) and not os.path.islink(folder) else part
+    wanted = _wanted(start, check_metalink(pieces, manifest))
+    _check_space(request.store, start, wanted)
+    _withdraw(folder, part)
+    _tidy(part, manifest)
+    if wanted:
+        _run_aria2(part, wanted, [f"{url}/{path}" for url, _unused in offers], run, credentials)
+    for name, data in ((MANIFEST, offers[0][1]), (PIECES, pieces), (SIGNATURE, signature)):
+        write_file(os.path.join(part, name), data)
+    seal_folder(part)
+    _unused_manifest, problems = verify_folder(part, digest, True, request.public_key, (kind, request.model))
+    if problems:
+        raise ReplicaError(f"{part} does not verify after the download and is left for inspection: {_list(problems)}")
+    os.rename(part, folder)
+    sync_path(os.path.dirname(folder))
+    return sum(item.size for item in wanted.values())
+
+
+def _wanted(folder: str, files: Mapping[str, FileHash]) -> dict[str, FileHash]:
+    """Files that are not yet here, whole and right."""
+    wanted: dict[str, FileHash] = {}
+    for path, expected in files.items():
+        full = os.path.join(folder, path)
+        try:
+            right = not os.path.lexists(f"{full}.aria2") and os.lstat(full).st_size == expected.size and hash_file(full) == expected
+        except (OSError, ArtefactError):
+            right = False
+        if not right:
+            wanted[path] = expected
+    return wanted
+
+
+def _check_space(store: str, folder: str, wanted: Mapping[str, FileHash]) -> None:
+    """Refuse before writing, not when the disk is full."""
+    needed = 0
+    for path, expected in wanted.items():
+        try:
+            here = os.lstat(os.path.join(folder, path)).st_blocks * 512
+        except OSError:
+            here = 0
+        needed += max(0, expected.size - here)
+    free = shutil.disk_usage(store).free
+    if needed and needed + SPACE_RESERVE > free:
+        raise ReplicaError(
+            f"{store} has {free} bytes free, but {needed} are needed and {SPACE_RESERVE} must stay free. "
+            "Remove releases that are no longer used, or give the store more space."
+        )
+
+
+def _withdraw(folder: str, part: str) -> None:
+    """Make the working folder. What is wrong loses its final name first, so that nobody uses it."""
+    ensure_folder(os.path.dirname(folder))
+    for path in (folder, part):
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+            os.unlink(path)
+    if os.path.isdir(folder):
+        if os.path.isdir(part):
+            shutil.rmtree(part)
+        os.rename(folder, part)
+        sync_path(os.path.dirname(folder))
+    ensure_folder(part)
+
+
+def _tidy(folder: str, manifest: Manifest) -> None:
+    """Remove what does not belong into an artefact; keep downloads that can be resumed."""
+    wanted = set(manifest.files) | set(RESERVED)
+    wanted |= {f"{path}.aria2" for path in manifest.files}
+    parents = {os.path.dirname(path) for path in manifest.files}
+    for root, folders, files in os.walk(folder, topdown=False):
+        for name in files + folders:
+            full = os.path.join(root, name)
+            path = os.path.relpath(full, folder)
+            if os.path.islink(full) or (name in files and (path not in wanted or not os.path.isfile(full))):
+                os.unlink(full)
+            elif name in folders and path in wanted:
+                shutil.rmtree(full)
+            elif name in folders and path not in parents and not os.listdir(full):
+                os.rmdir(full)
+
+
+def _run_aria2(
+    part: str, wanted: Mapping[str, FileHash], urls: Sequence[str], run: Run, credentials: Credentials
+) -> None:
+    for path, expected in wanted.items():
+        full = os.path.join(part, path)
+        ensure_folder(os.path.dirname(full))
+        if expected.size == 0:
+            # aria2 has nothing to request for an empty file.
+            with open(full, "wb"):
+                pass
+    files = {path: expected for path, expected in wanted.items() if expected.size}
+    if not files:
+        return
+    with tempfile.NamedTemporaryFile(prefix="deepseek-", suffix=".meta4") as metalink:
+        metalink.write(expand_metalink(files, urls))
+        metalink.flush()
+        done = run(aria2_command(part, metalink.name, credentials))
+    if done.rc != 0:
+        output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ReplicaError(
+            f"aria2c ended with status {done.rc} while fetching into {part}, which is kept for the next try: "
+            + " | ".join(output[-5:])
+        )
+
+
+def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[str]:
+    """The command that pulls, resumes and repairs: it hashes what is there and fetches what is wrong."""
+    return [
+        "aria2c",
+        "--no-conf=true",
+        "--no-netrc=true",
+        f"--metalink-file={metalink}",
+        f"--dir={part}",
+        "--check-integrity=true",
+        "--continue=true",
+        "--allow-overwrite=true",
+        "--auto-file-renaming=false",
+        "--file-allocation=none",
+        "--remote-time=false",
+        "--split=6",
+        "--max-connection-per-server=2",
+        "--min-split-size=64M",
+        "--max-concurrent-downloads=4",
+        "--connect-timeout=5",
+        "--timeout=20",
+        "--max-tries=3",
+        "--retry-wait=1",
+        "--min-tls-version=TLSv1.3",
+        "--check-certificate=true",
+        f"--ca-certificate={credentials.ca}",
+        f"--certificate={credentials.certificate}",
+        f"--private-key={credentials.private_key}",
+        "--console-log-level=warn",
+        "--summary-interval=0",
+        "--download-result=full",
+        "--show-console-readout=false",
+    ]
+
+
+# --- one at a time --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def store_lock(store: str, timeout: float = 60.0) -> Iterator[None]:
+    """Serialise publishing and pulling on one host; give up with a reason rather than hang."""
+    path = os.path.join(store, ".lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise ReplicaError(f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done") from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)

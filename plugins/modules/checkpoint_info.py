@@ -1,0 +1,122 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: checkpoint_info
+short_description: Say whether a checkpoint can be published
+version_added: "0.1.0"
+description:
+  - Looks at a folder in Hugging Face layout and lists every reason why it cannot be published, each with its remedy.
+  - Checks the architecture, that every shard is there and as long as its header says, that the tokenizer is there, and that
+    nothing in the folder is a symbolic link, a pickle or program code.
+  - Reads names, sizes and headers only, so that it answers in moments for a checkpoint of any size.
+author:
+  - "onprem.deepseek maintainers (@onprem-deepseek)"
+attributes:
+  check_mode:
+    description: Does the same in check mode, since it changes nothing.
+    support: full
+  diff_mode:
+    description: Nothing changes, so there is no difference to show.
+    support: none
+options:
+  path:
+    description: Folder of the checkpoint, on the host where the module runs.
+    type: path
+    required: true
+  fail_on_problems:
+    description: Fail when the checkpoint cannot be published, with all reasons in the message.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Refuse a checkpoint that cannot be served before anything is changed
+  onprem.deepseek.checkpoint_info:
+    path: /srv/import/DeepSeek-R1-Distill-Qwen-1.5B
+    fail_on_problems: true
+"""
+
+RETURN = r"""
+checkpoint:
+  description: What the folder holds.
+  type: dict
+  returned: success
+  contains:
+    path:
+      description: The folder.
+      type: str
+      returned: success
+    architecture:
+      description: Architecture that C(config.json) names, empty when it names none.
+      type: str
+      returned: success
+      sample: Qwen2ForCausalLM
+    model_type:
+      description: Model type that C(config.json) names.
+      type: str
+      returned: success
+      sample: qwen2
+    supported:
+      description: Whether the architecture can be exported and served.
+      type: bool
+      returned: success
+    supported_architectures:
+      description: All architectures that can be.
+      type: list
+      elements: str
+      returned: success
+    files:
+      description: Files that would be published.
+      type: list
+      elements: str
+      returned: success
+    shards:
+      description: Files that hold the weights.
+      type: list
+      elements: str
+      returned: success
+    size:
+      description: Bytes of all files together.
+      type: int
+      returned: success
+    problems:
+      description: Every reason why the checkpoint cannot be published.
+      type: list
+      elements: dict
+      returned: success
+      sample:
+        - file: model-00002-of-00002.safetensors
+          problem: it is truncated, 4096 bytes of tensor data are missing
+          remedy: copy this file again from where the checkpoint was published
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import failure_message, inspect
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "fail_on_problems": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        report = inspect(module.params["path"])
+    except OSError as error:
+        module.fail_json(msg=f"The checkpoint {module.params['path']} cannot be read: {error}")
+    if report.problems and module.params["fail_on_problems"]:
+        module.fail_json(msg=failure_message(report), checkpoint=report.as_dict())
+    module.exit_json(changed=False, checkpoint=report.as_dict())
+
+
+if __name__ == "__main__":
+    main()

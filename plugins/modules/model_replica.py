@@ -1,0 +1,268 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_replica
+short_description: Hold a whole, verified copy of a release
+version_added: "0.1.0"
+description:
+  - Verifies this host's copy of a release and, where anything is missing or damaged, brings it from the given sources.
+  - The release must carry the site's signature. Everything below it is pinned by digest, and aria2 checks every piece of 64 MiB
+    while it fetches from all sources at once, so a source that is down, slow or corrupt does not matter as long as another is right.
+  - Artefacts appear under their final name only when every byte was verified, and the release file only after all of them.
+  - Contacts no source when this host's copy is whole.
+author:
+  - "onprem.deepseek maintainers (@onprem-deepseek)"
+attributes:
+  check_mode:
+    description: Verifies this host's copy as usual, contacts no source and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows which release and artefacts are added or repaired.
+    support: full
+options:
+  store:
+    description: Folder of the store.
+    type: path
+    required: true
+  model:
+    description: Name of the model.
+    type: str
+    required: true
+  version:
+    description: Version of the model.
+    type: str
+    required: true
+  sources:
+    description: Base URLs of hosts that serve the store over mutual TLS 1.3.
+    type: list
+    elements: str
+    default: []
+  public_key:
+    description: PEM file with the site's release public key (EC P-256).
+    type: path
+    required: true
+  ca:
+    description: PEM file with the certificate authority of the sources.
+    type: path
+    required: true
+  certificate:
+    description: PEM file with this host's certificate.
+    type: path
+    required: true
+  private_key:
+    description: PEM file with the private key of O(certificate).
+    type: path
+    required: true
+  kinds:
+    description: Which artefacts of the release to hold. An inference host needs only V(graph).
+    type: list
+    elements: str
+    choices: [checkpoint, graph]
+    default: [checkpoint, graph]
+  verify:
+    description: How to judge the copy that is here, by every byte (V(full)) or by sizes and metadata (V(quick)).
+    type: str
+    choices: [full, quick]
+    default: full
+  release_sha256:
+    description: SHA-256 that the release file must have, as returned by M(onprem.deepseek.model_release).
+    type: str
+  timeout:
+    description: Seconds to wait for a source that does not answer.
+    type: float
+    default: 5.0
+requirements:
+  - cryptography >= 38 (Debian package python3-cryptography)
+  - aria2 >= 1.36 (Debian package aria2)
+"""
+
+EXAMPLES = r"""
+- name: Hold a verified copy of the active release
+  onprem.deepseek.model_replica:
+    store: /srv/deepseek/store
+    model: tiny-onprem
+    version: 1.0.0
+    sources:
+      - https://10.0.40.21:8443
+      - https://10.0.40.22:8443
+    public_key: /etc/deepseek/release.pub
+    ca: /etc/deepseek/tls/ca.pem
+    certificate: /etc/deepseek/tls/host.pem
+    private_key: /etc/deepseek/tls/host.key
+"""
+
+RETURN = r"""
+replica:
+  description: This host's copy, as left. In check mode, as found.
+  type: dict
+  returned: success
+  contains:
+    model:
+      description: Name of the model.
+      type: str
+      returned: success
+      sample: tiny-onprem
+    version:
+      description: Version of the model.
+      type: str
+      returned: success
+      sample: 1.0.0
+    path:
+      description: The release file on this host.
+      type: str
+      returned: success
+    sha256:
+      description: SHA-256 of the release file; equal on every host that holds the release.
+      type: str
+      returned: success
+    checkpoint:
+      description: Digest of the checkpoint.
+      type: str
+      returned: success
+    graphs:
+      description: Digest of the graph of each precision.
+      type: dict
+      returned: success
+    signature:
+      description: Whether the release carries a signature of the site's key, V(valid), V(invalid) or V(missing).
+      type: str
+      returned: success
+    artefacts:
+      description:
+        - Kind, digest, path, size, number of files, bytes fetched, problems found and state of each artefact.
+        - The state is V(complete) when every byte was verified, V(present) when only sizes were, V(missing) or V(damaged), and
+          after a pull also V(pulled) or V(repaired).
+      type: list
+      elements: dict
+      returned: success
+    size:
+      description: Bytes of payload of all artefacts together.
+      type: int
+      returned: success
+    verified:
+      description: Whether the signatures and every byte were verified, and all is right.
+      type: bool
+      returned: success
+    problems:
+      description: Every difference between this copy and what was signed.
+      type: list
+      elements: str
+      returned: success
+rebuild_reason:
+  description: Why something had to be brought from a source, empty when nothing had.
+  type: str
+  returned: success
+source_problems:
+  description: What was wrong with which source. A release can be pulled although this is not empty.
+  type: dict
+  returned: success
+"""
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import HAS_CRYPTOGRAPHY, ArtefactError, read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    Completed,
+    Credentials,
+    ReplicaError,
+    Request,
+    ensure_replica,
+    https_fetcher,
+    inspect_replica,
+)
+
+# Sources are hosts of the site: a proxy of the environment must not come between.
+NO_PROXY = {"http_proxy": "", "https_proxy": "", "all_proxy": "", "HTTP_PROXY": "", "HTTPS_PROXY": "", "ALL_PROXY": ""}
+
+
+def runner(module):
+    """Run a command whose program must be installed."""
+
+    def run(command):
+        program = module.get_bin_path(command[0])
+        if program is None:
+            raise ReplicaError(f"{command[0]} is not installed on this host: install the package aria2.")
+        rc, stdout, stderr = module.run_command([program, *command[1:]], environ_update=NO_PROXY)
+        return Completed(rc, stdout, stderr)
+
+    return run
+
+
+def lines(state):
+    """A copy as text, for the diff."""
+    items = [f"release {state['model']}/{state['version']} {state['sha256'] or state['signature']}"]
+    for item in state["artefacts"]:
+        whole = item["state"] not in ("missing", "damaged")
+        items.append(f"{item['kind']} {item['digest']} {'whole' if whole else item['state']}")
+    return "".join(f"{item}\n" for item in items)
+
+
+def hold(module):
+    params = module.params
+    request = Request(
+        store=params["store"],
+        model=params["model"],
+        version=params["version"],
+        public_key=read_small(params["public_key"]),
+        sources=params["sources"],
+        kinds=params["kinds"],
+        full=params["verify"] == "full",
+        release_digest=params["release_sha256"],
+    )
+    credentials = Credentials(params["ca"], params["certificate"], params["private_key"])
+
+    def fetch(url, limit):
+        return https_fetcher(credentials, params["timeout"])(url, limit)
+
+    before = inspect_replica(request)
+    after = ensure_replica(request, fetch, runner(module), credentials, before, module.check_mode)
+    old, new = before.as_dict(request), after.as_dict(request)
+    return {
+        "changed": after.changed,
+        "replica": new,
+        "rebuild_reason": "; ".join(old["problems"]) if after.changed else "",
+        "source_problems": after.source_problems,
+        "diff": {"before": lines(old), "after": lines(new)},
+    }
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "store": {"type": "path", "required": True},
+            "model": {"type": "str", "required": True},
+            "version": {"type": "str", "required": True},
+            "sources": {"type": "list", "elements": "str", "default": []},
+            "public_key": {"type": "path", "required": True},
+            "ca": {"type": "path", "required": True},
+            "certificate": {"type": "path", "required": True},
+            "private_key": {"type": "path", "required": True},
+            "kinds": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["checkpoint", "graph"],
+                "default": ["checkpoint", "graph"],
+            },
+            "verify": {"type": "str", "choices": ["full", "quick"], "default": "full"},
+            "release_sha256": {"type": "str"},
+            "timeout": {"type": "float", "default": 5.0},
+        },
+        supports_check_mode=True,
+    )
+    if not HAS_CRYPTOGRAPHY:
+        module.fail_json(msg=missing_required_lib("cryptography"))
+    try:
+        result = hold(module)
+    except (OSError, ArtefactError, ReplicaError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
