@@ -539,6 +539,21 @@ def sign_bytes(module_path: str, token_label: str, key_label: str, pin: str, dat
 
 
 Decrypt = Callable[[str], str]
+Encrypt = Callable[[str, str], None]
+
+
+def write_new_pin(path: str, encrypt: Encrypt | None = None) -> None:
+    """Write a random PIN to a new file for its owner only; with `encrypt` that makes the file."""
+    pin = secrets.token_urlsafe(24)
+    if encrypt is not None:
+        encrypt(pin, path)
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    except OSError as error:
+        raise Pkcs11Failure("PIN_FILE", f"{path} cannot be made: {error}.", "check its folder.") from error
+    with os.fdopen(descriptor, "w", encoding="ascii") as handle:
+        handle.write(pin)
 
 
 def load_pin(path: str, decrypt: Decrypt | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Decrypt,
+    Encrypt,
     Key,
     Library,
     Pkcs11Failure,
@@ -53,6 +54,25 @@ def decryptor(module: Any, option: str = "pin_credential") -> Decrypt | None:
         return str(out)
 
     return decrypt
+
+
+def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
+    """How to make an encrypted PIN file; None for a plain one. The PIN goes through a pipe, never the command line."""
+    name = module.params[option]
+    if not name:
+        return None
+
+    def encrypt(pin: str, path: str) -> None:
+        command = ["systemd-creds", "encrypt", "--with-key=host", f"--name={name}", "-", path]
+        rc, _out, err = module.run_command(command, data=pin, binary_data=True, umask=0o077)
+        if rc != 0:
+            raise Pkcs11Failure(
+                "PIN_FILE",
+                f"{path} cannot be made as credential {name!r}: {str(err).strip()}.",
+                "use a plain PIN file where systemd is older than 250 or has no host key.",
+            )
+
+    return encrypt
 
 
 @contextlib.contextmanager

@@ -37,6 +37,12 @@ options:
   so_pin_credential:
     description: Name of the systemd credential when O(so_pin_file) was made by C(systemd-creds encrypt).
     type: str
+  generate_pins:
+    description:
+      - Make O(pin_file) and O(so_pin_file) with random PINs where they are missing and the token does not exist yet.
+      - The PINs are made on the host, are never on a command line and never in the result.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -46,6 +52,7 @@ EXAMPLES = r"""
     label: deepseek-release
     pin_file: /etc/deepseek/hsm/release/pin
     so_pin_file: /etc/deepseek/hsm/release/so-pin
+    generate_pins: true
   environment:
     SOFTHSM2_CONF: /etc/deepseek/hsm/release/softhsm2.conf
 """
@@ -68,11 +75,14 @@ token:
     pin_locked: false
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure, load_pin
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure, load_pin, write_new_pin
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
     decryptor,
+    encryptor,
     library_of,
     pin_of,
     run,
@@ -80,36 +90,50 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
 )
 
 
-def so_pin_of(module):
-    path = module.params["so_pin_file"]
-    if not path:
+def pin_files(params):
+    """The files that an initialisation needs, each with the option that says whether it is a credential."""
+    if not params["so_pin_file"]:
         raise Pkcs11Failure(
             "PIN_FILE",
-            f"token {module.params['label']!r} must be initialised, and so_pin_file is not given.",
+            f"token {params['label']!r} must be initialised, and so_pin_file is not given.",
             "point so_pin_file to the file with the security officer's PIN.",
         )
-    return load_pin(path, decryptor(module, "so_pin_credential"))
+    return [(params["pin_file"], "pin_credential"), (params["so_pin_file"], "so_pin_credential")]
+
+
+def find(module):
+    """The token if it is ready to use. Its PIN is tried, once."""
+    with library_of(module) as library:
+        token = library.lookup_token(module.params["label"])
+    if token is None or not token.user_pin_initialized:
+        return token
+    pin = pin_of(module)
+    with library_of(module) as library, library.session(module.params["label"], pin):
+        return token
+
+
+def initialise(module):
+    files = pin_files(module.params)
+    for path, option in files:
+        if module.params["generate_pins"] and not os.path.exists(path):
+            write_new_pin(path, encryptor(module, option))
+    pin, so_pin = (load_pin(path, decryptor(module, option)) for path, option in files)
+    with library_of(module) as library:
+        return library.initialise_token(module.params["label"], so_pin, pin)
 
 
 def work(module):
     label = module.params["label"]
-    pin = pin_of(module)
-    with library_of(module) as library:
-        before = library.lookup_token(label)
-        if before is not None and before.user_pin_initialized:
-            with library.session(label, pin):
-                pass
-            return {"changed": False, "token": token_result(before), "diff": {"before": "", "after": ""}}
-    so_pin = so_pin_of(module)
-    result = {
+    token = find(module)
+    if token is not None and token.user_pin_initialized:
+        return {"changed": False, "token": token_result(token), "diff": {"before": "", "after": ""}}
+    pin_files(module.params)
+    made = None if module.check_mode else initialise(module)
+    return {
         "changed": True,
-        "token": {},
+        "token": token_result(made) if made is not None else {},
         "diff": {"before": "", "after": f"token {label} initialised\n"},
     }
-    if not module.check_mode:
-        with library_of(module) as library:
-            result["token"] = token_result(library.initialise_token(label, so_pin, pin))
-    return result
 
 
 def main():
@@ -119,6 +143,7 @@ def main():
         label={"type": "str", "required": True},
         so_pin_file={"type": "path"},
         so_pin_credential={"type": "str"},
+        generate_pins={"type": "bool", "default": False},
     )
     run(AnsibleModule(argument_spec=arguments, supports_check_mode=True), work)
 

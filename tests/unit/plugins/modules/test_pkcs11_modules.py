@@ -93,6 +93,18 @@ def test_token_check_mode_then_once(run: Run, home: Path) -> None:
     assert second["token"]["label"] == TOKEN
 
 
+def test_missing_pins_are_generated_only_for_a_new_token(run: Run, home: Path) -> None:
+    pin, so_pin = home / "new-pin", home / "new-so-pin"
+    arguments = {"label": TOKEN, "pin_file": str(pin), "so_pin_file": str(so_pin), "generate_pins": True}
+    assert run("token", check=True, **arguments)["changed"] and not pin.exists()
+    assert run("token", **arguments)["changed"] and not run("token", **arguments)["changed"]
+    assert len(pin.read_text()) == 32 and pin.read_text() != so_pin.read_text()
+    assert {path.stat().st_mode & 0o777 for path in (pin, so_pin)} == {0o400}
+    pin.unlink()
+    lost = run("token", **arguments)
+    assert lost["code"] == "PIN_FILE" and not pin.exists(), "a new PIN for an old token would only burn a try"
+
+
 def test_token_without_so_pin_says_so(run: Run) -> None:
     result = run("token", label=TOKEN)
     assert result["failed"] and result["code"] == "PIN_FILE" and "so_pin_file" in result["msg"]
