@@ -176,7 +176,7 @@ def _check_config(report: Report) -> None:
     if not report.supported:
         report.add(
             "config.json",
-            f"architecture {report.architecture or architectures!r} is not supported",
+            f"architecture {report.architecture or architectures} is not supported",
             "use a checkpoint of one of: " + ", ".join(SUPPORTED_ARCHITECTURES),
         )
 

@@ -130,6 +130,7 @@ class ArtefactState:
     files: int = 0
     fetched: int = 0
     problems: Sequence[Difference] = ()
+    repaired: Sequence[Difference] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -141,6 +142,7 @@ class ArtefactState:
             "files": self.files,
             "fetched": self.fetched,
             "problems": [problem.as_dict() for problem in self.problems],
+            "repaired": [problem.as_dict() for problem in self.repaired],
         }
 
 
@@ -394,7 +396,7 @@ def _ensure_artefact(
     if left.problems:
         raise ReplicaError(f"{left.path} is still damaged after repair: {_list(left.problems)}")
     state = "pulled" if found.state == "missing" else "repaired"
-    return ArtefactState(kind, digest, left.path, state, left.size, left.files, fetched, found.problems)
+    return ArtefactState(kind, digest, left.path, state, left.size, left.files, fetched, (), found.problems)
 
 
 def _list(problems: Sequence[Difference]) -> str:
@@ -527,16 +529,21 @@ def _run_aria2(
     files = {path: expected for path, expected in wanted.items() if expected.size}
     if not files:
         return
-    with tempfile.NamedTemporaryFile(prefix="deepseek-", suffix=".meta4") as metalink:
-        metalink.write(expand_metalink(files, urls))
-        metalink.flush()
-        done = run(aria2_command(part, metalink.name, credentials))
-    if done.rc != 0:
-        output = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ReplicaError(
-            f"aria2c ended with status {done.rc} while fetching into {part}, which is kept for the next try: "
-            + " | ".join(output[-5:])
-        )
+    # All sources at once; then each alone, since aria2 sometimes gives up on a piece that two sources have
+    # wrong before it has asked the third. What is right by then is kept.
+    attempts = [list(urls)] if len(urls) == 1 else [list(urls), *([url] for url in urls)]
+    for attempt in attempts:
+        with tempfile.NamedTemporaryFile(prefix="deepseek-", suffix=".meta4") as metalink:
+            metalink.write(expand_metalink(files, attempt))
+            metalink.flush()
+            done = run(aria2_command(part, metalink.name, credentials))
+        if done.rc == 0:
+            return
+    output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    raise ReplicaError(
+        f"No source has all pieces right: aria2c ended with status {done.rc} while fetching into {part}, which is kept "
+        f"for the next try. Its last words: {' | '.join(output[-12:])}"
+    )
 
 
 def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[str]:

@@ -135,7 +135,7 @@ replica:
       returned: success
     artefacts:
       description:
-        - Kind, digest, path, size, number of files, bytes fetched, problems found and state of each artefact.
+        - Kind, digest, path, size, number of files, bytes fetched, problems left, problems repaired and state of each artefact.
         - The state is V(complete) when every byte was verified, V(present) when only sizes were, V(missing) or V(damaged), and
           after a pull also V(pulled) or V(repaired).
       type: list

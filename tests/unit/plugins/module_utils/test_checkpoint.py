@@ -1,0 +1,180 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which checkpoints are accepted, and what is said about the others."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.onprem.deepseek.plugins.module_utils import checkpoint
+
+
+def shard(tensors: dict[str, int], missing: int = 0) -> bytes:
+    """A safetensors file with one-dimensional U8 tensors of the given sizes."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, size in tensors.items():
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [position, position + size]}
+        position += size
+    raw = json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + bytes(position - missing)
+
+
+def write(path: Path, architecture: str = "Qwen2ForCausalLM") -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "qwen2"}))
+    (path / "tokenizer.json").write_text("{}")
+    (path / "tokenizer_config.json").write_text("{}")
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (path / "model-00001-of-00002.safetensors").write_bytes(shard({"a": 100}))
+    (path / "model-00002-of-00002.safetensors").write_bytes(shard({"b": 50}))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write(tmp_path / "checkpoint")
+
+
+def problems(path: Path) -> dict[str, str]:
+    return {item.file: item.problem for item in checkpoint.inspect(str(path)).problems}
+
+
+@pytest.mark.parametrize("architecture", checkpoint.SUPPORTED_ARCHITECTURES)
+def test_a_whole_checkpoint_has_no_problems(tmp_path: Path, architecture: str) -> None:
+    report = checkpoint.inspect(str(write(tmp_path / "c", architecture)))
+    assert report.problems == []
+    assert report.supported
+    assert report.shards == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert report.size == sum(item.stat().st_size for item in (tmp_path / "c").iterdir())
+
+
+def test_a_single_file_is_accepted_and_hidden_files_are_left_out(folder: Path) -> None:
+    for item in folder.glob("model*"):
+        item.unlink()
+    (folder / "model.safetensors").write_bytes(shard({"a": 10, "b": 20}))
+    (folder / ".gitattributes").write_text("x")
+    report = checkpoint.inspect(str(folder))
+    assert report.problems == []
+    assert report.shards == ["model.safetensors"]
+    assert ".gitattributes" not in report.files
+
+
+def test_an_unsupported_architecture_is_named_with_the_supported_ones(tmp_path: Path) -> None:
+    report = checkpoint.inspect(str(write(tmp_path / "c", "DeepseekV3ForCausalLM")))
+    message = checkpoint.failure_message(report)
+    assert "DeepseekV3ForCausalLM is not supported" in message
+    assert all(name in message for name in checkpoint.SUPPORTED_ARCHITECTURES)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert list(problems(folder)) == ["model-00002-of-00002.safetensors"]
+    assert "missing" in problems(folder)["model-00002-of-00002.safetensors"]
+
+
+def test_a_truncated_shard_is_named_with_what_is_missing(folder: Path) -> None:
+    (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"b": 50}, missing=7))
+    assert problems(folder) == {"model-00002-of-00002.safetensors": "it is truncated: 7 bytes of tensor data are missing"}
+
+
+@given(st.integers(min_value=0))
+def test_any_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    data = shard({"a": 100, "b": 7})
+    path = tmp_path_factory.mktemp("cut") / "model.safetensors"
+    path.write_bytes(data[: cut % len(data)])
+    with pytest.raises(checkpoint.CheckpointError):
+        checkpoint.read_tensors(str(path))
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_not_a_shard(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("any") / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(checkpoint.CheckpointError):
+        checkpoint.read_tensors(str(path))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "U8", "shape": [5], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [4], "data_offsets": [0, 4]},
+        {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]},
+        {"dtype": "U8", "shape": [-4], "data_offsets": [0, 4]},
+        {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]},
+        {"dtype": "U8", "shape": [4]},
+        [],
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path, entry: object) -> None:
+    raw = json.dumps({"a": entry}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(4))
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        checkpoint.read_tensors(str(path))
+
+
+def test_more_bytes_than_the_header_describes_are_refused(folder: Path) -> None:
+    path = folder / "model-00001-of-00002.safetensors"
+    path.write_bytes(path.read_bytes() + b"x")
+    assert problems(folder) == {path.name: "it has 1 bytes more than its header describes"}
+
+
+def test_a_shard_of_another_revision_is_found(folder: Path) -> None:
+    (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"c": 50}))
+    assert "missing: b" in problems(folder)["model-00002-of-00002.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.PT", "x.pkl", "modeling_evil.py", "sub/lib.so"])
+def test_pickles_and_code_are_refused(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    assert "refused" in problems(folder)[name]
+
+
+def test_links_are_refused(folder: Path) -> None:
+    real = folder / "model-00001-of-00002.safetensors"
+    real.rename(folder.parent / "blob")
+    real.symlink_to(folder.parent / "blob")
+    assert problems(folder) == {real.name: "symbolic links are refused"}
+
+
+@pytest.mark.parametrize("shard_name", ["../model.safetensors", "/etc/passwd", "x.bin", 3])
+def test_an_index_that_leaves_the_folder_is_refused(folder: Path, shard_name: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard_name}}))
+    assert "model.safetensors.index.json" in problems(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert problems(folder) == {name: "the file is missing"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"architectures": []}', '{"architectures": ["A", "B"]}', "[" * 5000])
+def test_an_unusable_config_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    assert list(problems(folder)) == ["config.json"]
+
+
+def test_no_folder_and_no_weights(tmp_path: Path) -> None:
+    assert problems(tmp_path / "nowhere") == {str(tmp_path / "nowhere"): "there is no such folder"}
+    (tmp_path / "empty").mkdir()
+    assert "model.safetensors" in problems(tmp_path / "empty")
+
+
+def test_all_problems_are_reported_at_once(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "x.pkl").write_bytes(b"x")
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    assert set(problems(folder)) == {"tokenizer.json", "x.pkl", "model-00001-of-00002.safetensors"}
