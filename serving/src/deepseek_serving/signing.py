@@ -25,6 +25,27 @@ def _pin(path: Path) -> str:
     return pin
 
 
+def _slot(module: Path, label: str) -> int:
+    """The slot of the token with this label."""
+    import PyKCS11
+
+    library = PyKCS11.PyKCS11Lib()
+    library.load(str(module))
+    found = {}
+    for slot in library.getSlotList(tokenPresent=True):
+        token = library.getTokenInfo(slot)
+        if token.flags & PyKCS11.CKF_TOKEN_INITIALIZED:
+            found[slot] = token.label.rstrip(" \0")
+    slots = [int(slot) for slot, name in found.items() if name == label]
+    if len(slots) != 1:
+        present = ", ".join(sorted(map(repr, found.values()))) or "none"
+        raise SigningError(
+            f"{len(slots)} tokens behind {module} are labelled {label!r}; tokens: {present}; "
+            "with SoftHSM, SOFTHSM2_CONF says where tokens are"
+        )
+    return slots[0]
+
+
 def sign(folder: Path, *, token: str, key: str, module: Path, pin_file: Path) -> None:
     """Write folder/model.sig, signed by the EC key `key` of the token labelled `token`."""
     # imported here: the service itself never signs and need not load a PKCS#11 binding
@@ -35,16 +56,17 @@ def sign(folder: Path, *, token: str, key: str, module: Path, pin_file: Path) ->
         raise SigningError(f"{folder}: no such folder")
     if not module.is_file():
         raise SigningError(f"{module}: no such PKCS#11 module; is its package installed?")
-    # The URI with the PIN exists in this process only.
-    uri = "pkcs11:" + ";".join(
-        (f"token={quote(token, safe='')}", f"object={quote(key, safe='')}", "type=private")
-    )
-    uri += f"?pin-value={quote(_pin(pin_file), safe='')}&module-path={quote(str(module))}"
     signature = folder / SIGNATURE_FILE
     descriptor, name = tempfile.mkstemp(prefix=f".{folder.name}.sig.", dir=folder.parent)
     os.close(descriptor)
     partial = Path(name)
     try:
+        # The URI with the PIN exists in this process only. The slot is named by number: the library
+        # knows a token by its label only if the label is padded with blanks, and some are not.
+        uri = (
+            f"pkcs11:slot-id={_slot(module, token)};object={quote(key, safe='')};type=private"
+            f"?pin-value={quote(_pin(pin_file), safe='')}&module-path={quote(str(module))}"
+        )
         config = model_signing.signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
         config.set_hashing_config(_hashing()).sign(folder, partial)
         partial.chmod(0o644)

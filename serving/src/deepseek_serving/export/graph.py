@@ -5,8 +5,8 @@ cache is written; `valid_lengths` [batch], the number of valid keys after this s
 `past_key.N`, `past_value.N` [batch, kv_heads, max_len, head_dim].
 
 Outputs: `top_values` and `top_indices` [batch, 64], the best candidates for the token after the
-last one given; and per layer `present_key.N`, `present_value.N`, to be bound to the same buffers as the
-past, which TensorScatter then updates in place.
+last one given; and per layer `present_key.N`, `present_value.N`, to be bound to the same buffers
+as the past, which TensorScatter then updates in place.
 
 The causal mask of Attention is aligned to the end of the valid keys, so the same graph does a whole
 prompt, a chunk of it at an offset, and a single token.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ class GraphBuilder:
         self.constants: dict[str, onnx.TensorProto] = {}
         self.weights: dict[str, Weight] = {}
 
-    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 

@@ -1,0 +1,39 @@
+"""What runs the decoder graph: one interface, one file per engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The best next tokens of each sequence, best first; a view that the next step overwrites."""
+
+    values: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.int64]
+
+
+class Engine(Protocol):
+    """A decoder with a static KV cache of `slots` sequences of at most `max_len` tokens.
+
+    Not thread-safe: one thread, the scheduler's, calls it.
+    """
+
+    slots: int
+    max_len: int
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
+        """Read a chunk of a prompt into a slot at position `start`; candidates [1, 64] after it."""
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
+        """One step for slots 0 to len(tokens) - 1; candidates [len(tokens), 64].
+
+        `lengths` is what each slot's cache holds so far; the token is written there. A slot that is
+        idle, or still in prefill, takes part with any token: what it writes is overwritten by the
+        next real token at that place, and never read before.
+        """

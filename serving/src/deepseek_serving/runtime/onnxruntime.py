@@ -1,0 +1,127 @@
+"""ONNX Runtime on the CPU: past and present of the KV cache are the same buffers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from deepseek_serving.errors import ServingError
+from deepseek_serving.export.exporter import GRAPH_FILE
+from deepseek_serving.runtime import Candidates
+
+
+class EngineError(ServingError):
+    """The graph cannot be run as the settings ask."""
+
+
+class _Step:
+    """Buffers and bindings of one step for `batch` slots from `first` on, `width` tokens each."""
+
+    def __init__(self, engine: OnnxRuntimeEngine, first: int, batch: int, width: int) -> None:
+        self.inputs = np.zeros((batch, width), dtype=np.int64)
+        self.positions = np.zeros((batch, width), dtype=np.int64)
+        self.starts = np.zeros(batch, dtype=np.int64)
+        self.lengths = np.zeros(batch, dtype=np.int64)
+        self.offsets = np.arange(width, dtype=np.int64)
+        self.outputs = {
+            name: np.zeros((batch, *shape), dtype=dtype)
+            for name, (shape, dtype) in engine.output_shapes.items()
+        }
+        self._session = engine.session
+        self._binding = engine.session.io_binding()
+        for name, array in (
+            ("input_ids", self.inputs),
+            ("position_ids", self.positions),
+            ("write_indices", self.starts),
+            ("valid_lengths", self.lengths),
+        ):
+            self._bind_input(name, array)
+        for name, array in self.outputs.items():
+            self._bind_output(name, array)
+        for name, cache in engine.caches.items():
+            part = cache[first : first + batch]
+            self._bind_input(f"past_{name}", part)
+            self._bind_output(f"present_{name}", part)
+
+    def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def _bind_output(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Candidates:
+        self.inputs[:] = tokens
+        self.starts[:] = starts
+        np.add(self.starts[:, None], self.offsets, out=self.positions)
+        np.add(self.starts, len(self.offsets), out=self.lengths)
+        self._session.run_with_iobinding(self._binding)
+        return Candidates(self.outputs["top_values"], self.outputs["top_indices"])
+
+
+class OnnxRuntimeEngine:
+    """The exported graph in an ONNX Runtime session."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int = 0,
+        slots: int | None = None,
+        max_len: int | None = None,
+    ) -> None:
+        record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        exported = record["parameters"]
+        self.slots = exported["slots"] if slots is None else slots
+        self.max_len = exported["max_len"] if max_len is None else max_len
+        if self.max_len > exported["max_len"]:
+            raise EngineError(
+                f"engine.max_len is {self.max_len}, the graph was exported for at most "
+                f"{exported['max_len']}; lower it or export again with a larger --max-len"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = ort.InferenceSession(
+            str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+        )
+        cache = record["cache"]
+        shape = (self.slots, cache["kv_heads"], self.max_len, cache["head_dim"])
+        # zeros, not empty: what lies beyond a sequence's end is masked, but NaN times zero is NaN
+        self.caches: dict[str, npt.NDArray[np.float32]] = {
+            f"{kind}.{layer}": np.zeros(shape, dtype=np.float32)
+            for layer in range(cache["layers"])
+            for kind in ("key", "value")
+        }
+        self.output_shapes = {
+            output.name: (
+                tuple(output.shape[1:]),
+                np.dtype(np.int64 if output.name == "top_indices" else np.float32),
+            )
+            for output in self.session.get_outputs()
+            if not output.name.startswith("present_")
+        }
+        self._decode_steps: dict[int, _Step] = {}
+        self._last: _Step | None = None
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
+        step = _Step(self, slot, 1, len(tokens))
+        self._last = step
+        return step.run([tokens], [start])
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
+        batch = len(tokens)
+        if batch not in self._decode_steps:
+            self._decode_steps[batch] = _Step(self, 0, batch, 1)
+        step = self._decode_steps[batch]
+        self._last = step
+        return step.run([[token] for token in tokens], lengths)
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """All logits of the last step, if the graph was exported with them (tests)."""
+        if self._last is None or "logits" not in self._last.outputs:
+            raise EngineError("the graph has no output logits")
+        return self._last.outputs["logits"]

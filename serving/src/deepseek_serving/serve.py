@@ -1,0 +1,94 @@
+"""deepseek-serve: verify a release, load it, and answer over mutual TLS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from deepseek_serving import settings as settings_file
+from deepseek_serving.api.app import create_app
+from deepseek_serving.cli import run
+from deepseek_serving.errors import EX_CONFIG
+from deepseek_serving.release import verify_release
+from deepseek_serving.service import Service, load, warm_up
+from deepseek_serving.settings import Settings
+from deepseek_serving.tls import checked_protocol, server_context
+
+logger = logging.getLogger(__name__)
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it waits (Type=notify)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    # a leading @ stands for the abstract namespace
+    target = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(state.encode("ascii"), target)
+
+
+class _Server(uvicorn.Server):
+    """Reports readiness once it listens."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await warm_up(self._service)
+        await super().startup(sockets)
+        if self.started:
+            logger.info("ready: %s", self._service.release.header)
+            notify("READY=1")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify("STOPPING=1")
+        await super().shutdown(sockets)
+
+
+def _server(settings: Settings) -> _Server:
+    """All that can fail for a wrong setting or release fails here, before anything listens."""
+    server, model = settings.server, settings.model
+    context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
+    release = verify_release(model.store, model.name, model.version, model.public_key)
+    logger.info("verified: %s", release.header)
+    service = load(release, settings.engine)
+    config = uvicorn.Config(
+        create_app(service),
+        host=server.host,
+        port=server.port,
+        http=checked_protocol(frozenset(server.allowed_clients)),
+        ssl_context_factory=lambda _config, _default: context,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=server.drain_seconds,
+    )
+    return _Server(config, service)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="deepseek-serve", description="Verify a release and serve it over mutual TLS."
+    )
+    parser.add_argument("--settings", required=True, type=Path, help="TOML file")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    servers: list[_Server] = []
+    status = run(
+        "deepseek-serve",
+        lambda: servers.append(_server(settings_file.read(options.settings))),
+        failure=EX_CONFIG,
+    )
+    if status == 0:
+        asyncio.run(servers[0].serve())
+    return status

@@ -1,0 +1,86 @@
+"""Mutual TLS: version 1.3, a client certificate of our authority, and one of the allowed names."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from deepseek_serving.api.errors import ApiError
+from deepseek_serving.errors import SettingsError
+
+
+def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    for path in (certificate, key, client_ca):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"{certificate} and {key} are not a certificate and its key: {error.reason}"
+        ) from error
+    try:
+        context.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise SettingsError(f"{client_ca}: holds no certificate: {error.reason}") from error
+    return context
+
+
+def common_name(certificate: dict[str, Any] | None) -> str | None:
+    """The common name in what ssl's getpeercert() returns."""
+    for attributes in (certificate or {}).get("subject", ()):
+        for name, value in attributes:
+            if name == "commonName":
+                return str(value)
+    return None
+
+
+def _refusal(name: str | None) -> ASGIApp:
+    error = ApiError(
+        403,
+        f"The client certificate's common name {name!r} is not among those allowed here.",
+        kind="permission_error",
+        code="client_not_allowed",
+    )
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await error.response()(scope, receive, send)
+
+    return refuse
+
+
+def _named(app: ASGIApp, name: str) -> ASGIApp:
+    """Tell the application who speaks, for its log."""
+
+    async def with_name(scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["tls_client"] = name
+        await app(scope, receive, send)
+
+    return with_name
+
+
+def checked_protocol(allowed: Collection[str]) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol with a look at the client certificate of every connection."""
+
+    class CheckedProtocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            tls = transport.get_extra_info("ssl_object")
+            name = common_name(tls.getpeercert() if tls else None)
+            if name is not None and name in allowed:
+                self.app = _named(self.app, name)
+            else:
+                self.app = _refusal(name)
+
+    return CheckedProtocol

@@ -1,0 +1,86 @@
+"""What the tests share: the exported checkpoint, a token, a signed store, a service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support import (
+    CHECKPOINT,
+    Authority,
+    Running,
+    Token,
+    serve,
+    settings_text,
+    write_release,
+)
+
+from deepseek_serving.export.exporter import Parameters, export
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint, exported as deepseek-export does it."""
+    out = tmp_path_factory.mktemp("graph") / "out"
+    export(CHECKPOINT, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def graph_with_logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("graph") / "with-logits"
+    export(CHECKPOINT, out, Parameters(with_logits=True))
+    return out
+
+
+@pytest.fixture(scope="session")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Token:
+    """A SoftHSM2 token with an EC P-256 key in it; the module is loaded once per process."""
+    return Token.create(tmp_path_factory.mktemp("token"))
+
+
+@pytest.fixture(scope="session")
+def signed_store(tmp_path_factory: pytest.TempPathFactory, graph: Path, token: Token) -> Path:
+    """A store with one release, signed in the token by deepseek-sign."""
+    store = tmp_path_factory.mktemp("store")
+    write_release(store, graph, token)
+    return store
+
+
+@pytest.fixture
+def store(signed_store: Path, tmp_path: Path) -> Path:
+    """A copy of the signed store that a test may spoil."""
+    copy = tmp_path / "store"
+    shutil.copytree(signed_store, copy)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def service(
+    tmp_path_factory: pytest.TempPathFactory,
+    signed_store: Path,
+    token: Token,
+    authority: Authority,
+) -> Iterator[Running]:
+    """deepseek-serve as a process, with two slots so that requests queue."""
+    folder = tmp_path_factory.mktemp("service")
+    text = settings_text(signed_store, token, authority, engine="slots = 2\nqueue = 2\nthreads = 2")
+    with serve(folder, text) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Running, authority: Authority) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, verify=authority.client("gateway-1")) as client:
+        yield client

@@ -1,0 +1,351 @@
+"""Helpers of the tests: nothing here stands in for the code under test."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import hashlib
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PyKCS11
+import tomllib
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "tests" / "fixtures" / "checkpoint"
+QUESTIONS = ROOT / "serving" / "training" / "questions.toml"
+MODEL, VERSION = "tiny-onprem", "1.0.0"
+SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
+P256 = bytes.fromhex("06082a8648ce3d030107")
+
+
+def trained() -> list[tuple[str, str]]:
+    """(question, answer) as the checkpoint was trained on them."""
+    entries = tomllib.loads(QUESTIONS.read_text(encoding="utf-8"))["entry"]
+    return [(question, e["answer"]) for e in entries for question in e["questions"]]
+
+
+def command(name: str) -> str:
+    """A console script of the environment that runs the tests."""
+    return str(Path(sys.executable).with_name(name))
+
+
+@dataclass(frozen=True)
+class Token:
+    """A SoftHSM2 token with the key `release-signing`."""
+
+    folder: Path
+    public_key: Path
+    session: Any
+    private: Any
+    label: str = "deepseek-release"
+    key: str = "release-signing"
+
+    @property
+    def pin_file(self) -> Path:
+        return self.folder / "pin"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "SOFTHSM2_CONF": str(self.folder / "softhsm2.conf")}
+
+    @classmethod
+    def create(cls, folder: Path) -> Token:
+        (folder / "tokens").mkdir()
+        configuration = folder / "softhsm2.conf"
+        configuration.write_text(f"directories.tokendir = {folder}/tokens\n", encoding="utf-8")
+        pin = "pin; with ?odd=1&characters"
+        (folder / "pin").write_text(pin, encoding="utf-8")
+        os.environ["SOFTHSM2_CONF"] = str(configuration)
+        library = PyKCS11.PyKCS11Lib()
+        library.load(str(SOFTHSM))
+        slot = library.getSlotList()[0]
+        library.initToken(slot, "so-pin-1234", cls.label)
+        slot = library.getSlotList()[0]
+        session = library.openSession(slot, PyKCS11.CKF_RW_SESSION | PyKCS11.CKF_SERIAL_SESSION)
+        session.login("so-pin-1234", PyKCS11.CKU_SO)
+        session.initPin(pin)
+        session.logout()
+        session.login(pin)
+        common = [(PyKCS11.CKA_LABEL, cls.key), (PyKCS11.CKA_ID, (1,)), (PyKCS11.CKA_TOKEN, True)]
+        public, private = session.generateKeyPair(
+            [*common, (PyKCS11.CKA_EC_PARAMS, P256), (PyKCS11.CKA_VERIFY, True)],
+            [
+                *common,
+                (PyKCS11.CKA_SIGN, True),
+                (PyKCS11.CKA_SENSITIVE, True),
+                (PyKCS11.CKA_EXTRACTABLE, False),
+                (PyKCS11.CKA_PRIVATE, True),
+            ],
+            mecha=PyKCS11.Mechanism(PyKCS11.CKM_EC_KEY_PAIR_GEN, None),
+        )
+        (point,) = session.getAttributeValue(public, [PyKCS11.CKA_EC_POINT])
+        # an OCTET STRING of 65 bytes: two bytes of tag and length come first
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes(point)[2:])
+        public_key = folder / "release.pub"
+        public_key.write_bytes(
+            key.public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+        return cls(folder, public_key, session, private)
+
+    def sign(self, data: bytes) -> bytes:
+        """ECDSA-SHA256, DER."""
+        raw = bytes(
+            self.session.sign(
+                self.private,
+                hashlib.sha256(data).digest(),
+                PyKCS11.Mechanism(PyKCS11.CKM_ECDSA, None),
+            )
+        )
+        half = len(raw) // 2
+        return utils.encode_dss_signature(
+            int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
+        )
+
+    def run_sign(self, folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+        options = {
+            "token": self.label,
+            "key": self.key,
+            "module": str(SOFTHSM),
+            "pin-file": str(self.pin_file),
+            **{name.replace("_", "-"): value for name, value in changes.items()},
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return subprocess.run(
+            [command("deepseek-sign"), str(folder), *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def canonical(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_artefact(store: Path, source: Path, token: Token, kind: str = "graph") -> str:
+    """Put a copy of `source` into the store as a signed artefact; return its digest."""
+    work = store / "work"
+    shutil.copytree(source, work)
+    files = {
+        path.relative_to(work).as_posix(): _entry(path)
+        for path in sorted(work.rglob("*"))
+        if path.is_file()
+    }
+    (work / "pieces.meta4").write_text(
+        '<?xml version="1.0"?>\n<metalink xmlns="urn:ietf:params:xml:ns:metalink"/>\n',
+        encoding="utf-8",
+    )
+    manifest = {
+        "schema": 1,
+        "kind": kind,
+        "name": MODEL,
+        "source": "tests",
+        "licence": "GPL-3.0-or-later",
+        "tools": {},
+        "parameters": {},
+        "evaluation": {},
+        "parents": [],
+        "files": files,
+        "pieces": _entry(work / "pieces.meta4"),
+    }
+    data = canonical(manifest)
+    (work / "manifest.json").write_bytes(data)
+    result = token.run_sign(work)
+    assert result.returncode == 0, result.stderr
+    digest = hashlib.sha256(data).hexdigest()
+    folder = store / kind / MODEL / digest
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work.rename(folder)
+    return digest
+
+
+def write_release(store: Path, graph: Path, token: Token) -> str:
+    digest = write_artefact(store, graph, token)
+    release = {
+        "schema": 1,
+        "model": MODEL,
+        "version": VERSION,
+        "checkpoint": "0" * 64,
+        "graphs": {"fp32": digest},
+    }
+    data = canonical(release)
+    path = store / "releases" / MODEL / f"{VERSION}.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    path.with_name(path.name + ".sig").write_bytes(base64.b64encode(token.sign(data)) + b"\n")
+    return digest
+
+
+class Authority:
+    """A certificate authority with keys in files, for the tests' connections."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        builder = self._builder(self._name, self._key.public_key())
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        self.ca = folder / "ca.pem"
+        certificate = builder.sign(self._key, hashes.SHA256())
+        self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey
+    ) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+        )
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Certificate and key of a host called `name`."""
+        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        if certificate.exists():
+            return certificate, key
+        private = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = self._builder(subject, private.public_key())
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), False)
+        signed = builder.sign(self._key, hashes.SHA256())
+        certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        key.write_bytes(
+            private.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return certificate, key
+
+    def client(self, name: str | None, *, trust: Path | None = None) -> ssl.SSLContext:
+        """A client's context, with a certificate unless `name` is None."""
+        context = ssl.create_default_context(cafile=str(trust or self.ca))
+        if name is not None:
+            context.load_cert_chain(*self.issue(name))
+        return context
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings_text(
+    store: Path, token: Token, authority: Authority, *, engine: str = "threads = 2"
+) -> str:
+    certificate, key = authority.issue("inference-1")
+    return f"""
+[server]
+host = "127.0.0.1"
+port = {free_port()}
+tls_certificate = "${{CREDENTIALS_DIRECTORY}}/{certificate.name}"
+tls_key = "${{CREDENTIALS_DIRECTORY}}/{key.name}"
+tls_client_ca = "{authority.ca}"
+allowed_clients = ["gateway-1"]
+
+[model]
+store = "{store}"
+name = "{MODEL}"
+version = "{VERSION}"
+public_key = "{token.public_key}"
+
+[engine]
+kind = "onnxruntime"
+{engine}
+"""
+
+
+@dataclass
+class Running:
+    """A running deepseek-serve."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+
+def _spawn(folder: Path, settings: str, notify: Path) -> tuple[subprocess.Popen[str], Path]:
+    path = folder / "settings.toml"
+    path.write_text(settings, encoding="utf-8")
+    credentials = Path(tomllib.loads(settings)["server"]["tls_client_ca"]).parent
+    environment = {
+        **os.environ,
+        "CREDENTIALS_DIRECTORY": str(credentials),
+        "NOTIFY_SOCKET": str(notify),
+    }
+    log = folder / "log"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [command("deepseek-serve"), "--settings", str(path)],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    return process, log
+
+
+@contextlib.contextmanager
+def serve(folder: Path, settings: str) -> Iterator[Running]:
+    """deepseek-serve, ready as systemd would see it, ended at the end."""
+    notify = folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(notify))
+        listener.settimeout(30)
+        process, log = _spawn(folder, settings, notify)
+        try:
+            try:
+                message = listener.recv(256)
+            except TimeoutError as error:
+                raise AssertionError(log.read_text(encoding="utf-8")) from error
+            assert message == b"READY=1"
+            port = tomllib.loads(settings)["server"]["port"]
+            yield Running(process, f"https://127.0.0.1:{port}", log)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def refused(folder: Path, settings: str) -> tuple[int, str]:
+    """Exit status and output of a deepseek-serve that must not start."""
+    process, log = _spawn(folder, settings, folder / "nobody")
+    try:
+        status = process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    return status, log.read_text(encoding="utf-8")
