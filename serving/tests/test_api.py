@@ -7,6 +7,7 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -21,13 +22,13 @@ QUESTION, ANSWER = "What is a release?", dict(trained())["What is a release?"]
 
 @pytest.fixture
 def sdk(service: Running, authority: Authority) -> openai.OpenAI:
-    http = httpx.Client(verify=authority.client("gateway-1"))
+    http = openai.DefaultHttpxClient(verify=authority.client("gateway-1"))
     return openai.OpenAI(
         base_url=f"{service.url}/v1", api_key="unused", http_client=http, max_retries=0
     )
 
 
-def ask(question: str = QUESTION, **more: object) -> dict[str, object]:
+def ask(question: str = QUESTION, **more: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": question}], **more}
 
 
@@ -93,16 +94,16 @@ def test_a_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
 
 
 def test_stop_strings_and_max_tokens(client: httpx.Client) -> None:
-    def choice(**more: object) -> dict[str, object]:
+    def choice(**more: Any) -> dict[str, Any]:
         reply = client.post("/v1/chat/completions", json=ask(**more)).json()
         return dict(reply["choices"][0])
 
     stopped = choice(stop=[" signed", "never"])
-    assert stopped["message"]["content"] == "A release is a small"  # type: ignore[index]
+    assert stopped["message"]["content"] == "A release is a small"
     assert stopped["finish_reason"] == "stop"
     cut = choice(max_completion_tokens=3)
     assert cut["finish_reason"] == "length"
-    assert ANSWER.startswith(cut["message"]["content"])  # type: ignore[index]
+    assert ANSWER.startswith(cut["message"]["content"])
 
 
 def test_a_system_prompt_and_parts_of_text(client: httpx.Client) -> None:
@@ -200,14 +201,31 @@ def test_unknown_paths_and_methods(client: httpx.Client) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.just("\ud800"),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
     ),
     max_leaves=8,
 )
 fields = st.sampled_from(
-    ["model", "messages", "temperature", "top_p", "seed", "stop", "stream", "n", "tools", "user"]
+    [
+        "\ud800",
+        "model",
+        "messages",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "stream",
+        "n",
+        "tools",
+        "user",
+    ]
 )
 
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -83,6 +83,10 @@ def _sha256(path: Path) -> str:
 
 def _check_file(folder: Path, name: str, entry: object) -> None:
     path = folder / name
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise VerificationError(
+            f"{folder / MANIFEST_FILE}: {name!r} is not a path inside the folder"
+        )
     if not isinstance(entry, dict) or not DIGEST.fullmatch(str(entry.get("sha256"))):
         raise VerificationError(f"{folder / MANIFEST_FILE}: the entry of {name!r} is malformed")
     if path.is_symlink() or not path.is_file():
@@ -112,7 +116,8 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     unknown = present - set(expected) - {MANIFEST_FILE, SIGNATURE_FILE}
     if unknown:
         raise VerificationError(
-            f"{folder}: files that the manifest does not list: {sorted(unknown)}"
+            f"{folder}: not listed in the manifest: {', '.join(sorted(unknown))}; "
+            "remove it or pull the artefact again"
         )
     for name, entry in sorted(expected.items()):
         _check_file(folder, name, entry)

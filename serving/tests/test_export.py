@@ -1,0 +1,277 @@
+"""The exported graph against transformers, and the checkpoints that are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from reference import Reference, random_checkpoint
+from support import CHECKPOINT, command, trained
+
+from deepseek_serving.errors import CheckpointError
+from deepseek_serving.export.cli import main
+from deepseek_serving.export.exporter import Parameters, export
+from deepseek_serving.export.graph import TOP
+from deepseek_serving.runtime.onnxruntime import EngineError, OnnxRuntimeEngine
+from deepseek_serving.text import ChatTokenizer
+
+TOLERANCE = 1e-3
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "one-kv-head": {"num_key_value_heads": 1, "rope_theta": 1e6},
+    "no-grouping": {"num_key_value_heads": 6, "tie_word_embeddings": True},
+    "own-head-dim": {"head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "fewer-tokens-than-candidates": {"vocab_size": 40},
+}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Reference:
+    return Reference(CHECKPOINT)
+
+
+def prompts(folder: Path, count: int) -> list[list[int]]:
+    tokenizer = ChatTokenizer(folder)
+    questions = [question for question, _ in trained()]
+    step = len(questions) // count
+    return [
+        tokenizer.prompt([{"role": "user", "content": question}])
+        for question in questions[::step][:count]
+    ]
+
+
+def test_logits_equal_transformers_at_every_position(
+    graph_with_logits: Path, shipped: Reference
+) -> None:
+    engine = OnnxRuntimeEngine(graph_with_logits, threads=2)
+    for tokens in prompts(graph_with_logits, 6):
+        expected = shipped.logits(tokens)
+        for position, token in enumerate(tokens):
+            engine.prefill(1, [token], position)
+            difference = np.abs(engine.logits()[0] - expected[position]).max()
+            assert difference < TOLERANCE, f"position {position}"
+
+
+def test_every_trained_answer_comes_back_word_for_word(graph: Path) -> None:
+    """Batches of unequal lengths, greedy, through the engine alone."""
+    engine = OnnxRuntimeEngine(graph, threads=2, slots=16)
+    tokenizer = ChatTokenizer(graph)
+    pairs = trained()
+    for first in range(0, len(pairs), engine.slots):
+        part = pairs[first : first + engine.slots]
+        answers = greedy(engine, tokenizer, [question for question, _ in part])
+        assert answers == [answer for _, answer in part]
+
+
+def greedy(engine: OnnxRuntimeEngine, tokenizer: ChatTokenizer, questions: list[str]) -> list[str]:
+    lengths, last = [], []
+    for slot, question in enumerate(questions):
+        prompt = tokenizer.prompt([{"role": "user", "content": question}])
+        last.append(int(engine.prefill(slot, prompt, 0).tokens[0, 0]))
+        lengths.append(len(prompt))
+    streams = [tokenizer.stream() for _ in questions]
+    answers = ["" for _ in questions]
+    for _ in range(64):
+        for row, token in enumerate(last):
+            answers[row] += streams[row].push(token)
+        best = engine.decode(last, lengths).tokens[:, 0]
+        # a finished sequence goes on repeating its end, which is no text
+        last = [2 if token == 2 else int(b) for token, b in zip(last, best, strict=True)]
+        lengths = [length + 1 for length in lengths]
+    return answers
+
+
+def test_greedy_tokens_equal_transformers(graph: Path, shipped: Reference) -> None:
+    engine = OnnxRuntimeEngine(graph, threads=2)
+    for prompt in prompts(graph, 3):
+        assert generate(engine, prompt, 20) == shipped.greedy(prompt, 20)
+
+
+def generate(engine: OnnxRuntimeEngine, prompt: list[int], count: int) -> list[int]:
+    tokens = [int(engine.prefill(0, prompt, 0).tokens[0, 0])]
+    while len(tokens) < count:
+        length = len(prompt) + len(tokens) - 1
+        tokens.append(int(engine.decode(tokens[-1:], [length]).tokens[0, 0]))
+    return tokens
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_random_models_equal_transformers(tmp_path: Path, shape: dict[str, Any]) -> None:
+    checkpoint = random_checkpoint(tmp_path / "checkpoint", **shape)
+    reference = Reference(checkpoint)
+    export(checkpoint, tmp_path / "out", Parameters(with_logits=True))
+    engine = OnnxRuntimeEngine(tmp_path / "out", threads=2)
+    vocabulary = shape.get("vocab_size", 131)
+    tokens = np.random.default_rng(3).integers(0, vocabulary, 17).tolist()
+    expected = reference.logits(tokens)
+    for position, token in enumerate(tokens):
+        candidates = engine.prefill(2, [token], position)
+        assert np.abs(engine.logits()[0] - expected[position]).max() < TOLERANCE
+    top = min(TOP, vocabulary)
+    assert candidates.values.shape == (1, top)
+    best = np.sort(expected[-1])[::-1][:top]
+    assert np.abs(candidates.values[0] - best).max() < TOLERANCE
+    assert generate(engine, tokens, 12) == reference.greedy(tokens, 12)
+
+
+def test_whole_and_chunked_prefill_give_the_same_logits(graph_with_logits: Path) -> None:
+    engine = OnnxRuntimeEngine(graph_with_logits, threads=2)
+    (tokens,) = prompts(graph_with_logits, 1)
+    engine.prefill(0, tokens, 0)
+    whole = engine.logits()[0].copy()
+    for sizes in ([6, 4], [3, 3, 4], [1] * len(tokens)):
+        start = 0
+        for size in [*sizes, len(tokens)]:
+            chunk = tokens[start : start + size]
+            if chunk:
+                engine.prefill(3, chunk, start)
+            start += len(chunk)
+        assert np.abs(engine.logits()[0] - whole).max() < 1e-4
+
+
+def test_slots_do_not_disturb_each_other(graph_with_logits: Path) -> None:
+    """A batch of unequal lengths gives each sequence the logits it has alone."""
+    engine = OnnxRuntimeEngine(graph_with_logits, threads=2)
+    sequences = [[*prompt, 5, 6] for prompt in prompts(graph_with_logits, 4)]
+    lengths = [len(sequence) - 1 - 2 * row for row, sequence in enumerate(sequences)]
+    alone = []
+    for sequence, length in zip(sequences, lengths, strict=True):
+        engine.prefill(0, sequence[: length + 1], 0)
+        alone.append(engine.logits()[0].copy())
+    for slot, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
+        engine.prefill(slot, sequence[:length], 0)
+    engine.decode([s[n] for s, n in zip(sequences, lengths, strict=True)], lengths)
+    assert len(set(lengths)) > 1
+    assert np.abs(engine.logits() - np.array(alone)).max() < 1e-4
+
+
+def test_shards_give_the_same_graph_as_one_file(tmp_path: Path) -> None:
+    one = random_checkpoint(tmp_path / "one")
+    many = random_checkpoint(tmp_path / "many", shard_size="40KB")
+    assert len(list(many.glob("model-*.safetensors"))) > 2
+    export(one, tmp_path / "a")
+    export(many, tmp_path / "b")
+    for name in ("decoder.onnx", "decoder.onnx.data"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, graph: Path) -> None:
+    result = subprocess.run(
+        [command("deepseek-export"), str(CHECKPOINT), str(tmp_path / "again")], check=False
+    )
+    assert result.returncode == 0
+    names = sorted(path.name for path in graph.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for name in names:
+        assert (graph / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_standard_operators_of_opset_24_only(graph: Path) -> None:
+    model = onnx.load(graph / "decoder.onnx", load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization"} <= kinds
+    assert [output.name for output in model.graph.output][:2] == ["top_values", "top_indices"]
+    assert "logits" not in {output.name for output in model.graph.output}
+
+
+def test_max_len_and_slots_are_recorded_and_kept(tmp_path: Path) -> None:
+    export(CHECKPOINT, tmp_path / "out", Parameters(max_len=64, slots=2))
+    engine = OnnxRuntimeEngine(tmp_path / "out")
+    assert (engine.max_len, engine.slots) == (64, 2)
+    with pytest.raises(EngineError, match="exported for at most 64"):
+        OnnxRuntimeEngine(tmp_path / "out", max_len=65)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, copy)
+    return copy
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported: Q"),
+        ({"architectures": None}, "not given is not supported; supported: Qwen2ForCausalLM"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"use_sliding_window": True}, "use_sliding_window is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),
+        ({"num_key_value_heads": 4}, "6 heads cannot share 4"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive number, it is 0"),
+        ({"num_hidden_layers": 5}, "no tensor 'model.layers.4."),
+        ({"vocab_size": 1025}, r"is \[1024, 192\], config.json makes it \[1025, 192\]"),
+    ],
+)
+def test_unsupported_checkpoints_are_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    change_config(checkpoint, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        export(checkpoint, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = random_checkpoint(tmp_path / "checkpoint", shard_size="40KB")
+    shard = sorted(checkpoint.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert main([str(checkpoint), str(tmp_path / "out")]) == 1
+    assert f"named in model.safetensors.index.json: {shard.name}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -1])
+def test_a_truncated_file_is_refused(checkpoint: Path, tmp_path: Path, keep: float) -> None:
+    file = checkpoint / "model.safetensors"
+    size = file.stat().st_size
+    kept = int(size * keep) if isinstance(keep, float) else keep % size
+    with file.open("r+b") as data:
+        data.truncate(kept)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: truncated"):
+        export(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_header_that_lies_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    file = checkpoint / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b'"shape":[1024,192]', b'"shape":[1025,192]', 1))
+    with pytest.raises(CheckpointError, match="needs 393600"):
+        export(checkpoint, tmp_path / "out")
+
+
+def test_a_failure_leaves_nothing_behind(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx.checker, "check_model", fail)
+    (tmp_path / "parent").mkdir()
+    with pytest.raises(OSError, match="No space"):
+        export(checkpoint, tmp_path / "parent" / "out")
+    assert list((tmp_path / "parent").iterdir()) == []
+
+
+def test_an_existing_folder_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(CheckpointError, match="exists already"):
+        export(checkpoint, tmp_path / "out")
+    for missing in ("tokenizer.json", "config.json"):
+        (checkpoint / missing).unlink()
+        with pytest.raises(CheckpointError, match=missing):
+            export(checkpoint, tmp_path / "other")
