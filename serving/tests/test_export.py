@@ -151,6 +151,27 @@ def test_slots_do_not_disturb_each_other(graph_with_logits: Path) -> None:
     assert np.abs(engine.logits() - np.array(alone)).max() < 1e-4
 
 
+def test_the_cache_grows_without_changing_the_answer(graph_with_logits: Path) -> None:
+    """A sequence passes several capacities while a short one stays in the slot beside it."""
+    engine = OnnxRuntimeEngine(graph_with_logits, threads=2, slots=2)
+    tokens = np.random.default_rng(5).integers(3, 1000, 300).tolist()
+    engine.prefill(0, tokens, 0)
+    expected = engine.logits()[0].copy()
+    assert engine.capacity == 512
+    engine.reset()
+    assert engine.capacity == 64
+    engine.prefill(1, tokens[:10], 0)
+    engine.prefill(0, tokens[:60], 0)
+    for length in range(60, 300):
+        engine.decode([tokens[length], tokens[10]], [length, 10])
+    assert engine.capacity == 512
+    assert np.abs(engine.logits()[0] - expected).max() < TOLERANCE
+    beside = engine.logits()[1].copy()
+    engine.reset()
+    engine.prefill(0, tokens[:11], 0)
+    assert np.abs(engine.logits()[0] - beside).max() < 1e-4
+
+
 def test_shards_give_the_same_graph_as_one_file(tmp_path: Path) -> None:
     one = random_checkpoint(tmp_path / "one")
     many = random_checkpoint(tmp_path / "many", shard_size="40KB")

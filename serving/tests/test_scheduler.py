@@ -39,6 +39,10 @@ class CountingEngine:
         self.gate = threading.Semaphore(0)
         self.held = False
         self.fail = False
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def _answer(self, tokens: Sequence[int]) -> Candidates:
         if self.held:
@@ -221,6 +225,12 @@ def test_an_engine_failure_ends_every_request_and_readiness(
     until(lambda: not scheduler.healthy)
     with pytest.raises(ClosedError):
         Client(scheduler, [1], 1)
+
+
+def test_an_idle_engine_may_forget(engine: CountingEngine, scheduler: Scheduler) -> None:
+    until(lambda: engine.resets == 1)
+    assert Client(scheduler, [1], 5).wait() == "length"
+    until(lambda: engine.resets == 2)
 
 
 def test_stopping_ends_what_runs(engine: CountingEngine) -> None:

@@ -184,6 +184,7 @@ class Scheduler:
                         started.started = time.monotonic()
                 active = any(ticket is not None for ticket in self._slots)
                 if not ended and not active and not self._closing:
+                    self._engine.reset()
                     self._changed.wait()
                     continue
             # outside the lock: a listener may call back

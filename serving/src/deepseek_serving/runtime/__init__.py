@@ -37,3 +37,6 @@ class Engine(Protocol):
         idle, or still in prefill, takes part with any token: what it writes is overwritten by the
         next real token at that place, and never read before.
         """
+
+    def reset(self) -> None:
+        """No slot is in use: the engine may forget what the cache holds."""

@@ -1,4 +1,9 @@
-"""ONNX Runtime on the CPU: past and present of the KV cache are the same buffers."""
+"""ONNX Runtime on the CPU: past and present of the KV cache are the same buffers.
+
+The Attention kernel reads the whole cache, whatever the valid lengths are. So the buffers hold as
+much as the longest sequence needs, rounded up, and grow when it does: a step costs what its
+sequences cost, and memory is taken only when it is used.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ import onnxruntime as ort
 from deepseek_serving.errors import ServingError
 from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.runtime import Candidates
+
+SMALLEST_CAPACITY = 64
 
 
 class EngineError(ServingError):
@@ -85,17 +92,16 @@ class OnnxRuntimeEngine:
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        # threads that spin while they wait take the cores from whatever else the host runs
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = ort.InferenceSession(
             str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
         )
         cache = record["cache"]
-        shape = (self.slots, cache["kv_heads"], self.max_len, cache["head_dim"])
-        # zeros, not empty: what lies beyond a sequence's end is masked, but NaN times zero is NaN
-        self.caches: dict[str, npt.NDArray[np.float32]] = {
-            f"{kind}.{layer}": np.zeros(shape, dtype=np.float32)
-            for layer in range(cache["layers"])
-            for kind in ("key", "value")
-        }
+        self._cache_shape = (self.slots, cache["kv_heads"], cache["head_dim"])
+        self._cache_names = [
+            f"{kind}.{layer}" for layer in range(cache["layers"]) for kind in ("key", "value")
+        ]
         self.output_shapes = {
             output.name: (
                 tuple(output.shape[1:]),
@@ -104,16 +110,42 @@ class OnnxRuntimeEngine:
             for output in self.session.get_outputs()
             if not output.name.startswith("present_")
         }
-        self._decode_steps: dict[int, _Step] = {}
         self._last: _Step | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        self.capacity = 0
+        self.caches: dict[str, npt.NDArray[np.float32]] = {}
+        self._grow(1)
+
+    def _grow(self, needed: int) -> None:
+        """Make room for sequences of `needed` tokens; what the cache holds is kept."""
+        if needed <= self.capacity:
+            return
+        capacity = max(self.capacity, SMALLEST_CAPACITY)
+        while capacity < needed:
+            capacity *= 2
+        capacity = min(capacity, self.max_len)
+        slots, heads, size = self._cache_shape
+        for name in self._cache_names:
+            # zeros: what lies beyond a sequence's end is masked, but NaN times zero is NaN
+            grown = np.zeros((slots, heads, capacity, size), dtype=np.float32)
+            if self.capacity:
+                grown[:, :, : self.capacity] = self.caches[name]
+            self.caches[name] = grown
+        self.capacity = capacity
+        # they are bound to the buffers of before
+        self._decode_steps: dict[int, _Step] = {}
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
+        self._grow(start + len(tokens))
         step = _Step(self, slot, 1, len(tokens))
         self._last = step
         return step.run([tokens], [start])
 
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
         batch = len(tokens)
+        self._grow(max(lengths) + 1)
         if batch not in self._decode_steps:
             self._decode_steps[batch] = _Step(self, 0, batch, 1)
         step = self._decode_steps[batch]
