@@ -544,7 +544,8 @@ Encrypt = Callable[[str, str], None]
 
 def write_new_pin(path: str, encrypt: Encrypt | None = None) -> None:
     """Write a random PIN to a new file for its owner only; with `encrypt` that makes the file."""
-    pin = secrets.token_urlsafe(24)
+    # 24 characters, 144 bits: pkcs11-provider cannot read a PIN of 32 characters or more.
+    pin = secrets.token_urlsafe(18)
     if encrypt is not None:
         encrypt(pin, path)
         return

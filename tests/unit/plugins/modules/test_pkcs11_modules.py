@@ -98,7 +98,7 @@ def test_missing_pins_are_generated_only_for_a_new_token(run: Run, home: Path) -
     arguments = {"label": TOKEN, "pin_file": str(pin), "so_pin_file": str(so_pin), "generate_pins": True}
     assert run("token", check=True, **arguments)["changed"] and not pin.exists()
     assert run("token", **arguments)["changed"] and not run("token", **arguments)["changed"]
-    assert len(pin.read_text()) == 32 and pin.read_text() != so_pin.read_text()
+    assert len(pin.read_text()) == 24 and pin.read_text() != so_pin.read_text()
     assert {path.stat().st_mode & 0o777 for path in (pin, so_pin)} == {0o400}
     pin.unlink()
     lost = run("token", **arguments)
