@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # The architectures that the serving package exports. A unit test compares the two lists.
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SUPPORTED_ARCHITECTURES = ("Qwen2ForCausalLM",)
 
 # Formats that run code when they are loaded, or are code. Nothing in a release may be either.
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

@@ -59,8 +59,9 @@ _COPY_BLOCK = 4 * 1024 * 1024
 
 # Run by the serving environment's own Python: which versions made a graph. The exported bytes depend on these.
 VERSIONS_PROGRAM = (
-    "import importlib.metadata, json; "
-    "print(json.dumps({name: importlib.metadata.version(name) for name in ('deepseek-serving', 'onnx', 'numpy')}))"
+    "import importlib.metadata, json, platform; "
+    "names = ('deepseek-serving', 'numpy', 'onnx'); "
+    "print(json.dumps({'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}))"
 )
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import struct
 from pathlib import Path
@@ -15,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[4]
 
 
 def shard(tensors: dict[str, int], missing: int = 0) -> bytes:
@@ -47,6 +50,26 @@ def folder(tmp_path: Path) -> Path:
 
 def problems(path: Path) -> dict[str, str]:
     return {item.file: item.problem for item in checkpoint.inspect(str(path)).problems}
+
+
+def test_exactly_what_the_exporter_exports_is_supported() -> None:
+    """The module runs where the serving package is not installed, so it has a list of its own."""
+    source = REPOSITORY / "serving" / "src" / "deepseek_serving" / "export" / "architecture.py"
+    tables = [
+        node.value
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "ARCHITECTURES"
+    ]
+    assert len(tables) == 1
+    assert isinstance(tables[0], ast.Dict)
+    exported = [ast.literal_eval(key) for key in tables[0].keys if key is not None]
+    assert sorted(checkpoint.SUPPORTED_ARCHITECTURES) == sorted(exported)
+
+
+def test_the_checkpoint_that_is_shipped_is_accepted() -> None:
+    report = checkpoint.inspect(str(REPOSITORY / "tests" / "fixtures" / "checkpoint"))
+    assert report.problems == []
+    assert report.shards == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("architecture", checkpoint.SUPPORTED_ARCHITECTURES)
