@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def compare(
             results["decode_batch_1_vs_bandwidth"] = measure(mine, limit, None)
     mine, other = (
         statistics.median(
-            PROMPT / seconds(lambda: runner.prefill(prompt)) for _ in range(arguments.rounds)
+            PROMPT / seconds(partial(runner.prefill, prompt)) for _ in range(arguments.rounds)
         )
         for runner in (ours, theirs)
     )
