@@ -31,6 +31,17 @@ CHECKPOINT = ROOT / "tests" / "fixtures" / "checkpoint"
 QUESTIONS = ROOT / "serving" / "training" / "questions.toml"
 MODEL, VERSION = "tiny-onprem", "1.0.0"
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
+SIGN_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 P256 = bytes.fromhex("06082a8648ce3d030107")
 
 
@@ -209,6 +220,7 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         builder = self._builder(self._name, self._key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        builder = builder.add_extension(SIGN_CERTIFICATES, True)
         self.ca = folder / "ca.pem"
         certificate = builder.sign(self._key, hashes.SHA256())
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -217,6 +229,8 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.timezone.utc)
+        # Python 3.13 and later want the key identifiers of RFC 5280
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -225,6 +239,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(minutes=1))
             .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
+            .add_extension(identifier, False)
         )
 
     def issue(self, name: str) -> tuple[Path, Path]:

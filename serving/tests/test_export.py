@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,24 @@ def test_the_cache_grows_without_changing_the_answer(graph_with_logits: Path) ->
     engine.reset()
     engine.prefill(0, tokens[:11], 0)
     assert np.abs(engine.logits()[0] - beside).max() < 1e-4
+
+
+def test_export_needs_the_memory_of_a_few_matrices_not_of_the_model(tmp_path: Path) -> None:
+    shape = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 1024}
+    checkpoint = random_checkpoint(
+        tmp_path / "checkpoint",
+        num_hidden_layers=10,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        **shape,
+    )
+    largest = 4 * 2048 * 256
+    tracemalloc.start()
+    export(checkpoint, tmp_path / "out")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "out" / "decoder.onnx.data").stat().st_size > 20 * largest
+    assert peak < 5 * largest
 
 
 def test_shards_give_the_same_graph_as_one_file(tmp_path: Path) -> None:

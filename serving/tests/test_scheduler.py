@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,13 +94,13 @@ def scheduler(engine: CountingEngine) -> Iterator[Scheduler]:
     scheduler.start()
     yield scheduler
     engine.held = False
-    engine.gate.release(1000)
+    engine.gate.release(10000)
     scheduler.stop()
 
 
-def until(condition: object, seconds: float = 5) -> None:
+def until(condition: Callable[[], object], seconds: float = 5) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.001)
 
@@ -135,7 +135,7 @@ def test_those_that_wait_longest_come_first(engine: CountingEngine, scheduler: S
     engine.held = True
     clients = [Client(scheduler, [100 * n], 5) for n in range(5)]
     engine.held = False
-    engine.gate.release(1000)
+    engine.gate.release(10000)
     for client in clients:
         client.wait()
     started = [client.ticket.started or 0 for client in clients]
@@ -150,7 +150,7 @@ def test_a_long_prompt_is_read_in_chunks_between_which_others_decode(
     until(lambda: engine.calls)
     long = Client(scheduler, list(range(40)), 2)
     engine.held = False
-    engine.gate.release(1000)
+    engine.gate.release(10000)
     short.wait()
     long.wait()
     assert long.tokens == [40, 41]
@@ -167,7 +167,7 @@ def test_two_long_prompts_take_turns(engine: CountingEngine, scheduler: Schedule
     clients = [Client(scheduler, list(range(20)), 1) for _ in range(2)]
     until(lambda: engine.calls)
     engine.held = False
-    engine.gate.release(1000)
+    engine.gate.release(10000)
     for client in clients:
         client.wait()
     order = [n[0] for kind, n in engine.calls if kind == "prefill"]
@@ -176,14 +176,19 @@ def test_two_long_prompts_take_turns(engine: CountingEngine, scheduler: Schedule
 
 def test_the_queue_is_bounded(engine: CountingEngine, scheduler: Scheduler) -> None:
     engine.held = True
-    clients = [Client(scheduler, [n], 2) for n in range(2)]
-    until(lambda: scheduler.state().busy == 2)
+    clients = [Client(scheduler, [n], 500) for n in range(2)]
+
+    def both_have_a_slot() -> bool:
+        engine.gate.release()
+        return scheduler.state().busy == 2
+
+    until(both_have_a_slot)
     clients += [Client(scheduler, [n], 2) for n in range(3)]
     assert scheduler.state().waiting == 3
     with pytest.raises(QueueFullError):
         Client(scheduler, [1], 2)
     engine.held = False
-    engine.gate.release(1000)
+    engine.gate.release(10000)
     assert [client.wait() for client in clients] == ["length"] * 5
     assert Client(scheduler, [1], 2).wait() == "length"
 
@@ -220,7 +225,7 @@ def test_an_engine_failure_ends_every_request_and_readiness(
     clients = [Client(scheduler, [n], 5) for n in range(4)]
     engine.fail = True
     engine.held = False
-    engine.gate.release(1000)
+    engine.gate.release(10000)
     assert [client.wait() for client in clients] == ["error"] * 4
     until(lambda: not scheduler.healthy)
     with pytest.raises(ClosedError):

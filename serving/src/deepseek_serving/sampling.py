@@ -29,7 +29,9 @@ def choose(
     """One token of one sequence's candidates, which are sorted, best first."""
     if sampling.temperature == 0:
         return int(tokens[0])
-    scaled = (values.astype(np.float64) - values[0]) / sampling.temperature
+    with np.errstate(over="ignore"):
+        # a tiny temperature sends all but the best to minus infinity, as it should
+        scaled = (values.astype(np.float64) - values[0]) / sampling.temperature
     weights = np.exp(scaled)
     weights /= weights.sum()
     # a token stays if those before it do not reach top_p; the first always stays
