@@ -16,6 +16,7 @@ from reference import Reference, random_checkpoint
 from support import CHECKPOINT, command, trained
 
 from deepseek_serving.errors import CheckpointError
+from deepseek_serving.export.architecture import describe
 from deepseek_serving.export.cli import main
 from deepseek_serving.export.exporter import Parameters, export
 from deepseek_serving.export.graph import TOP
@@ -174,7 +175,7 @@ def test_the_cache_grows_without_changing_the_answer(graph_with_logits: Path) ->
 
 
 def test_export_needs_the_memory_of_a_few_matrices_not_of_the_model(tmp_path: Path) -> None:
-    shape = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 1024}
+    shape: dict[str, Any] = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 1024}
     checkpoint = random_checkpoint(
         tmp_path / "checkpoint",
         num_hidden_layers=10,
@@ -227,6 +228,29 @@ def test_max_len_and_slots_are_recorded_and_kept(tmp_path: Path) -> None:
     assert (engine.max_len, engine.slots) == (64, 2)
     with pytest.raises(EngineError, match="exported for at most 64"):
         OnnxRuntimeEngine(tmp_path / "out", max_len=65)
+
+
+def test_the_config_of_a_published_distill_is_understood() -> None:
+    """What config.json of DeepSeek-R1-Distill-Qwen-1.5B says, with its older place for rope_theta."""
+    decoder = describe(
+        {
+            "architectures": ["Qwen2ForCausalLM"],
+            "hidden_act": "silu",
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "max_position_embeddings": 131072,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 10000,
+            "sliding_window": 4096,
+            "tie_word_embeddings": False,
+            "use_sliding_window": False,
+            "vocab_size": 151936,
+        }
+    )
+    assert (decoder.head_dim, decoder.rope_theta, decoder.tied_embeddings) == (128, 1e4, False)
 
 
 @pytest.fixture

@@ -129,6 +129,38 @@ def test_a_template_is_confined(folder: Path) -> None:
         ChatTokenizer(folder).prompt([{"role": "user", "content": "x"}])
 
 
+def test_a_template_as_the_distills_have_it(folder: Path) -> None:
+    """Special tokens as objects, a namespace, and thoughts cut from earlier answers."""
+    set_template(
+        folder,
+        "{% set ns = namespace(system='') %}{% for m in messages %}"
+        "{% if m['role'] == 'system' %}{% set ns.system = m['content'] %}{% endif %}{% endfor %}"
+        "{{ bos_token }}{{ ns.system }}{% for m in messages %}"
+        "{% if m['role'] == 'user' %}{{ 'U:' + m['content'] }}{% endif %}"
+        "{% if m['role'] == 'assistant' and m['content'] is not none %}"
+        "{{ 'A:' + m['content'].split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'A:<think>' }}{% endif %}",
+    )
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["bos_token"] = {"__type": "AddedToken", "content": "<|endoftext|>"}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = ChatTokenizer(folder)
+    tokens = tokenizer.prompt(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "One?"},
+            {"role": "assistant", "content": "hm</think>Yes."},
+            {"role": "user", "content": "Two?"},
+        ]
+    )
+    assert tokens[0] == 0
+    assert tokens.count(2) == 1
+    stream = tokenizer.stream()
+    text = "".join(stream.push(token) for token in tokens)
+    assert text == "Be brief.U:One?A:Yes.U:Two?A:<think>"
+
+
 def test_a_template_can_refuse(folder: Path) -> None:
     set_template(folder, "{{ raise_exception('no system prompts here') }}")
     with pytest.raises(TemplateError, match="no system prompts here"):
