@@ -231,7 +231,7 @@ def test_max_len_and_slots_are_recorded_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_config_of_a_published_distill_is_understood() -> None:
-    """What config.json of DeepSeek-R1-Distill-Qwen-1.5B says, with its older place for rope_theta."""
+    """config.json of DeepSeek-R1-Distill-Qwen-1.5B, with rope_theta in its older place."""
     decoder = describe(
         {
             "architectures": ["Qwen2ForCausalLM"],
