@@ -57,12 +57,17 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
 _FICLONE = 0x40049409
 _COPY_BLOCK = 4 * 1024 * 1024
 
-# Run by the serving environment's own Python: which versions made a graph. The exported bytes depend on these.
-VERSIONS_PROGRAM = (
-    "import importlib.metadata, json, platform; "
-    "names = ('deepseek-serving', 'numpy', 'onnx'); "
-    "print(json.dumps({'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}))"
-)
+# Run by the serving environment's own Python: what makes a graph, so that the exported bytes depend on it. The
+# exporter is named by its files as well: a package may change while its version does not.
+VERSIONS_PROGRAM = """
+import hashlib, importlib.metadata, json, platform
+versions = {name: importlib.metadata.version(name) for name in ("deepseek-serving", "numpy", "onnx")}
+versions["python"] = platform.python_version()
+record = importlib.metadata.distribution("deepseek-serving").read_text("RECORD") or ""
+files = sorted(line for line in record.splitlines() if line.startswith("deepseek_serving/export/") and ".pyc" not in line)
+versions["exporter"] = hashlib.sha256("\\n".join(files).encode()).hexdigest()[:16]
+print(json.dumps(versions))
+"""
 
 
 class PublishError(Exception):
