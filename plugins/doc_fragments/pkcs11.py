@@ -18,11 +18,6 @@ options:
       - A library that is configured by the environment (C(SOFTHSM2_CONF)) gets it from the task's C(environment).
     type: path
     required: true
-  pin_file:
-    description:
-      - File that holds the user PIN, without a newline at the end and not readable by everyone.
-      - The PIN is tried once. It is not tried at all when the token says that few tries are left.
-    type: path
   pin_credential:
     description:
       - Name of the systemd credential when O(pin_file) was made by C(systemd-creds encrypt); it is decrypted in memory.
@@ -36,4 +31,14 @@ options:
 requirements:
   - PyKCS11 (Debian package python3-pykcs11)
   - cryptography >= 38 (Debian package python3-cryptography)
+"""
+
+    PIN = r"""
+options:
+  pin_file:
+    description:
+      - File that holds the user PIN, without a newline at the end and not readable by everyone.
+      - The PIN is tried once. It is not tried at all when the token says that few tries are left.
+    type: path
+    required: true
 """

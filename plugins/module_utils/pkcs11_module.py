@@ -31,7 +31,7 @@ def common_arguments() -> dict[str, Any]:
     """Arguments of every module, as in the documentation fragment."""
     return {
         "module_path": {"type": "path", "required": True},
-        "pin_file": {"type": "path"},
+        "pin_file": {"type": "path", "required": True},
         "pin_credential": {"type": "str"},
         "user": {"type": "str"},
     }

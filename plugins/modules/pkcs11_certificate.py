@@ -17,6 +17,7 @@ author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 extends_documentation_fragment:
   - onprem.deepseek.pkcs11
+  - onprem.deepseek.pkcs11.pin
   - ansible.builtin.files
 attributes:
   check_mode:
@@ -250,7 +251,6 @@ def work(module):
 
 def main():
     arguments = common_arguments()
-    arguments["pin_file"] = {"type": "path", "required": True}
     arguments.update(
         path={"type": "path", "required": True},
         token={"type": "str", "required": True, "no_log": False},

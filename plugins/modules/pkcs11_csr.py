@@ -16,6 +16,7 @@ author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 extends_documentation_fragment:
   - onprem.deepseek.pkcs11
+  - onprem.deepseek.pkcs11.pin
 attributes:
   check_mode:
     description: Does the same in check mode, since it changes nothing.
@@ -81,7 +82,6 @@ def work(module):
 
 def main():
     arguments = common_arguments()
-    arguments["pin_file"] = {"type": "path", "required": True}
     arguments.update(
         token={"type": "str", "required": True, "no_log": False},
         key={"type": "str", "required": True, "no_log": False},

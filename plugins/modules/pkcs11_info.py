@@ -26,6 +26,11 @@ attributes:
     description: Nothing changes, so there is no difference to show.
     support: none
 options:
+  pin_file:
+    description:
+      - File that holds the user PIN, without a newline at the end and not readable by everyone. Needed with O(token).
+      - The PIN is tried once. It is not tried at all when the token says that few tries are left.
+    type: path
   token:
     description: Label of the token whose keys are listed. Without it only tokens are listed and no PIN is tried.
     type: str
@@ -136,6 +141,7 @@ def work(module):
 def main():
     arguments = common_arguments()
     arguments.update(
+        pin_file={"type": "path"},
         token={"type": "str", "no_log": False},
         key={"type": "str", "no_log": False},
         prove={"type": "bool", "default": False},

@@ -17,6 +17,7 @@ author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 extends_documentation_fragment:
   - onprem.deepseek.pkcs11
+  - onprem.deepseek.pkcs11.pin
 attributes:
   check_mode:
     description: Reads the token and says what would be done.
@@ -164,7 +165,6 @@ def work(module):
 
 def main():
     arguments = common_arguments()
-    arguments["pin_file"] = {"type": "path", "required": True}
     arguments.update(
         token={"type": "str", "required": True, "no_log": False},
         label={"type": "str", "required": True},

@@ -17,6 +17,7 @@ author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 extends_documentation_fragment:
   - onprem.deepseek.pkcs11
+  - onprem.deepseek.pkcs11.pin
 attributes:
   check_mode:
     description: Says what would be done and does not touch the token.
@@ -138,7 +139,6 @@ def work(module):
 
 def main():
     arguments = common_arguments()
-    arguments["pin_file"] = {"type": "path", "required": True}
     arguments.update(
         label={"type": "str", "required": True},
         so_pin_file={"type": "path"},
