@@ -248,7 +248,7 @@ def main():
             "venv": {"type": "path", "required": True},
             "public_key": {"type": "path", "required": True},
             "module_path": {"type": "path", "required": True},
-            "token": {"type": "str", "required": True},
+            "token": {"type": "str", "required": True, "no_log": False},
             "key": {"type": "str", "default": "release-signing", "no_log": False},
             "pin_file": {"type": "path", "required": True},
             "verify": {"type": "str", "choices": ["full", "quick"], "default": "full"},
