@@ -35,8 +35,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import Ar
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import Plan, PublishError, Tools
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import Completed, Credentials, ReplicaError, Request
 
-WEIGHTS = 70 * 1024 * 1024
+SMALL = 200_000
 PIECE = artefact.PIECE_SIZE
+# Two pieces, the second a small one.
+LARGE = PIECE + 3 * 1024 * 1024
 
 
 class Signer:
@@ -383,11 +385,12 @@ def start_nginx(root: Path, number: int, port: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, signer: Signer) -> Iterator[Site]:
-    os.environ["PATH"] += ":/usr/sbin"
+def site(tmp_path: Path, signer: Signer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A site with a small checkpoint, or one of the size that the test asks for."""
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
     for program in ("nginx", "aria2c"):
         assert shutil.which(program), f"{program} is needed for these tests: install nginx-light and aria2"
-    checkpoint = write_checkpoint(tmp_path / "import", WEIGHTS)
+    checkpoint = write_checkpoint(tmp_path / "import", getattr(request, "param", SMALL))
     done = publish.publish(Plan(str(tmp_path / "source0"), "tiny", "1.0.0", str(checkpoint), signer.pem), signer.tools())
     assert done.release is not None
     for number in (1, 2):
@@ -430,6 +433,7 @@ def test_only_the_graph(site: Site) -> None:
     assert site.pull(check_mode=True).changed
 
 
+@pytest.mark.parametrize("site", [LARGE], indirect=True)
 def test_sources_that_are_down_empty_or_corrupt_do_not_matter(site: Site) -> None:
     site.stop(0)
     overwrite(site.weights(site.root / "source1"), PIECE + 1000, b"rotten")
@@ -443,6 +447,7 @@ def test_sources_that_are_down_empty_or_corrupt_do_not_matter(site: Site) -> Non
     assert same(site)
 
 
+@pytest.mark.parametrize("site", [LARGE], indirect=True)
 def test_a_piece_that_is_corrupt_everywhere_is_never_accepted(site: Site) -> None:
     for number in range(3):
         overwrite(site.weights(site.root / f"source{number}"), PIECE + 1000, b"rotten")
@@ -455,6 +460,7 @@ def test_a_piece_that_is_corrupt_everywhere_is_never_accepted(site: Site) -> Non
     assert tree(site.root / "here") == tree(site.root / "source2")
 
 
+@pytest.mark.parametrize("site", [LARGE], indirect=True)
 def test_a_damaged_copy_is_repaired_and_only_the_bad_piece_is_fetched(site: Site) -> None:
     site.pull()
     for number in range(3):
@@ -470,7 +476,7 @@ def test_a_damaged_copy_is_repaired_and_only_the_bad_piece_is_fetched(site: Site
     for number in range(3):
         lines = (site.root / f"access{number}.log").read_text().splitlines()
         sent += sum(int(line.split('"')[2].split()[1]) for line in lines if "model.safetensors" in line)
-    assert 0 < sent <= WEIGHTS - PIECE + 4096
+    assert 0 < sent <= LARGE - PIECE + 4096
 
 
 def test_missing_truncated_extra_and_writable_files_are_repaired(site: Site) -> None:
@@ -495,6 +501,7 @@ def test_missing_truncated_extra_and_writable_files_are_repaired(site: Site) -> 
     assert same(site)
 
 
+@pytest.mark.parametrize("site", [LARGE], indirect=True)
 def test_an_interrupted_pull_is_resumed(site: Site) -> None:
     part = Path(f"{site.weights(site.root / 'here').parent}.part")
     part.mkdir(parents=True)
@@ -570,7 +577,7 @@ def test_no_source_and_no_copy(site: Site) -> None:
 
 def test_room_is_checked_before_anything_is_fetched(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=WEIGHTS))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=SMALL))
     with pytest.raises(ReplicaError, match="bytes free"):
         site.pull()
     assert not list((site.root / "here").rglob("*.part"))
