@@ -242,6 +242,9 @@ def list_releases(store: str, model: str | None = None, version: str | None = No
 
 def https_fetcher(credentials: Credentials, timeout: float = 5.0) -> Fetch:
     """Fetch small files over mutual TLS 1.3. No proxies, no redirects: sources are named hosts."""
+    for path in (credentials.ca, credentials.certificate, credentials.private_key):
+        if not os.path.isfile(path):
+            raise ReplicaError(f"{path} is missing on this host, so no source can be asked. Run role onprem.deepseek.tls on it first.")
     context = ssl.create_default_context(cafile=credentials.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(credentials.certificate, credentials.private_key)

@@ -189,3 +189,5 @@ def test_model_replica_without_a_copy(call: Call, site: dict[str, object], tmp_p
     failed = call(model_replica, **arguments)
     assert failed["failed"]
     assert "no sources are configured" in failed["msg"]
+    unable = call(model_replica, **arguments, sources=["https://127.0.0.1:1"])
+    assert f"{tmp_path}/ca.pem is missing on this host" in unable["msg"]
