@@ -43,7 +43,8 @@ _value:
   type: str
 """
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import LockError, applicable

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.onprem.deepseek.plugins.filter.locked_for import FilterModule
 
 
 def test_filter_returns_the_lock_for_one_version() -> None:
     locked_for = FilterModule().filters()["locked_for"]
     lock = "a==1 ; python_version < '3.12' --hash=sha256:aa\nb==2 --hash=sha256:bb\n"
-    assert locked_for(lock, "3.11") == "a==1 \\\n    --hash=sha256:aa\nb==2 \\\n    --hash=sha256:bb\n"
+    assert (
+        locked_for(lock, "3.11") == "a==1 \\\n    --hash=sha256:aa\nb==2 \\\n    --hash=sha256:bb\n"
+    )
     assert locked_for(lock, "3.13", machine="aarch64") == "b==2 \\\n    --hash=sha256:bb\n"
 
 

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import (
+    LockError,
+    Requirement,
+    applicable,
+    parse,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import LockError, Requirement, applicable, parse
 
 LOCK = """\
 # a comment
@@ -46,7 +50,14 @@ def test_all_hashes_are_kept_and_the_marker_is_dropped() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["numpy", "numpy>=2 --hash=sha256:aa", "numpy==2.4.6", "-r other.txt", "--index-url https://x", "numpy @ https://x --hash=sha256:aa"],
+    [
+        "numpy",
+        "numpy>=2 --hash=sha256:aa",
+        "numpy==2.4.6",
+        "-r other.txt",
+        "--index-url https://x",
+        "numpy @ https://x --hash=sha256:aa",
+    ],
 )
 def test_what_is_not_pinned_with_a_hash_is_refused(line: str) -> None:
     with pytest.raises(LockError, match="not a requirement pinned"):
@@ -65,7 +76,9 @@ def test_a_python_version_that_is_none_is_refused(python: str) -> None:
 
 
 NAMES = st.from_regex(r"\A[a-z][a-z0-9-]{0,10}==[0-9]{1,3}(\.[0-9]{1,3}){0,2}\Z")
-HASHES = st.lists(st.from_regex(r"\A--hash=sha256:[0-9a-f]{64}\Z"), min_size=1, max_size=4).map(tuple)
+HASHES = st.lists(st.from_regex(r"\A--hash=sha256:[0-9a-f]{64}\Z"), min_size=1, max_size=4).map(
+    tuple
+)
 
 
 @given(st.lists(st.builds(Requirement, NAMES, st.just(""), HASHES), max_size=8))
