@@ -1,0 +1,14 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Let modules run as they do on a host, whatever other tests imported before."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def on_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing a filter marks the process as a controller, which sends warnings to the screen instead of the result."""
+    monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)
