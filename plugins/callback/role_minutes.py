@@ -63,7 +63,9 @@ class CallbackModule(CallbackBase):
         self._close()
         role = task._role.get_name() if task._role else "(plays)"
         self.current = (role.rpartition(".")[2], time.monotonic())
-        self._display.display("[%s elapsed]" % clock(time.monotonic() - self.started), color="bright gray")
+        self._display.display(
+            "[%s elapsed]" % clock(time.monotonic() - self.started), color="bright gray"
+        )
 
     def v2_playbook_on_task_start(self, task, is_conditional):
         self._open(task)
@@ -74,7 +76,9 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats):
         self._close()
         total = time.monotonic() - self.started
-        totals = {key: sum(getattr(stats, key).values()) for key in ("ok", "changed", "failures", "dark")}
+        totals = {
+            key: sum(getattr(stats, key).values()) for key in ("ok", "changed", "failures", "dark")
+        }
         self._display.banner("MINUTES PER ROLE")
         for role, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
             self._display.display("%8s  %s" % (clock(seconds), role))

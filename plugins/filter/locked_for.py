@@ -47,6 +47,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import LockError, applicable
 
 

@@ -166,7 +166,7 @@ class PieceHasher:
             part = view[: self._piece_size - self._in_piece]
             self._piece.update(part)
             self._in_piece += len(part)
-            view = view[len(part):]
+            view = view[len(part) :]
             if self._in_piece == self._piece_size:
                 self._end_piece()
 
@@ -217,11 +217,15 @@ def worker_count(jobs: int) -> int:
     return max(1, min(jobs, os.cpu_count() or 1, 16))
 
 
-def hash_files(folder: str, paths: Sequence[str], piece_size: int = PIECE_SIZE) -> dict[str, FileHash]:
+def hash_files(
+    folder: str, paths: Sequence[str], piece_size: int = PIECE_SIZE
+) -> dict[str, FileHash]:
     """Hash several files of a folder, the largest first so that no core idles at the end."""
     ordered = sorted(paths, key=lambda path: -os.lstat(os.path.join(folder, path)).st_size)
     with ThreadPoolExecutor(max_workers=worker_count(len(ordered))) as pool:
-        jobs = {path: pool.submit(hash_file, os.path.join(folder, path), piece_size) for path in ordered}
+        jobs = {
+            path: pool.submit(hash_file, os.path.join(folder, path), piece_size) for path in ordered
+        }
         return {path: job.result() for path, job in jobs.items()}
 
 
@@ -230,7 +234,9 @@ def hash_files(folder: str, paths: Sequence[str], piece_size: int = PIECE_SIZE) 
 
 def canonical_json(value: object) -> bytes:
     """JSON with one spelling for one value: what is hashed and signed must not depend on the writer."""
-    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode("ascii")
+    return (
+        json.dumps(value, sort_keys=True, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    ).encode("ascii")
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,9 @@ def _parse_object(data: bytes, what: str, keys: Sequence[str]) -> dict[str, Any]
     if missing or unknown:
         raise ArtefactError(f"{what} has missing keys {missing} and unknown keys {unknown}")
     if value["schema"] != SCHEMA or isinstance(value["schema"], bool):
-        raise ArtefactError(f"{what} has schema {value['schema']!r}; this version reads schema {SCHEMA}")
+        raise ArtefactError(
+            f"{what} has schema {value['schema']!r}; this version reads schema {SCHEMA}"
+        )
     return value
 
 
@@ -314,10 +322,24 @@ def _parse_entry(value: object, what: str) -> FileEntry:
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read ``manifest.json``, strictly: everything in it will be acted upon."""
-    keys = ("schema", "kind", "name", "source", "licence", "tools", "parameters", "evaluation", "parents", "files", "pieces")
+    keys = (
+        "schema",
+        "kind",
+        "name",
+        "source",
+        "licence",
+        "tools",
+        "parameters",
+        "evaluation",
+        "parents",
+        "files",
+        "pieces",
+    )
     value = _parse_object(data, MANIFEST, keys)
     if value["kind"] not in KINDS:
-        raise ArtefactError("{} has kind {!r}; known kinds are {}".format(MANIFEST, value["kind"], ", ".join(KINDS)))
+        raise ArtefactError(
+            "{} has kind {!r}; known kinds are {}".format(MANIFEST, value["kind"], ", ".join(KINDS))
+        )
     for key in ("source", "licence"):
         if not isinstance(value[key], str):
             raise ArtefactError(f"{MANIFEST}: {key} must be a string")
@@ -332,7 +354,10 @@ def parse_manifest(data: bytes) -> Manifest:
     return Manifest(
         kind=value["kind"],
         name=check_name(value["name"], f"{MANIFEST}: name"),
-        files={path: _parse_entry(entry, f"{MANIFEST}: file {path}") for path, entry in value["files"].items()},
+        files={
+            path: _parse_entry(entry, f"{MANIFEST}: file {path}")
+            for path, entry in value["files"].items()
+        },
         pieces=_parse_entry(value["pieces"], f"{MANIFEST}: pieces"),
         source=value["source"],
         licence=value["licence"],
@@ -387,11 +412,16 @@ def parse_release(data: bytes, model: str | None = None, version: str | None = N
         version=check_name(value["version"], "release: version"),
         checkpoint=check_digest(value["checkpoint"], "release: checkpoint"),
         graphs={
-            check_name(precision, "release: precision"): check_digest(digest, f"release: graph {precision}")
+            check_name(precision, "release: precision"): check_digest(
+                digest, f"release: graph {precision}"
+            )
             for precision, digest in graphs.items()
         },
     )
-    for what, expected, found in (("model", model, release.model), ("version", version, release.version)):
+    for what, expected, found in (
+        ("model", model, release.model),
+        ("version", version, release.version),
+    ):
         if expected is not None and expected != found:
             raise ArtefactError(f"release is for {what} {found!r}, not {expected!r}")
     return release
@@ -464,7 +494,9 @@ def check_metalink(data: bytes, manifest: Manifest) -> dict[str, FileHash]:
     return files
 
 
-def expand_metalink(files: Mapping[str, FileHash], folder_urls: Sequence[str], piece_size: int = PIECE_SIZE) -> bytes:
+def expand_metalink(
+    files: Mapping[str, FileHash], folder_urls: Sequence[str], piece_size: int = PIECE_SIZE
+) -> bytes:
     """The same Metalink with one absolute URL per source for each file, as a downloader needs it."""
     root = ElementTree.Element("metalink", {"xmlns": METALINK_NAMESPACE})
     for path in sorted(files):
@@ -473,11 +505,15 @@ def expand_metalink(files: Mapping[str, FileHash], folder_urls: Sequence[str], p
         ElementTree.SubElement(element, "size").text = str(hashed.size)
         ElementTree.SubElement(element, "hash", {"type": "sha-256"}).text = hashed.sha256
         if hashed.pieces:
-            pieces = ElementTree.SubElement(element, "pieces", {"length": str(piece_size), "type": "sha-256"})
+            pieces = ElementTree.SubElement(
+                element, "pieces", {"length": str(piece_size), "type": "sha-256"}
+            )
             for piece in hashed.pieces:
                 ElementTree.SubElement(pieces, "hash").text = piece
         for base in folder_urls:
-            ElementTree.SubElement(element, "url").text = "{}/{}".format(base.rstrip("/"), quote(path))
+            ElementTree.SubElement(element, "url").text = "{}/{}".format(
+                base.rstrip("/"), quote(path)
+            )
     content: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return content
 
@@ -487,7 +523,9 @@ def expand_metalink(files: Mapping[str, FileHash], folder_urls: Sequence[str], p
 
 def _public_key(pem: bytes) -> Any:
     if not HAS_CRYPTOGRAPHY:
-        raise ArtefactError("the Python library 'cryptography' is missing: install python3-cryptography")
+        raise ArtefactError(
+            "the Python library 'cryptography' is missing: install python3-cryptography"
+        )
     try:
         key = load_pem_public_key(pem)
     except ValueError as error:
@@ -550,7 +588,9 @@ def verify_model_signature(pem: bytes, bundle: bytes, manifest: Manifest) -> Non
     expected[PIECES] = manifest.pieces.sha256
     try:
         resources = statement["predicate"]["resources"]
-        signed = {item["name"]: item["digest"] for item in resources if item["algorithm"] == "sha256"}
+        signed = {
+            item["name"]: item["digest"] for item in resources if item["algorithm"] == "sha256"
+        }
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{SIGNATURE} has no list of signed files") from error
     if signed != expected or len(resources) != len(expected):
@@ -613,7 +653,9 @@ def _check_file(folder: str, path: str, expected: FileEntry, full: bool) -> Diff
     if status.st_size != expected.size:
         return Difference(path, "size", f"expected {expected.size} bytes, found {status.st_size}")
     if status.st_mode & 0o222:
-        return Difference(path, "mode", f"writable: expected 0444, found {stat.S_IMODE(status.st_mode):04o}")
+        return Difference(
+            path, "mode", f"writable: expected 0444, found {stat.S_IMODE(status.st_mode):04o}"
+        )
     if not full:
         return None
     try:
@@ -671,7 +713,9 @@ def verify_folder(
     differences.extend(_check_signature_file(folder, manifest, public_key))
     ordered = sorted(manifest.files, key=lambda path: -manifest.files[path].size)
     with ThreadPoolExecutor(max_workers=worker_count(len(ordered))) as pool:
-        results = pool.map(lambda path: _check_file(folder, path, manifest.files[path], full), ordered)
+        results = pool.map(
+            lambda path: _check_file(folder, path, manifest.files[path], full), ordered
+        )
         differences.extend(result for result in results if result is not None)
     differences.extend(_unexpected(folder, list(manifest.files) + list(RESERVED)))
     # A listed path that is a symbolic link is found twice, by its type and as a link: say it once.
@@ -679,7 +723,9 @@ def verify_folder(
     return manifest, sorted(unique.values(), key=lambda item: (item.path, item.kind))
 
 
-def _check_signature_file(folder: str, manifest: Manifest, public_key: bytes | None) -> list[Difference]:
+def _check_signature_file(
+    folder: str, manifest: Manifest, public_key: bytes | None
+) -> list[Difference]:
     path = os.path.join(folder, SIGNATURE)
     if not os.path.lexists(path):
         return [Difference(SIGNATURE, "missing", "the artefact is not signed")]

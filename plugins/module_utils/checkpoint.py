@@ -92,14 +92,20 @@ def inspect(path: str) -> Report:
     """Look at the checkpoint in *path* and report every problem, not just the first."""
     report = Report(path)
     if not os.path.isdir(path):
-        report.add(path, "there is no such folder", "set deepseek_checkpoint to the checkpoint's folder on the release host")
+        report.add(
+            path,
+            "there is no such folder",
+            "set deepseek_checkpoint to the checkpoint's folder on the release host",
+        )
         return report
     _list_files(report)
     _check_config(report)
     _check_weights(report)
     for name in TOKENIZER_FILES:
         if name not in report.files:
-            report.add(name, "the file is missing", "copy it from where the checkpoint was published")
+            report.add(
+                name, "the file is missing", "copy it from where the checkpoint was published"
+            )
     return report
 
 
@@ -130,16 +136,30 @@ def _walk(path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 def _list_files(report: Report) -> None:
     if os.path.islink(report.path.rstrip("/")):
-        report.add(report.path, "the folder is a symbolic link", "name the folder that it points to")
+        report.add(
+            report.path, "the folder is a symbolic link", "name the folder that it points to"
+        )
     for name, entry in _walk(report.path):
         if entry.is_symlink():
-            report.add(name, "symbolic links are refused", "copy the checkpoint with 'cp -rL' so that it holds the files")
+            report.add(
+                name,
+                "symbolic links are refused",
+                "copy the checkpoint with 'cp -rL' so that it holds the files",
+            )
         elif not entry.is_file(follow_symlinks=False):
             report.add(name, "this is not a regular file", "remove it from the checkpoint")
         elif name.lower().endswith(PICKLE_SUFFIXES):
-            report.add(name, "pickle formats run code when they are loaded and are refused", "keep only the .safetensors files")
+            report.add(
+                name,
+                "pickle formats run code when they are loaded and are refused",
+                "keep only the .safetensors files",
+            )
         elif name.lower().endswith(CODE_SUFFIXES):
-            report.add(name, "program code is refused in a checkpoint", "remove it; the service never runs a checkpoint's code")
+            report.add(
+                name,
+                "program code is refused in a checkpoint",
+                "remove it; the service never runs a checkpoint's code",
+            )
         else:
             report.files.append(name)
             report.size += entry.stat(follow_symlinks=False).st_size
@@ -162,15 +182,25 @@ def _read_json(path: str) -> dict[str, Any]:
 
 def _check_config(report: Report) -> None:
     if "config.json" not in report.files:
-        report.add("config.json", "the file is missing", "point deepseek_checkpoint at a folder in Hugging Face layout")
+        report.add(
+            "config.json",
+            "the file is missing",
+            "point deepseek_checkpoint at a folder in Hugging Face layout",
+        )
         return
     try:
         config = _read_json(os.path.join(report.path, "config.json"))
     except CheckpointError as error:
-        report.add("config.json", str(error), "copy it again from where the checkpoint was published")
+        report.add(
+            "config.json", str(error), "copy it again from where the checkpoint was published"
+        )
         return
     architectures = config.get("architectures")
-    if isinstance(architectures, list) and len(architectures) == 1 and isinstance(architectures[0], str):
+    if (
+        isinstance(architectures, list)
+        and len(architectures) == 1
+        and isinstance(architectures[0], str)
+    ):
         report.architecture = architectures[0]
     report.model_type = str(config.get("model_type", ""))
     if not report.supported:
@@ -191,21 +221,31 @@ def _check_weights(report: Report) -> None:
         report.shards = [WEIGHTS]
         _check_shard(report, WEIGHTS, None)
     else:
-        report.add(WEIGHTS, f"neither this file nor {WEIGHTS_INDEX} is there", "copy the checkpoint's safetensors files")
+        report.add(
+            WEIGHTS,
+            f"neither this file nor {WEIGHTS_INDEX} is there",
+            "copy the checkpoint's safetensors files",
+        )
 
 
 def _check_indexed(report: Report) -> None:
     try:
         tensors = _read_index(os.path.join(report.path, WEIGHTS_INDEX))
     except CheckpointError as error:
-        report.add(WEIGHTS_INDEX, str(error), "copy it again from where the checkpoint was published")
+        report.add(
+            WEIGHTS_INDEX, str(error), "copy it again from where the checkpoint was published"
+        )
         return
     report.shards = sorted(tensors)
     for shard in report.shards:
         if shard in report.files:
             _check_shard(report, shard, tensors[shard])
         elif not any(problem.file == shard for problem in report.problems):
-            report.add(shard, f"the shard that {WEIGHTS_INDEX} names is missing", "copy it from where the checkpoint was published")
+            report.add(
+                shard,
+                f"the shard that {WEIGHTS_INDEX} names is missing",
+                "copy it from where the checkpoint was published",
+            )
 
 
 def _read_index(path: str) -> dict[str, set[str]]:
@@ -215,8 +255,14 @@ def _read_index(path: str) -> dict[str, set[str]]:
         raise CheckpointError("it has no weight_map")
     tensors: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"it places tensor {tensor} in {shard!r}, which is not a safetensors file in this folder")
+        if (
+            not isinstance(shard, str)
+            or os.path.basename(shard) != shard
+            or not shard.endswith(".safetensors")
+        ):
+            raise CheckpointError(
+                f"it places tensor {tensor} in {shard!r}, which is not a safetensors file in this folder"
+            )
         tensors.setdefault(shard, set()).add(tensor)
     return tensors
 
@@ -225,7 +271,9 @@ def _check_shard(report: Report, shard: str, expected: set[str] | None) -> None:
     try:
         found = read_tensors(os.path.join(report.path, shard))
     except CheckpointError as error:
-        report.add(shard, str(error), "copy this file again from where the checkpoint was published")
+        report.add(
+            shard, str(error), "copy this file again from where the checkpoint was published"
+        )
         return
     missing = sorted((expected or set()) - found)
     if missing:
@@ -244,12 +292,16 @@ def read_tensors(path: str) -> set[str]:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise CheckpointError("it is not a regular file")
         if size < 8:
-            raise CheckpointError(f"it is truncated: {size} bytes, too few for a safetensors header")
+            raise CheckpointError(
+                f"it is truncated: {size} bytes, too few for a safetensors header"
+            )
         (header_size,) = struct.unpack("<Q", stream.read(8))
         if header_size > _HEADER_LIMIT:
             raise CheckpointError("it is not a safetensors file: the header length is absurd")
         if 8 + header_size > size:
-            raise CheckpointError(f"it is truncated: the header alone needs {8 + header_size} bytes, the file has {size}")
+            raise CheckpointError(
+                f"it is truncated: the header alone needs {8 + header_size} bytes, the file has {size}"
+            )
         raw = stream.read(header_size)
     return _check_header(raw, size - 8 - header_size)
 
@@ -268,10 +320,14 @@ def _check_header(raw: bytes, data_size: int) -> set[str]:
     position = 0
     for begin, end, name in ranges:
         if begin != position:
-            raise CheckpointError(f"its header is damaged: tensor {name} begins at {begin}, expected {position}")
+            raise CheckpointError(
+                f"its header is damaged: tensor {name} begins at {begin}, expected {position}"
+            )
         position = end
     if data_size < position:
-        raise CheckpointError(f"it is truncated: {position - data_size} bytes of tensor data are missing")
+        raise CheckpointError(
+            f"it is truncated: {position - data_size} bytes of tensor data are missing"
+        )
     if data_size > position:
         raise CheckpointError(f"it has {data_size - position} bytes more than its header describes")
     return set(header)
@@ -287,7 +343,11 @@ def _tensor_range(name: str, entry: object) -> tuple[int, int, str]:
     if not isinstance(entry, dict):
         raise damaged
     offsets, shape = entry.get("data_offsets"), entry.get("shape")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(value) for value in offsets):
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(_is_count(value) for value in offsets)
+    ):
         raise damaged
     if not isinstance(shape, list) or not all(_is_count(value) for value in shape):
         raise damaged

@@ -15,7 +15,9 @@ try:
 except ImportError:
     HAS_PACKAGING = False
 
-_REQUIREMENT = re.compile(r"^(?P<pin>[A-Za-z0-9][A-Za-z0-9._-]*==[^\s;]+)\s*(?:;(?P<marker>.*?))?\s*(?P<hashes>(?:--hash=\S+\s*)+)$")
+_REQUIREMENT = re.compile(
+    r"^(?P<pin>[A-Za-z0-9][A-Za-z0-9._-]*==[^\s;]+)\s*(?:;(?P<marker>.*?))?\s*(?P<hashes>(?:--hash=\S+\s*)+)$"
+)
 _PYTHON = re.compile(r"^3\.\d+$")
 
 
@@ -46,7 +48,11 @@ def parse(lock: str) -> list[Requirement]:
         match = _REQUIREMENT.match(stripped)
         if match is None:
             raise LockError(f"not a requirement pinned with '==' and '--hash=': {stripped[:120]!r}")
-        requirements.append(Requirement(match["pin"], (match["marker"] or "").strip(), tuple(match["hashes"].split())))
+        requirements.append(
+            Requirement(
+                match["pin"], (match["marker"] or "").strip(), tuple(match["hashes"].split())
+            )
+        )
     return requirements
 
 
@@ -76,14 +82,18 @@ def applicable(lock: str, python: str, machine: str) -> list[Requirement]:
     one, so they are evaluated here.
     """
     if not HAS_PACKAGING:
-        raise LockError("the Python library 'packaging' is missing where Ansible runs; install it with: pip install packaging")
+        raise LockError(
+            "the Python library 'packaging' is missing where Ansible runs; install it with: pip install packaging"
+        )
     target = environment(python, machine)
     chosen = []
     for requirement in parse(lock):
         try:
             applies = not requirement.marker or Marker(requirement.marker).evaluate(dict(target))
         except InvalidMarker as error:
-            raise LockError(f"{requirement.pin}: the marker {requirement.marker!r} is not valid: {error}") from error
+            raise LockError(
+                f"{requirement.pin}: the marker {requirement.marker!r} is not valid: {error}"
+            ) from error
         if applies:
             chosen.append(requirement)
     return chosen

@@ -183,15 +183,25 @@ def _uri_quote(text: str) -> str:
 def uri_pem(uri: str) -> str:
     """Wrap a PKCS#11 URI the way pkcs11-provider (0.4 and later) reads it in place of a key file."""
     description = _der(DER_VISIBLE_STRING, b"PKCS#11 Provider URI v1.0")
-    body = base64.b64encode(_der(DER_SEQUENCE, description + _der(DER_UTF8_STRING, uri.encode()))).decode()
-    lines = [body[start:start + 64] for start in range(0, len(body), 64)]
-    return "\n".join(["-----BEGIN PKCS#11 PROVIDER URI-----"] + lines + ["-----END PKCS#11 PROVIDER URI-----", ""])
+    body = base64.b64encode(
+        _der(DER_SEQUENCE, description + _der(DER_UTF8_STRING, uri.encode()))
+    ).decode()
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    return "\n".join(
+        ["-----BEGIN PKCS#11 PROVIDER URI-----"]
+        + lines
+        + ["-----END PKCS#11 PROVIDER URI-----", ""]
+    )
 
 
 def check_pin(pin: str, origin: str) -> str:
     """Refuse what would burn a try on the token: an empty PIN, or one with white space around it."""
     if not pin:
-        raise Pkcs11Failure("PIN_FILE", f"{origin} is empty.", "write the PIN into it, without a newline at the end.")
+        raise Pkcs11Failure(
+            "PIN_FILE",
+            f"{origin} is empty.",
+            "write the PIN into it, without a newline at the end.",
+        )
     if pin != pin.strip():
         raise Pkcs11Failure(
             "PIN_FILE",
@@ -206,10 +216,16 @@ def read_pin(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as handle:
             if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) & stat.S_IRWXO:
-                raise Pkcs11Failure("PIN_FILE", f"{path} can be read by everyone.", "chmod 0400 it and change the PIN.")
+                raise Pkcs11Failure(
+                    "PIN_FILE",
+                    f"{path} can be read by everyone.",
+                    "chmod 0400 it and change the PIN.",
+                )
             return check_pin(handle.read(), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise Pkcs11Failure("PIN_FILE", f"{path} cannot be read: {error}.", "point to the file that holds the PIN.") from error
+        raise Pkcs11Failure(
+            "PIN_FILE", f"{path} cannot be read: {error}.", "point to the file that holds the PIN."
+        ) from error
 
 
 def load_api() -> Any:
@@ -217,7 +233,9 @@ def load_api() -> Any:
     try:
         return importlib.import_module("PyKCS11")
     except ImportError as error:
-        raise Pkcs11Failure("PYKCS11_MISSING", f"PyKCS11 cannot be imported: {error}.", "install python3-pykcs11.") from error
+        raise Pkcs11Failure(
+            "PYKCS11_MISSING", f"PyKCS11 cannot be imported: {error}.", "install python3-pykcs11."
+        ) from error
 
 
 def _bytes(value: Any) -> bytes:
@@ -284,7 +302,10 @@ class Library:
         """The token with this label."""
         found = self.lookup_token(label)
         if found is None:
-            present = ", ".join(repr(token.label) for token in self.tokens() if token.initialized) or "none"
+            present = (
+                ", ".join(repr(token.label) for token in self.tokens() if token.initialized)
+                or "none"
+            )
             raise Pkcs11Failure(
                 "TOKEN_MISSING",
                 f"no token labelled {label!r} behind {self.path}; present: {present}.",
@@ -295,7 +316,11 @@ class Library:
     def initialise_token(self, label: str, so_pin: str, pin: str) -> TokenInfo:
         """Initialise the first blank token, or finish one that has no user PIN yet. Never erases one."""
         if not label or len(label.encode()) > LABEL_BYTES:
-            raise Pkcs11Failure("TOKEN_LABEL", f"token label {label!r} is not 1 to 32 bytes long.", "choose another label.")
+            raise Pkcs11Failure(
+                "TOKEN_LABEL",
+                f"token label {label!r} is not 1 to 32 bytes long.",
+                "choose another label.",
+            )
         existing = self.lookup_token(label)
         try:
             if existing is None:
@@ -317,7 +342,9 @@ class Library:
         return self.token(label)
 
     def _set_first_pin(self, token: TokenInfo, so_pin: str, pin: str) -> None:
-        session = self.handle.openSession(token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION)
+        session = self.handle.openSession(
+            token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION
+        )
         try:
             session.login(so_pin, self.api.CKU_SO)
             session.initPin(pin)
@@ -335,7 +362,9 @@ class Library:
                 "log in by hand with the right PIN (pkcs11-tool --login --test), or reset it as security officer.",
             )
         try:
-            handle = self.handle.openSession(token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION)
+            handle = self.handle.openSession(
+                token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION
+            )
         except self.api.PyKCS11Error as error:
             raise self.failure(error, f"Opening a session on token {token_label!r}") from error
         try:
@@ -351,14 +380,22 @@ class Library:
         try:
             handle.login(pin)
         except self.api.PyKCS11Error as error:
-            if error.value in (self.api.CKR_PIN_INCORRECT, self.api.CKR_PIN_LEN_RANGE, self.api.CKR_PIN_INVALID):
+            if error.value in (
+                self.api.CKR_PIN_INCORRECT,
+                self.api.CKR_PIN_LEN_RANGE,
+                self.api.CKR_PIN_INVALID,
+            ):
                 raise Pkcs11Failure(
                     "LOGIN",
                     f"token {token_label!r} refused the PIN; it was tried once and is not tried again.",
                     "put the right PIN into the PIN file before the next run: each run costs one more try.",
                 ) from error
             if error.value == self.api.CKR_PIN_LOCKED:
-                raise Pkcs11Failure("PIN_LOCKED", f"token {token_label!r} is locked.", "reset the PIN as security officer.") from error
+                raise Pkcs11Failure(
+                    "PIN_LOCKED",
+                    f"token {token_label!r} is locked.",
+                    "reset the PIN as security officer.",
+                ) from error
             raise self.failure(error, f"Logging in to token {token_label!r}") from error
 
 
@@ -371,7 +408,9 @@ class Session:
         self.handle = handle
         self.token = token
 
-    def _find(self, object_class: int, label: str | None = None, key_id: bytes | None = None) -> list[Any]:
+    def _find(
+        self, object_class: int, label: str | None = None, key_id: bytes | None = None
+    ) -> list[Any]:
         template: list[tuple[int, Any]] = [(self.api.CKA_CLASS, object_class)]
         if label is not None:
             template.append((self.api.CKA_LABEL, label))
@@ -384,9 +423,15 @@ class Session:
 
     def _values(self, handle: Any, names: list[str]) -> list[Any]:
         try:
-            return list(self.handle.getAttributeValue(handle, [getattr(self.api, "CKA_" + name) for name in names]))
+            return list(
+                self.handle.getAttributeValue(
+                    handle, [getattr(self.api, "CKA_" + name) for name in names]
+                )
+            )
         except self.api.PyKCS11Error as error:
-            raise self.library.failure(error, f"Reading an object of token {self.token.label!r}") from error
+            raise self.library.failure(
+                error, f"Reading an object of token {self.token.label!r}"
+            ) from error
 
     def private_keys(self) -> list[Key]:
         """All private keys of the token whose kind we know."""
@@ -405,7 +450,9 @@ class Session:
 
     def has_orphan(self, label: str) -> bool:
         """Whether only the public half is left: somebody deleted the private key."""
-        return bool(self._find(self.api.CKO_PUBLIC_KEY, label)) and not self._find(self.api.CKO_PRIVATE_KEY, label)
+        return bool(self._find(self.api.CKO_PUBLIC_KEY, label)) and not self._find(
+            self.api.CKO_PRIVATE_KEY, label
+        )
 
     def key(self, label: str) -> Key:
         """The private key with this label, refused if it could ever have left the token."""
@@ -439,7 +486,9 @@ class Session:
             label=str(label).rstrip("\0"),
             key_id=key_id_bytes.hex(),
             handle=handle,
-            attributes={name: bool(value) for name, value in zip(names, values) if value is not None},
+            attributes={
+                name: bool(value) for name, value in zip(names, values) if value is not None
+            },
             public=self._public(str(label).rstrip("\0"), key_id_bytes, int(key_type)),
         )
 
@@ -457,7 +506,9 @@ class Session:
             modulus, exponent = self._values(found[0], ["MODULUS", "PUBLIC_EXPONENT"])
             number = int.from_bytes(_bytes(modulus), "big")
             return PublicNumbers(
-                spec=f"RSA {number.bit_length()}", modulus=number, exponent=int.from_bytes(_bytes(exponent), "big"),
+                spec=f"RSA {number.bit_length()}",
+                modulus=number,
+                exponent=int.from_bytes(_bytes(exponent), "big"),
             )
         return PublicNumbers(spec=f"key type {key_type}")
 
@@ -468,7 +519,10 @@ class Session:
         key_id = secrets.token_bytes(16)
         common = [(api.CKA_TOKEN, True), (api.CKA_LABEL, label), (api.CKA_ID, key_id)]
         public = common + [
-            (api.CKA_PRIVATE, False), (api.CKA_VERIFY, True), (api.CKA_ENCRYPT, False), (api.CKA_WRAP, False),
+            (api.CKA_PRIVATE, False),
+            (api.CKA_VERIFY, True),
+            (api.CKA_ENCRYPT, False),
+            (api.CKA_WRAP, False),
         ]
         if spec.kind == "EC":
             public.append((api.CKA_EC_PARAMS, CURVES[spec.curve]))
@@ -478,13 +532,20 @@ class Session:
             mechanism = api.CKM_RSA_PKCS_KEY_PAIR_GEN
         # Every flag is set explicitly: defaults differ between tokens, and SoftHSM allows DECRYPT.
         private = common + [
-            (api.CKA_PRIVATE, True), (api.CKA_SENSITIVE, True), (api.CKA_EXTRACTABLE, False), (api.CKA_SIGN, True),
-            (api.CKA_DECRYPT, False), (api.CKA_UNWRAP, False), (api.CKA_DERIVE, False),
+            (api.CKA_PRIVATE, True),
+            (api.CKA_SENSITIVE, True),
+            (api.CKA_EXTRACTABLE, False),
+            (api.CKA_SIGN, True),
+            (api.CKA_DECRYPT, False),
+            (api.CKA_UNWRAP, False),
+            (api.CKA_DERIVE, False),
         ]
         try:
             self.handle.generateKeyPair(public, private, mecha=api.Mechanism(mechanism, None))
         except api.PyKCS11Error as error:
-            raise self.library.failure(error, f"Generating key {label!r} in token {self.token.label!r}") from error
+            raise self.library.failure(
+                error, f"Generating key {label!r} in token {self.token.label!r}"
+            ) from error
         return self.key(label)
 
     def destroy(self, label: str) -> None:
@@ -504,7 +565,9 @@ class Session:
                 digest = hashlib.new(hash_name, data).digest()
                 mechanism = self.api.Mechanism(self.api.CKM_ECDSA, None)
                 return raw_ecdsa_to_der(_bytes(self.handle.sign(key.handle, digest, mechanism)))
-            mechanism = self.api.Mechanism(getattr(self.api, f"CKM_{hash_name.upper()}_RSA_PKCS"), None)
+            mechanism = self.api.Mechanism(
+                getattr(self.api, f"CKM_{hash_name.upper()}_RSA_PKCS"), None
+            )
             return _bytes(self.handle.sign(key.handle, data, mechanism))
         except self.api.PyKCS11Error as error:
             raise self.library.failure(error, f"Signing with key {key.label!r}") from error
@@ -515,7 +578,11 @@ def open_library(path: str, api: Any = None) -> Iterator[Library]:
     """Load a PKCS#11 library and finalise it at the end."""
     pykcs11 = api if api is not None else load_api()
     if not os.path.isfile(path):
-        raise Pkcs11Failure("MODULE_MISSING", f"no PKCS#11 library at {path}.", "install it, or correct module_path.")
+        raise Pkcs11Failure(
+            "MODULE_MISSING",
+            f"no PKCS#11 library at {path}.",
+            "install it, or correct module_path.",
+        )
     handle = pykcs11.PyKCS11Lib()
     try:
         handle.load(path)
@@ -552,7 +619,9 @@ def write_new_pin(path: str, encrypt: Encrypt | None = None) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     except OSError as error:
-        raise Pkcs11Failure("PIN_FILE", f"{path} cannot be made: {error}.", "check its folder.") from error
+        raise Pkcs11Failure(
+            "PIN_FILE", f"{path} cannot be made: {error}.", "check its folder."
+        ) from error
     with os.fdopen(descriptor, "w", encoding="ascii") as handle:
         handle.write(pin)
 

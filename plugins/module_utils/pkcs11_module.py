@@ -84,12 +84,16 @@ def as_user(name: str | None) -> Iterator[None]:
     try:
         entry = pwd.getpwnam(name)
     except KeyError as error:
-        raise Pkcs11Failure("USER", f"there is no user {name!r} on this host.", "create it, or correct user.") from error
+        raise Pkcs11Failure(
+            "USER", f"there is no user {name!r} on this host.", "create it, or correct user."
+        ) from error
     if os.geteuid() == entry.pw_uid:
         yield
         return
     if os.geteuid() != 0:
-        raise Pkcs11Failure("USER", f"only root can act as {name!r}.", "set become: true on the task.")
+        raise Pkcs11Failure(
+            "USER", f"only root can act as {name!r}.", "set become: true on the task."
+        )
     groups, gid = os.getgroups(), os.getegid()
     os.initgroups(name, entry.pw_gid)
     os.setegid(entry.pw_gid)

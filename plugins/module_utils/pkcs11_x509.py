@@ -54,12 +54,16 @@ def require_cryptography() -> None:
     """Fail with a remedy where the library is missing."""
     if CRYPTOGRAPHY_ERROR is not None:
         raise Pkcs11Failure(
-            "CRYPTOGRAPHY_MISSING", f"cryptography cannot be imported: {CRYPTOGRAPHY_ERROR}.", "install python3-cryptography."
+            "CRYPTOGRAPHY_MISSING",
+            f"cryptography cannot be imported: {CRYPTOGRAPHY_ERROR}.",
+            "install python3-cryptography.",
         )
 
 
 def _stays_in_token() -> NoReturn:
-    raise Pkcs11Failure("KEY_STAYS", "the private key lives in a token.", "use it for signatures only.")
+    raise Pkcs11Failure(
+        "KEY_STAYS", "the private key lives in a token.", "use it for signatures only."
+    )
 
 
 class TokenEllipticCurveKey(EllipticCurveBase):
@@ -145,7 +149,11 @@ def public_key(numbers: PublicNumbers) -> PublicKey:
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, numbers.point)
     if numbers.modulus:
         return rsa.RSAPublicNumbers(numbers.exponent, numbers.modulus).public_key()
-    raise Pkcs11Failure("KEY_UNSUPPORTED", f"a key of kind {numbers.spec!r} cannot be used.", "generate an EC P-256 key.")
+    raise Pkcs11Failure(
+        "KEY_UNSUPPORTED",
+        f"a key of kind {numbers.spec!r} cannot be used.",
+        "generate an EC P-256 key.",
+    )
 
 
 def public_pem(numbers: PublicNumbers) -> str:
@@ -182,8 +190,14 @@ def parse_names(names: list[str]) -> list[x509.GeneralName]:
                 parsed.append(x509.IPAddress(ipaddress.ip_address(value)))
                 continue
         except ValueError as error:
-            raise Pkcs11Failure("NAME", f"subject alternative name {name!r} is wrong: {error}.", "correct it.") from error
-        raise Pkcs11Failure("NAME", f"subject alternative name {name!r} is neither DNS:... nor IP:....", "correct it.")
+            raise Pkcs11Failure(
+                "NAME", f"subject alternative name {name!r} is wrong: {error}.", "correct it."
+            ) from error
+        raise Pkcs11Failure(
+            "NAME",
+            f"subject alternative name {name!r} is neither DNS:... nor IP:....",
+            "correct it.",
+        )
     return parsed
 
 
@@ -227,7 +241,9 @@ def load_certificate(pem: str, origin: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError as error:
-        raise Pkcs11Failure("CERTIFICATE", f"{origin} holds no certificate: {error}.", "restore it or delete it.") from error
+        raise Pkcs11Failure(
+            "CERTIFICATE", f"{origin} holds no certificate: {error}.", "restore it or delete it."
+        ) from error
 
 
 def load_request(pem: str) -> x509.CertificateSigningRequest:
@@ -236,9 +252,15 @@ def load_request(pem: str) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_pem_x509_csr(pem.encode())
     except ValueError as error:
-        raise Pkcs11Failure("CSR", f"the signing request cannot be read: {error}.", "make a new one.") from error
+        raise Pkcs11Failure(
+            "CSR", f"the signing request cannot be read: {error}.", "make a new one."
+        ) from error
     if not request.is_signature_valid:
-        raise Pkcs11Failure("CSR", "the signing request is not signed by the key in it.", "make a new one with the host's own key.")
+        raise Pkcs11Failure(
+            "CSR",
+            "the signing request is not signed by the key in it.",
+            "make a new one with the host's own key.",
+        )
     return request
 
 
@@ -298,7 +320,10 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     if certificate.issuer != issuer.subject:
         return False
     return signature_valid(
-        issuer.public_key(), certificate.signature, certificate.tbs_certificate_bytes, certificate.signature_hash_algorithm
+        issuer.public_key(),
+        certificate.signature,
+        certificate.tbs_certificate_bytes,
+        certificate.signature_hash_algorithm,
     )
 
 
@@ -348,7 +373,10 @@ def recreate_reason(
     names = sorted(_name_text(name) for name in parse_names(list(wanted.names)))
     if certificate_names(current) != names:
         return f"the names are {', '.join(certificate_names(current)) or 'none'}, wanted {', '.join(names) or 'none'}"
-    if _usages(current) != (wanted.profile == "ca", sorted(oid.dotted_string for oid in wanted.extended_usages)):
+    if _usages(current) != (
+        wanted.profile == "ca",
+        sorted(oid.dotted_string for oid in wanted.extended_usages),
+    ):
         return f"its usages are not those of profile {wanted.profile}"
     if not signed_by(current, issuer or current):
         return "it was not signed by the present CA"
@@ -360,7 +388,9 @@ def recreate_reason(
     return None
 
 
-def _builder(wanted: Wanted, issuer: x509.Name, key: Any, issuer_key: Any, now: datetime.datetime) -> x509.CertificateBuilder:
+def _builder(
+    wanted: Wanted, issuer: x509.Name, key: Any, issuer_key: Any, now: datetime.datetime
+) -> x509.CertificateBuilder:
     authority = wanted.profile == "ca"
     identifier = x509.SubjectKeyIdentifier.from_public_key(key)
     builder = (
@@ -371,15 +401,23 @@ def _builder(wanted: Wanted, issuer: x509.Name, key: Any, issuer_key: Any, now: 
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - NOT_BEFORE_SKEW)
         .not_valid_after(now + datetime.timedelta(days=wanted.validity_days))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+        .add_extension(
+            x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True
+        )
         .add_extension(identifier, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
+        )
         .add_extension(_key_usage(authority), critical=True)
     )
     if wanted.extended_usages:
-        builder = builder.add_extension(x509.ExtendedKeyUsage(wanted.extended_usages), critical=False)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage(wanted.extended_usages), critical=False
+        )
     if wanted.names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(parse_names(list(wanted.names))), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(parse_names(list(wanted.names))), critical=False
+        )
     return builder
 
 
@@ -398,7 +436,11 @@ def _key_usage(authority: bool) -> x509.KeyUsage:
 
 
 def _hash_for(signer: TokenKey) -> hashes.SHA256 | hashes.SHA384:
-    return hashes.SHA384() if isinstance(signer, TokenEllipticCurveKey) and signer.key_size == 384 else hashes.SHA256()
+    return (
+        hashes.SHA384()
+        if isinstance(signer, TokenEllipticCurveKey) and signer.key_size == 384
+        else hashes.SHA256()
+    )
 
 
 def self_signed(wanted: Wanted, signer: TokenKey, now: datetime.datetime) -> x509.Certificate:
@@ -407,7 +449,9 @@ def self_signed(wanted: Wanted, signer: TokenKey, now: datetime.datetime) -> x50
     return _builder(wanted, wanted.subject, public, public, now).sign(signer, _hash_for(signer))
 
 
-def issue(wanted: Wanted, key: Any, issuer: x509.Certificate, signer: TokenKey, now: datetime.datetime) -> x509.Certificate:
+def issue(
+    wanted: Wanted, key: Any, issuer: x509.Certificate, signer: TokenKey, now: datetime.datetime
+) -> x509.Certificate:
     """A certificate for a public key, signed by the CA whose key is in the token."""
     if not same_key(issuer.public_key(), signer.public_key()):
         raise Pkcs11Failure(
@@ -422,7 +466,9 @@ def issue(wanted: Wanted, key: Any, issuer: x509.Certificate, signer: TokenKey, 
             f"the CA certificate ends {not_after(issuer).isoformat()}, before the new certificate would ({end.isoformat()}).",
             "renew the CA certificate first, or ask for fewer validity_days.",
         )
-    return _builder(wanted, issuer.subject, key, issuer.public_key(), now).sign(signer, _hash_for(signer))
+    return _builder(wanted, issuer.subject, key, issuer.public_key(), now).sign(
+        signer, _hash_for(signer)
+    )
 
 
 def signing_request(common_name_wanted: str, names: list[str], signer: TokenKey) -> str:
@@ -431,7 +477,9 @@ def signing_request(common_name_wanted: str, names: list[str], signer: TokenKey)
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name_wanted)])
     )
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(parse_names(names)), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName(parse_names(names)), critical=False
+        )
     return builder.sign(signer, _hash_for(signer)).public_bytes(serialization.Encoding.PEM).decode()
 
 

@@ -44,7 +44,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     verify_release_signature,
     write_file,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import failure_message, inspect
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+    failure_message,
+    inspect,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     SPACE_RESERVE,
     read_manifest,
@@ -91,7 +94,11 @@ class Plan:
     full: bool = True
 
     def __post_init__(self) -> None:
-        for what, value in (("model", self.model), ("version", self.version), ("precision", self.precision)):
+        for what, value in (
+            ("model", self.model),
+            ("version", self.version),
+            ("precision", self.precision),
+        ):
             check_name(value, what)
 
     @property
@@ -146,7 +153,11 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     done = Published()
     existing = _existing(plan)
     manifest, pieces = describe(
-        "checkpoint", plan.model, hash_files(plan.checkpoint, report.files), plan.source, plan.licence
+        "checkpoint",
+        plan.model,
+        hash_files(plan.checkpoint, report.files),
+        plan.source,
+        plan.licence,
     )
     if existing is not None:
         done.before = existing.data.decode("utf-8")
@@ -160,7 +171,9 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
         _publish_checkpoint(plan, tools, manifest, pieces, done)
         digest = _publish_graph(plan, tools, manifest.digest, graph, existing, done)
         if existing is None:
-            done.release = Release(plan.model, plan.version, manifest.digest, {plan.precision: digest})
+            done.release = Release(
+                plan.model, plan.version, manifest.digest, {plan.precision: digest}
+            )
             _publish_release(plan, tools, done.release)
             done.did(f"wrote release {plan.label}")
         else:
@@ -176,7 +189,9 @@ def _existing(plan: Plan) -> Existing | None:
     if not os.path.lexists(path):
         return None
     try:
-        data, _unused_signature, release = read_release(plan.store, plan.model, plan.version, plan.public_key)
+        data, _unused_signature, release = read_release(
+            plan.store, plan.model, plan.version, plan.public_key
+        )
     except ArtefactError as error:
         # Never sign it again: that would vouch for whatever somebody made of it.
         raise PublishError(
@@ -203,24 +218,38 @@ def _refuse_other_checkpoint(plan: Plan, release: Release, manifest: Manifest) -
 def _compare(before: Manifest, after: Manifest) -> str:
     parts: list[str] = []
     for what, names in (
-        ("changed", [path for path in after.files if path in before.files and after.files[path] != before.files[path]]),
+        (
+            "changed",
+            [
+                path
+                for path in after.files
+                if path in before.files and after.files[path] != before.files[path]
+            ],
+        ),
         ("added", [path for path in after.files if path not in before.files]),
         ("missing", [path for path in before.files if path not in after.files]),
     ):
         if names:
             parts.append(f"{what}: {', '.join(sorted(names)[:5])}")
-    for what, old, new in (("source", before.source, after.source), ("licence", before.licence, after.licence)):
+    for what, old, new in (
+        ("source", before.source, after.source),
+        ("licence", before.licence, after.licence),
+    ):
         if old != new:
             parts.append(f"{what} was {old!r}, is {new!r}")
     return "; ".join(parts) or "the manifests differ"
 
 
-def _graph_differences(plan: Plan, manifest: Manifest, versions: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def _graph_differences(
+    plan: Plan, manifest: Manifest, versions: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """How the graph was asked for differently, and how its tools differ from the installed ones."""
     made = manifest.parameters.get("arguments")
     made = made if isinstance(made, dict) else {}
     arguments = [
-        f"{key} was {made.get(key)!r}, is {value!r}" for key, value in plan.arguments.items() if made.get(key) != value
+        f"{key} was {made.get(key)!r}, is {value!r}"
+        for key, value in plan.arguments.items()
+        if made.get(key) != value
     ]
     tools = [
         f"{name} was {manifest.tools.get(name)}, is {version}"
@@ -230,7 +259,9 @@ def _graph_differences(plan: Plan, manifest: Manifest, versions: Mapping[str, st
     return arguments, tools
 
 
-def _choose_graph(plan: Plan, tools: Tools, checkpoint: str, existing: Existing | None, done: Published) -> str | None:
+def _choose_graph(
+    plan: Plan, tools: Tools, checkpoint: str, existing: Existing | None, done: Published
+) -> str | None:
     """Digest of the graph to use, or None with a reason when one has to be exported."""
     if existing is not None:
         return _published_graph(plan, tools, existing.release, done)
@@ -241,7 +272,9 @@ def _choose_graph(plan: Plan, tools: Tools, checkpoint: str, existing: Existing 
         if not arguments and not changed:
             return digest
         reasons.append("; ".join(arguments + changed))
-    done.rebuild_reason = reasons[-1] if reasons else f"there is no graph of checkpoint {checkpoint[:12]} yet"
+    done.rebuild_reason = (
+        reasons[-1] if reasons else f"there is no graph of checkpoint {checkpoint[:12]} yet"
+    )
     return None
 
 
@@ -289,7 +322,9 @@ def _published_graph(plan: Plan, tools: Tools, release: Release, done: Published
 # --- doing it -------------------------------------------------------------------------------------
 
 
-def _predict(plan: Plan, manifest: Manifest, graph: str | None, existing: Existing | None, done: Published) -> None:
+def _predict(
+    plan: Plan, manifest: Manifest, graph: str | None, existing: Existing | None, done: Published
+) -> None:
     """Check mode: the same questions as the real run asks, without the answers being acted upon."""
     for kind, digest in (("checkpoint", manifest.digest), ("graph", graph)):
         if digest is None:
@@ -306,7 +341,9 @@ def _predict(plan: Plan, manifest: Manifest, graph: str | None, existing: Existi
 
 def _problems(plan: Plan, kind: str, digest: str) -> str:
     folder = artefact_path(plan.store, kind, plan.model, digest)
-    _unused_manifest, differences = verify_folder(folder, digest, plan.full, plan.public_key, (kind, plan.model))
+    _unused_manifest, differences = verify_folder(
+        folder, digest, plan.full, plan.public_key, (kind, plan.model)
+    )
     return "; ".join(str(item) for item in differences[:5])
 
 
@@ -329,7 +366,9 @@ def _workspace(plan: Plan, kind: str) -> Iterator[str]:
 def _sign(plan: Plan, tools: Tools, folder: str, manifest: Manifest) -> None:
     tools.sign_folder(folder)
     try:
-        verify_model_signature(plan.public_key, read_small(os.path.join(folder, SIGNATURE)), manifest)
+        verify_model_signature(
+            plan.public_key, read_small(os.path.join(folder, SIGNATURE)), manifest
+        )
     except (OSError, ArtefactError) as error:
         raise PublishError(
             f"The new signature of {manifest.kind} {manifest.digest[:12]} is not acceptable: {error}. "
@@ -337,7 +376,9 @@ def _sign(plan: Plan, tools: Tools, folder: str, manifest: Manifest) -> None:
         ) from error
 
 
-def _finish(plan: Plan, tools: Tools, work: str, folder: str, manifest: Manifest, pieces: bytes) -> None:
+def _finish(
+    plan: Plan, tools: Tools, work: str, folder: str, manifest: Manifest, pieces: bytes
+) -> None:
     """Complete a folder in the workspace with manifest, Metalink and signature, and give it its name."""
     write_file(os.path.join(folder, MANIFEST), manifest.to_bytes())
     write_file(os.path.join(folder, PIECES), pieces)
@@ -357,7 +398,9 @@ def _finish(plan: Plan, tools: Tools, work: str, folder: str, manifest: Manifest
     sync_path(os.path.dirname(final))
 
 
-def _publish_checkpoint(plan: Plan, tools: Tools, manifest: Manifest, pieces: bytes, done: Published) -> None:
+def _publish_checkpoint(
+    plan: Plan, tools: Tools, manifest: Manifest, pieces: bytes, done: Published
+) -> None:
     if not _problems(plan, "checkpoint", manifest.digest):
         return
     _check_space(plan, manifest.size)
@@ -394,7 +437,12 @@ def clone_file(source: str, target: str) -> None:
 
 
 def _publish_graph(
-    plan: Plan, tools: Tools, checkpoint: str, graph: str | None, existing: Existing | None, done: Published
+    plan: Plan,
+    tools: Tools,
+    checkpoint: str,
+    graph: str | None,
+    existing: Existing | None,
+    done: Published,
 ) -> str:
     if graph is not None:
         problems = _problems(plan, "graph", graph)
@@ -425,7 +473,14 @@ def _describe_graph(plan: Plan, tools: Tools, checkpoint: str, out: str) -> tupl
             parameters.update(recorded["parameters"])
     parameters["arguments"] = plan.arguments
     return describe(
-        "graph", plan.model, files, plan.source, plan.licence, tools.versions(), parameters, (checkpoint,)
+        "graph",
+        plan.model,
+        files,
+        plan.source,
+        plan.licence,
+        tools.versions(),
+        parameters,
+        (checkpoint,),
     )
 
 

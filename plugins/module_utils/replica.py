@@ -165,7 +165,9 @@ class Replica:
     def as_dict(self, request: Request) -> dict[str, Any]:
         problems = [self.problem] if self.problem else []
         for item in self.artefacts:
-            problems.extend(f"{item.kind} {item.digest[:12]}: {problem}" for problem in item.problems)
+            problems.extend(
+                f"{item.kind} {item.digest[:12]}: {problem}" for problem in item.problems
+            )
         return {
             "model": request.model,
             "version": request.version,
@@ -184,7 +186,9 @@ class Replica:
 # --- local state ----------------------------------------------------------------------------------
 
 
-def read_release(store: str, model: str, version: str, public_key: bytes) -> tuple[bytes, bytes, Release]:
+def read_release(
+    store: str, model: str, version: str, public_key: bytes
+) -> tuple[bytes, bytes, Release]:
     """Return this host's copy of a release if its signature verifies; else raise with the reason."""
     path = release_path(store, model, version)
     try:
@@ -202,7 +206,9 @@ def artefact_state(request: Request, kind: str, digest: str) -> ArtefactState:
     if not os.path.lexists(path):
         missing = Difference(".", "missing", "this host has no copy")
         return ArtefactState(kind, digest, path, "missing", problems=(missing,))
-    manifest, problems = verify_folder(path, digest, request.full, request.public_key, (kind, request.model))
+    manifest, problems = verify_folder(
+        path, digest, request.full, request.public_key, (kind, request.model)
+    )
     state = "damaged" if problems else "complete" if request.full else "present"
     size, files = (manifest.size, len(manifest.files)) if manifest else (0, 0)
     return ArtefactState(kind, digest, path, state, size, files, problems=tuple(problems))
@@ -212,7 +218,9 @@ def inspect_replica(request: Request) -> Replica:
     """What this host holds of a release, judged without asking anyone else."""
     replica = Replica()
     try:
-        data, _unused_signature, replica.release = read_release(request.store, request.model, request.version, request.public_key)
+        data, _unused_signature, replica.release = read_release(
+            request.store, request.model, request.version, request.public_key
+        )
     except ArtefactError as error:
         replica.problem = str(error)
         if os.path.lexists(release_path(request.store, request.model, request.version)):
@@ -220,11 +228,15 @@ def inspect_replica(request: Request) -> Replica:
         return replica
     replica.signature = "valid"
     replica.digest = sha256_hex(data)
-    replica.artefacts = [artefact_state(request, *item) for item in replica.release.artefacts(request.kinds)]
+    replica.artefacts = [
+        artefact_state(request, *item) for item in replica.release.artefacts(request.kinds)
+    ]
     return replica
 
 
-def list_releases(store: str, model: str | None = None, version: str | None = None) -> list[tuple[str, str]]:
+def list_releases(
+    store: str, model: str | None = None, version: str | None = None
+) -> list[tuple[str, str]]:
     """(model, version) of each release file on this host."""
     found: list[tuple[str, str]] = []
     root = os.path.join(store, "releases")
@@ -244,14 +256,18 @@ def https_fetcher(credentials: Credentials, timeout: float = 5.0) -> Fetch:
     """Fetch small files over mutual TLS 1.3. No proxies, no redirects: sources are named hosts."""
     for path in (credentials.ca, credentials.certificate, credentials.private_key):
         if not os.path.isfile(path):
-            raise ReplicaError(f"{path} is missing on this host, so no source can be asked. Run role onprem.deepseek.tls on it first.")
+            raise ReplicaError(
+                f"{path} is missing on this host, so no source can be asked. Run role onprem.deepseek.tls on it first."
+            )
     context = ssl.create_default_context(cafile=credentials.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(credentials.certificate, credentials.private_key)
 
     def fetch(url: str, limit: int) -> bytes:
         parts = urlsplit(url)
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=context)
+        connection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=timeout, context=context
+        )
         try:
             connection.request("GET", parts.path)
             response = connection.getresponse()
@@ -324,7 +340,12 @@ class Sources:
 
 
 def ensure_replica(
-    request: Request, fetch: Fetch, run: Run, credentials: Credentials, found: Replica, check_mode: bool = False
+    request: Request,
+    fetch: Fetch,
+    run: Run,
+    credentials: Credentials,
+    found: Replica,
+    check_mode: bool = False,
 ) -> Replica:
     """Make this host hold a whole, verified copy; contact no one if what was *found* already is one."""
     _check_pinned(request, found.digest)
@@ -347,7 +368,9 @@ def _pull(request: Request, fetch: Fetch, run: Run, credentials: Credentials) ->
     sources = Sources(request.sources, fetch)
     local = True
     try:
-        data, signature, release = read_release(request.store, request.model, request.version, request.public_key)
+        data, signature, release = read_release(
+            request.store, request.model, request.version, request.public_key
+        )
     except ArtefactError:
         local = False
         data, signature, release = _fetch_release(request, sources)
@@ -399,7 +422,9 @@ def _ensure_artefact(
     if left.problems:
         raise ReplicaError(f"{left.path} is still damaged after repair: {_list(left.problems)}")
     state = "pulled" if found.state == "missing" else "repaired"
-    return ArtefactState(kind, digest, left.path, state, left.size, left.files, fetched, (), found.problems)
+    return ArtefactState(
+        kind, digest, left.path, state, left.size, left.files, fetched, (), found.problems
+    )
 
 
 def _list(problems: Sequence[Difference]) -> str:
@@ -418,11 +443,15 @@ def check_manifest(data: bytes, digest: str, expect: tuple[str, str] | None = No
         raise ArtefactError(f"{MANIFEST} has SHA-256 {sha256_hex(data)}, expected {digest}")
     manifest = parse_manifest(data)
     if expect is not None and (manifest.kind, manifest.name) != expect:
-        raise ArtefactError(f"{MANIFEST} is of a {manifest.kind} of {manifest.name}, expected a {expect[0]} of {expect[1]}")
+        raise ArtefactError(
+            f"{MANIFEST} is of a {manifest.kind} of {manifest.name}, expected a {expect[0]} of {expect[1]}"
+        )
     return manifest
 
 
-def _download(request: Request, kind: str, digest: str, sources: Sources, run: Run, credentials: Credentials) -> int:
+def _download(
+    request: Request, kind: str, digest: str, sources: Sources, run: Run, credentials: Credentials
+) -> int:
     """Bring an artefact to its final name from what is here and what the sources have."""
     path = f"{kind}/{request.model}/{digest}"
     folder = artefact_path(request.store, kind, request.model, digest)
@@ -437,7 +466,10 @@ def _download(request: Request, kind: str, digest: str, sources: Sources, run: R
         raise ReplicaError(sources.failure(f"{path}/{MANIFEST}"))
     manifest = check_manifest(offers[0][1], digest)
     pieces = sources.first(f"{path}/{PIECES}", lambda data: check_metalink(data, manifest))
-    signature = sources.first(f"{path}/{SIGNATURE}", lambda data: verify_model_signature(request.public_key, data, manifest))
+    signature = sources.first(
+        f"{path}/{SIGNATURE}",
+        lambda data: verify_model_signature(request.public_key, data, manifest),
+    )
     part = f"{folder}.part"
     start = folder if os.path.isdir(folder) and not os.path.islink(folder) else part
     wanted = _wanted(start, check_metalink(pieces, manifest))
@@ -449,9 +481,13 @@ def _download(request: Request, kind: str, digest: str, sources: Sources, run: R
     for name, data in ((MANIFEST, offers[0][1]), (PIECES, pieces), (SIGNATURE, signature)):
         write_file(os.path.join(part, name), data)
     seal_folder(part)
-    _unused_manifest, problems = verify_folder(part, digest, True, request.public_key, (kind, request.model))
+    _unused_manifest, problems = verify_folder(
+        part, digest, True, request.public_key, (kind, request.model)
+    )
     if problems:
-        raise ReplicaError(f"{part} does not verify after the download and is left for inspection: {_list(problems)}")
+        raise ReplicaError(
+            f"{part} does not verify after the download and is left for inspection: {_list(problems)}"
+        )
     os.rename(part, folder)
     sync_path(os.path.dirname(folder))
     return sum(item.size for item in wanted.values())
@@ -463,7 +499,11 @@ def _wanted(folder: str, files: Mapping[str, FileHash]) -> dict[str, FileHash]:
     for path, expected in files.items():
         full = os.path.join(folder, path)
         try:
-            right = not os.path.lexists(f"{full}.aria2") and os.lstat(full).st_size == expected.size and hash_file(full) == expected
+            right = (
+                not os.path.lexists(f"{full}.aria2")
+                and os.lstat(full).st_size == expected.size
+                and hash_file(full) == expected
+            )
         except (OSError, ArtefactError):
             right = False
         if not right:
@@ -511,7 +551,9 @@ def _tidy(folder: str, manifest: Manifest) -> None:
         for name in files + folders:
             full = os.path.join(root, name)
             path = os.path.relpath(full, folder)
-            if os.path.islink(full) or (name in files and (path not in wanted or not os.path.isfile(full))):
+            if os.path.islink(full) or (
+                name in files and (path not in wanted or not os.path.isfile(full))
+            ):
                 os.unlink(full)
             elif name in folders and path in wanted:
                 shutil.rmtree(full)
@@ -520,7 +562,11 @@ def _tidy(folder: str, manifest: Manifest) -> None:
 
 
 def _run_aria2(
-    part: str, wanted: Mapping[str, FileHash], urls: Sequence[str], run: Run, credentials: Credentials
+    part: str,
+    wanted: Mapping[str, FileHash],
+    urls: Sequence[str],
+    run: Run,
+    credentials: Credentials,
 ) -> None:
     for path, expected in wanted.items():
         full = os.path.join(part, path)
@@ -599,7 +645,9 @@ def store_lock(store: str, timeout: float = 60.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise ReplicaError(f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done") from None
+                    raise ReplicaError(
+                        f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done"
+                    ) from None
                 time.sleep(0.2)
         yield
     finally:

@@ -98,7 +98,10 @@ checkpoint:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import failure_message, inspect
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+    failure_message,
+    inspect,
+)
 
 
 def main():

@@ -160,8 +160,16 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import HAS_CRYPTOGRAPHY, ArtefactError, read_small
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure, read_pin, sign_bytes
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    HAS_CRYPTOGRAPHY,
+    ArtefactError,
+    read_small,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
+    Pkcs11Failure,
+    read_pin,
+    sign_bytes,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
     VERSIONS_PROGRAM,
     Plan,
@@ -185,7 +193,12 @@ def tools_of(module):
         return stdout
 
     def versions():
-        return json.loads(run([f"{programs}/python", "-c", VERSIONS_PROGRAM], "Asking for the versions of the tools"))
+        return json.loads(
+            run(
+                [f"{programs}/python", "-c", VERSIONS_PROGRAM],
+                "Asking for the versions of the tools",
+            )
+        )
 
     def export(checkpoint, out):
         command = [f"{programs}/deepseek-export", checkpoint, out]
@@ -195,12 +208,25 @@ def tools_of(module):
         run(command, f"Exporting the graph of {checkpoint}")
 
     def sign_folder(folder):
-        command = [f"{programs}/deepseek-sign", folder, "--token", params["token"], "--key", params["key"]]
+        command = [
+            f"{programs}/deepseek-sign",
+            folder,
+            "--token",
+            params["token"],
+            "--key",
+            params["key"],
+        ]
         command += ["--module", params["module_path"], "--pin-file", params["pin_file"]]
         run(command, f"Signing {folder}")
 
     def sign_data(data):
-        return sign_bytes(params["module_path"], params["token"], params["key"], read_pin(params["pin_file"]), data)
+        return sign_bytes(
+            params["module_path"],
+            params["token"],
+            params["key"],
+            read_pin(params["pin_file"]),
+            data,
+        )
 
     return Tools(versions, export, sign_folder, sign_data)
 
@@ -223,7 +249,11 @@ def work(module):
     done = publish(plan, tools_of(module), module.check_mode)
     for warning in done.warnings:
         module.warn(warning)
-    after = done.release.to_bytes().decode("ascii") if done.release else f"# to be exported: {done.rebuild_reason}\n"
+    after = (
+        done.release.to_bytes().decode("ascii")
+        if done.release
+        else f"# to be exported: {done.rebuild_reason}\n"
+    )
     return {
         "changed": done.changed,
         "release": summary(plan, done),

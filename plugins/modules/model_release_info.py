@@ -129,8 +129,16 @@ releases:
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import HAS_CRYPTOGRAPHY, ArtefactError, read_small
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import Request, inspect_replica, list_releases
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    HAS_CRYPTOGRAPHY,
+    ArtefactError,
+    read_small,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    Request,
+    inspect_replica,
+    list_releases,
+)
 
 
 def survey(params):
@@ -142,7 +150,12 @@ def survey(params):
     states = []
     for model, version in found:
         request = Request(
-            params["store"], model, version, public_key, kinds=params["kinds"], full=params["verify"] == "full"
+            params["store"],
+            model,
+            version,
+            public_key,
+            kinds=params["kinds"],
+            full=params["verify"] == "full",
         )
         states.append(inspect_replica(request).as_dict(request))
     return states
@@ -172,9 +185,16 @@ def main():
         releases = survey(module.params)
     except (OSError, ArtefactError) as error:
         module.fail_json(msg=str(error))
-    problems = [f"{item['model']}/{item['version']}: {problem}" for item in releases for problem in item["problems"]]
+    problems = [
+        f"{item['model']}/{item['version']}: {problem}"
+        for item in releases
+        for problem in item["problems"]
+    ]
     if problems and module.params["fail_on_problems"]:
-        module.fail_json(msg=f"The store {module.params['store']} is not right: " + "; ".join(problems), releases=releases)
+        module.fail_json(
+            msg=f"The store {module.params['store']} is not right: " + "; ".join(problems),
+            releases=releases,
+        )
     module.exit_json(changed=False, releases=releases)
 
 

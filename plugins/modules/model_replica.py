@@ -166,7 +166,11 @@ source_problems:
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import HAS_CRYPTOGRAPHY, ArtefactError, read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    HAS_CRYPTOGRAPHY,
+    ArtefactError,
+    read_small,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     Completed,
     Credentials,
@@ -178,7 +182,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
 )
 
 # Sources are hosts of the site: a proxy of the environment must not come between.
-NO_PROXY = {"http_proxy": "", "https_proxy": "", "all_proxy": "", "HTTP_PROXY": "", "HTTPS_PROXY": "", "ALL_PROXY": ""}
+NO_PROXY = {
+    "http_proxy": "",
+    "https_proxy": "",
+    "all_proxy": "",
+    "HTTP_PROXY": "",
+    "HTTPS_PROXY": "",
+    "ALL_PROXY": "",
+}
 
 
 def runner(module):
@@ -187,7 +198,9 @@ def runner(module):
     def run(command):
         program = module.get_bin_path(command[0])
         if program is None:
-            raise ReplicaError(f"{command[0]} is not installed on this host: install the package aria2.")
+            raise ReplicaError(
+                f"{command[0]} is not installed on this host: install the package aria2."
+            )
         rc, stdout, stderr = module.run_command([program, *command[1:]], environ_update=NO_PROXY)
         return Completed(rc, stdout, stderr)
 

@@ -137,8 +137,13 @@ import os
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import common_arguments, run, session_of
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+    common_arguments,
+    run,
+    session_of,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
     Wanted,
     certificate_pem,
@@ -176,7 +181,11 @@ def issuer_of(params):
         return None
     certificate = read(params["ca_certificate"])
     if certificate is None:
-        raise Pkcs11Failure("CA_MISSING", f"no CA certificate at {params['ca_certificate']}.", "make it with provider=selfsigned.")
+        raise Pkcs11Failure(
+            "CA_MISSING",
+            f"no CA certificate at {params['ca_certificate']}.",
+            "make it with provider=selfsigned.",
+        )
     return certificate
 
 
@@ -217,14 +226,22 @@ def write(module, certificate):
 
 
 def text(certificate):
-    return "" if certificate is None else "".join(f"{name}: {value}\n" for name, value in describe(certificate).items())
+    return (
+        ""
+        if certificate is None
+        else "".join(f"{name}: {value}\n" for name, value in describe(certificate).items())
+    )
 
 
 def work(module):
     params = module.params
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     wanted = Wanted(
-        params["common_name"], tuple(params["names"]), params["profile"], params["validity_days"], params["renew_before_days"]
+        params["common_name"],
+        tuple(params["names"]),
+        params["profile"],
+        params["validity_days"],
+        params["renew_before_days"],
     )
     issuer = issuer_of(params)
     with session_of(module) as session:
@@ -233,12 +250,18 @@ def work(module):
         if reason and current is not None and params["regenerate"] == "never":
             module.warn(f"{params['path']} is kept although {reason}")
             reason = ""
-        after = make(session, params, wanted, key, issuer, now) if reason and not module.check_mode else current
+        after = (
+            make(session, params, wanted, key, issuer, now)
+            if reason and not module.check_mode
+            else current
+        )
     if after is not current:
         write(module, after)
     changed = bool(reason)
     if after is not None and os.path.exists(params["path"]):
-        changed = module.set_fs_attributes_if_different(module.load_file_common_arguments(params), changed)
+        changed = module.set_fs_attributes_if_different(
+            module.load_file_common_arguments(params), changed
+        )
     after_text = f"to be made: {reason}\n" if reason and after is current else text(after)
     return {
         "changed": changed,
@@ -264,7 +287,11 @@ def main():
         profile={"type": "str", "choices": ["ca", "server", "client", "peer"], "default": "server"},
         validity_days={"type": "int", "default": 90},
         renew_before_days={"type": "int", "default": 30},
-        regenerate={"type": "str", "choices": ["never", "fail", "if_changed", "always"], "default": "if_changed"},
+        regenerate={
+            "type": "str",
+            "choices": ["never", "fail", "if_changed", "always"],
+            "default": "if_changed",
+        },
     )
     module = AnsibleModule(
         argument_spec=arguments,
@@ -272,7 +299,10 @@ def main():
         add_file_common_args=True,
         mutually_exclusive=[("key", "csr_content")],
         required_one_of=[("key", "csr_content")],
-        required_if=[("provider", "selfsigned", ["key"]), ("provider", "issue", ["ca_key", "ca_certificate"])],
+        required_if=[
+            ("provider", "selfsigned", ["key"]),
+            ("provider", "issue", ["ca_key", "ca_certificate"]),
+        ],
     )
     run(module, work)
 

@@ -68,16 +68,30 @@ uri_pem:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import key_uri, uri_pem
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import common_arguments, run, session_of
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import signing_request, token_key
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+    common_arguments,
+    run,
+    session_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+    signing_request,
+    token_key,
+)
 
 
 def work(module):
     params = module.params
     with session_of(module) as session:
-        csr = signing_request(params["common_name"], params["names"], token_key(session, params["key"]))
-    return {"changed": False, "csr": csr, "uri_pem": uri_pem(key_uri(params["token"], params["key"]))}
+        csr = signing_request(
+            params["common_name"], params["names"], token_key(session, params["key"])
+        )
+    return {
+        "changed": False,
+        "csr": csr,
+        "uri_pem": uri_pem(key_uri(params["token"], params["key"])),
+    }
 
 
 def main():

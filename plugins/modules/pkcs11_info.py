@@ -84,6 +84,7 @@ proof:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
@@ -93,7 +94,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
     run,
     token_result,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import describe, load_certificate, prove
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+    describe,
+    load_certificate,
+    prove,
+)
 
 
 def certificate_of(params):
@@ -104,7 +109,9 @@ def certificate_of(params):
             return load_certificate(handle.read(), params["certificate"])
     except OSError as error:
         raise Pkcs11Failure(
-            "CERTIFICATE", f"{params['certificate']} cannot be read: {error}.", "issue the certificate, or correct the path."
+            "CERTIFICATE",
+            f"{params['certificate']} cannot be read: {error}.",
+            "issue the certificate, or correct the path.",
         ) from error
 
 
@@ -116,7 +123,10 @@ def look(session, params, certificate):
         prove(session, params["key"], certificate, os.urandom(32))
     return {
         "keys": [key_result(key) for key in session.private_keys()],
-        "proof": {"signed": params["prove"], "certificate_matches": params["prove"] and certificate is not None},
+        "proof": {
+            "signed": params["prove"],
+            "certificate_matches": params["prove"] and certificate is not None,
+        },
     }
 
 

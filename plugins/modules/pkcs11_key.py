@@ -100,7 +100,13 @@ recreate_reason:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import KeySpec, Pkcs11Failure, key_uri, uri_pem
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
+    KeySpec,
+    Pkcs11Failure,
+    key_uri,
+    uri_pem,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
     key_result,
@@ -137,7 +143,10 @@ def decide(session, key, spec, params):
 def text(key):
     if key is None:
         return ""
-    return "".join(f"{name}: {value}\n" for name, value in [("kind", key.public.spec), *sorted(key.attributes.items())])
+    return "".join(
+        f"{name}: {value}\n"
+        for name, value in [("kind", key.public.spec), *sorted(key.attributes.items())]
+    )
 
 
 def work(module):
@@ -152,7 +161,9 @@ def work(module):
             after = session.generate(params["label"], spec)
         elif not reason and (wrong := difference(session, before, spec, params["label"])):
             module.warn(f"key {params['label']!r} is kept although {wrong}")
-        after_text = text(after) if after is not before else f"kind: {spec}\n" if reason else text(before)
+        after_text = (
+            text(after) if after is not before else f"kind: {spec}\n" if reason else text(before)
+        )
         return {
             "changed": bool(reason),
             "key": key_result(after) if after is not None else {},
@@ -171,7 +182,11 @@ def main():
         type={"type": "str", "choices": ["EC", "RSA"], "default": "EC"},
         curve={"type": "str", "choices": ["P-256", "P-384"], "default": "P-256"},
         bits={"type": "int", "choices": [3072, 4096], "default": 3072},
-        regenerate={"type": "str", "choices": ["never", "fail", "if_changed", "always"], "default": "fail"},
+        regenerate={
+            "type": "str",
+            "choices": ["never", "fail", "if_changed", "always"],
+            "default": "fail",
+        },
     )
     run(AnsibleModule(argument_spec=arguments, supports_check_mode=True), work)
 

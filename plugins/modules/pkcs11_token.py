@@ -79,7 +79,12 @@ token:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure, load_pin, write_new_pin
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
+    Pkcs11Failure,
+    load_pin,
+    write_new_pin,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
     decryptor,

@@ -142,7 +142,18 @@ def make_files(lab: Lab, steps: Steps) -> None:
     if not key.exists():
         with steps.step("ssh key"):
             key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "onprem-deepseek-lab", "-f", str(key))
+            run(
+                "ssh-keygen",
+                "-q",
+                "-t",
+                "ed25519",
+                "-N",
+                "",
+                "-C",
+                "onprem-deepseek-lab",
+                "-f",
+                str(key),
+            )
     lab.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     proxy = f"http://{lab.controller('management')}:{CACHE_PORT}"
     files = {
@@ -186,12 +197,16 @@ def wait_until_running(lab: Lab, host: Host) -> str:
     deadline = time.monotonic() + BOOT_SECONDS
     address = host.addresses["management"]
     while time.monotonic() < deadline:
-        state = podman("exec", lab.container(host), "systemctl", "is-system-running", check=False).strip()
+        state = podman(
+            "exec", lab.container(host), "systemctl", "is-system-running", check=False
+        ).strip()
         if state in ("running", "degraded") and answers(address, 22):
             key = podman("exec", lab.container(host), "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
             return f"{address} {' '.join(key.split()[:2])}\n"
         time.sleep(0.3)
-    failed = podman("exec", lab.container(host), "systemctl", "--failed", "--no-legend", check=False)
+    failed = podman(
+        "exec", lab.container(host), "systemctl", "--failed", "--no-legend", check=False
+    )
     raise LabError(
         f"{host.name}: systemd and sshd not ready on {address} after {BOOT_SECONDS} s; failed units: "
         f"{failed.strip() or 'none'}; look inside with: {PODMAN} exec -it {lab.container(host)} bash"
@@ -227,7 +242,17 @@ def start_daemon(name: str, *argv: str, user: str = "root") -> None:
 def stop_daemon(name: str, program: str) -> None:
     """Stop what start_daemon started: only that process, and only if it still is that program."""
     pid_file = STATE / f"{name}.pid"
-    run("start-stop-daemon", "--stop", "--oknodo", "--retry", "5", "--pidfile", str(pid_file), "--exec", program)
+    run(
+        "start-stop-daemon",
+        "--stop",
+        "--oknodo",
+        "--retry",
+        "5",
+        "--pidfile",
+        str(pid_file),
+        "--exec",
+        program,
+    )
     pid_file.unlink(missing_ok=True)
 
 
@@ -257,7 +282,9 @@ def start_cache(lab: Lab, steps: Steps) -> None:
         deadline = time.monotonic() + 20
         while not answers("127.0.0.1", CACHE_LOOPBACK_PORT):
             if time.monotonic() > deadline:
-                raise LabError(f"apt-cacher-ng does not answer on 127.0.0.1:{CACHE_LOOPBACK_PORT}; see {cache}")
+                raise LabError(
+                    f"apt-cacher-ng does not answer on 127.0.0.1:{CACHE_LOOPBACK_PORT}; see {cache}"
+                )
             time.sleep(0.2)
 
 
@@ -289,7 +316,9 @@ def down(lab: Lab) -> int:
         return 0
     run(PODMAN, "--lab-start")
     stop_daemon(f"cache-{lab.name}", "/usr/bin/socat")
-    for name in podman("ps", "--all", "--filter", f"label=lab={lab.name}", "--format", "{{.Names}}").split():
+    for name in podman(
+        "ps", "--all", "--filter", f"label=lab={lab.name}", "--format", "{{.Names}}"
+    ).split():
         with steps.step(f"host {name}"):
             podman("rm", "--force", "--time=0", "--volumes", name)
     existing = podman("network", "ls", "--format", "{{.Name}}").split()
@@ -326,7 +355,10 @@ def main() -> int:
         print(f"usage: {sys.argv[0]} up|down < DESCRIPTION, or purge", file=sys.stderr)
         return 2
     if os.geteuid():
-        print("the lab needs root on this machine: it creates networks and containers", file=sys.stderr)
+        print(
+            "the lab needs root on this machine: it creates networks and containers",
+            file=sys.stderr,
+        )
         return 1
     try:
         changed = purge() if verb == "purge" else commands[verb](parse(sys.stdin.read()))

@@ -22,7 +22,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer({"ready": True})
         elif self.path == "/v1/models":
             subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
-            self.answer({"client": subject["commonName"], "forwarded_for": self.headers.get("X-Forwarded-For")})
+            self.answer(
+                {
+                    "client": subject["commonName"],
+                    "forwarded_for": self.headers.get("X-Forwarded-For"),
+                }
+            )
         else:
             self.send_error(404)
 
@@ -54,7 +59,9 @@ def main() -> None:
     context.load_verify_locations(f"{TLS}/ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     server = http.server.ThreadingHTTPServer((sys.argv[1], 8000), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
     server.serve_forever()
 
 

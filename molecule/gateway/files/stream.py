@@ -18,7 +18,13 @@ def main() -> None:
     first = response.read1(100)
     arrived = time.monotonic() - start
     rest = response.read()
-    print(response.status, first == b"data: first\n\n", rest == b"data: second\n\n", f"{arrived:.1f}", f"{time.monotonic() - start:.1f}")
+    print(
+        response.status,
+        first == b"data: first\n\n",
+        rest == b"data: second\n\n",
+        f"{arrived:.1f}",
+        f"{time.monotonic() - start:.1f}",
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.onprem.deepseek.plugins.filter.locked_for import FilterModule
 
 

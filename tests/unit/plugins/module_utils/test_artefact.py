@@ -20,7 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import ArtefactError, FileHash
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    ArtefactError,
+    FileHash,
+)
 
 SHA = st.binary(min_size=1, max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -36,7 +39,10 @@ def acceptable(path: str) -> bool:
 
 PATHS = st.lists(TEXT, min_size=1, max_size=3).map("/".join).filter(acceptable)
 FILE_HASHES = st.builds(
-    FileHash, st.integers(min_value=1, max_value=2**50), SHA, st.lists(SHA, min_size=1, max_size=3).map(tuple)
+    FileHash,
+    st.integers(min_value=1, max_value=2**50),
+    SHA,
+    st.lists(SHA, min_size=1, max_size=3).map(tuple),
 )
 
 
@@ -71,7 +77,9 @@ def signed(key: ec.EllipticCurvePrivateKey, manifest: artefact.Manifest) -> byte
     entries = {path: entry.sha256 for path, entry in manifest.files.items()}
     entries["manifest.json"] = manifest.digest
     entries["pieces.meta4"] = manifest.pieces.sha256
-    return bundle(key, [{"name": n, "algorithm": "sha256", "digest": d} for n, d in sorted(entries.items())])
+    return bundle(
+        key, [{"name": n, "algorithm": "sha256", "digest": d} for n, d in sorted(entries.items())]
+    )
 
 
 @pytest.fixture
@@ -91,7 +99,9 @@ def folder(tmp_path: Path) -> tuple[Path, str, bytes]:
     return work, manifest.digest, pem
 
 
-def kinds(folder: Path, digest: str, pem: bytes | None = None, full: bool = True) -> set[tuple[str, str]]:
+def kinds(
+    folder: Path, digest: str, pem: bytes | None = None, full: bool = True
+) -> set[tuple[str, str]]:
     _manifest, differences = artefact.verify_folder(str(folder), digest, full, pem)
     return {(item.path, item.kind) for item in differences}
 
@@ -116,7 +126,9 @@ def test_an_accepted_path_stays_in_its_folder(path: str) -> None:
         assert joined == f"/store/x/{path}"
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a b", "a\n", "é", None, 1, "a" * 129])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "-a", "a b", "a\n", "é", None, 1, "a" * 129]
+)
 def test_unsafe_names_are_refused(name: object) -> None:
     with pytest.raises(ArtefactError):
         artefact.check_name(name, "model")
@@ -137,12 +149,17 @@ def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=6), st.integers(min_value=1, max_value=40))
-def test_pieces_are_hashes_of_slices_however_the_bytes_arrive(blocks: list[bytes], piece_size: int) -> None:
+def test_pieces_are_hashes_of_slices_however_the_bytes_arrive(
+    blocks: list[bytes], piece_size: int
+) -> None:
     hasher = artefact.PieceHasher(piece_size)
     for block in blocks:
         hasher.update(block)
     data = b"".join(blocks)
-    pieces = [hashlib.sha256(data[i : i + piece_size]).hexdigest() for i in range(0, len(data), piece_size)]
+    pieces = [
+        hashlib.sha256(data[i : i + piece_size]).hexdigest()
+        for i in range(0, len(data), piece_size)
+    ]
     assert hasher.finish() == FileHash(len(data), hashlib.sha256(data).hexdigest(), tuple(pieces))
 
 
@@ -157,18 +174,28 @@ def test_hashing_does_not_follow_links(tmp_path: Path) -> None:
 
 
 @given(FILES, st.text(max_size=20), st.lists(SHA, max_size=2))
-def test_a_manifest_survives_writing_and_reading(files: dict[str, FileHash], source: str, parents: list[str]) -> None:
+def test_a_manifest_survives_writing_and_reading(
+    files: dict[str, FileHash], source: str, parents: list[str]
+) -> None:
     source = source.encode("utf-8", "ignore").decode()
-    manifest, pieces = artefact.describe("graph", "tiny", files, source, parents=parents, parameters={"a": [1, None]})
+    manifest, pieces = artefact.describe(
+        "graph", "tiny", files, source, parents=parents, parameters={"a": [1, None]}
+    )
     assert artefact.parse_manifest(manifest.to_bytes()) == manifest
-    assert artefact.parse_manifest(manifest.to_bytes()).digest == hashlib.sha256(manifest.to_bytes()).hexdigest()
+    assert (
+        artefact.parse_manifest(manifest.to_bytes()).digest
+        == hashlib.sha256(manifest.to_bytes()).hexdigest()
+    )
     assert artefact.check_metalink(pieces, manifest) == files
 
 
 @given(FILES)
 def test_the_digest_does_not_depend_on_order(files: dict[str, FileHash]) -> None:
     backwards = dict(reversed(list(files.items())))
-    assert artefact.describe("graph", "m", files)[0].digest == artefact.describe("graph", "m", backwards)[0].digest
+    assert (
+        artefact.describe("graph", "m", files)[0].digest
+        == artefact.describe("graph", "m", backwards)[0].digest
+    )
 
 
 @given(st.one_of(st.binary(max_size=60), st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5).map(
@@ -217,7 +244,12 @@ def test_release_signature() -> None:
     key, pem = key_pair()
     signature = artefact.encode_signature(key.sign(b"data", ec.ECDSA(hashes.SHA256())))
     artefact.verify_release_signature(pem, b"data", signature)
-    for data, sig, public in ((b"Data", signature, pem), (b"data", b"%%%", pem), (b"data", b"AAAA", pem), (b"data", signature, key_pair()[1])):
+    for data, sig, public in (
+        (b"Data", signature, pem),
+        (b"data", b"%%%", pem),
+        (b"data", b"AAAA", pem),
+        (b"data", signature, key_pair()[1]),
+    ):
         with pytest.raises(ArtefactError):
             artefact.verify_release_signature(public, data, sig)
     with pytest.raises(ArtefactError, match="not a PEM public key"):
@@ -232,7 +264,11 @@ def test_expansion_gives_each_file_one_url_per_source(files: dict[str, FileHash]
     urls = ["https://10.0.0.1:8443/x/", "https://10.0.0.2:8443/x"]
     data = artefact.expand_metalink(files, urls)
     assert artefact.parse_metalink(data) == files
-    assert data.count(b"<url>https://10.0.0.1:8443/x/") == data.count(b"<url>https://10.0.0.2:8443/x/") == len(files)
+    assert (
+        data.count(b"<url>https://10.0.0.1:8443/x/")
+        == data.count(b"<url>https://10.0.0.2:8443/x/")
+        == len(files)
+    )
 
 
 def test_a_metalink_that_is_not_pinned_or_lists_other_files_is_refused() -> None:
@@ -241,7 +277,9 @@ def test_a_metalink_that_is_not_pinned_or_lists_other_files_is_refused() -> None
     with pytest.raises(ArtefactError, match="not the one"):
         artefact.check_metalink(pieces + b" ", manifest)
     other = artefact.metalink_bytes({"b": files["a"]})
-    pinned = artefact.Manifest("graph", "m", manifest.files, artefact.FileEntry(len(other), artefact.sha256_hex(other)))
+    pinned = artefact.Manifest(
+        "graph", "m", manifest.files, artefact.FileEntry(len(other), artefact.sha256_hex(other))
+    )
     with pytest.raises(ArtefactError, match="different files"):
         artefact.check_metalink(other, pinned)
     with pytest.raises(ArtefactError, match="document type"):
@@ -254,7 +292,9 @@ def test_a_metalink_that_is_not_pinned_or_lists_other_files_is_refused() -> None
 def test_a_sealed_artefact_verifies(folder: tuple[Path, str, bytes]) -> None:
     path, digest, pem = folder
     assert kinds(path, digest, pem) == set()
-    assert {oct(item.stat().st_mode & 0o777) for item in path.rglob("*") if item.is_file()} == {"0o444"}
+    assert {oct(item.stat().st_mode & 0o777) for item in path.rglob("*") if item.is_file()} == {
+        "0o444"
+    }
 
 
 def test_every_difference_is_listed(folder: tuple[Path, str, bytes]) -> None:
@@ -277,7 +317,9 @@ def test_every_difference_is_listed(folder: tuple[Path, str, bytes]) -> None:
     assert ("sub/weights.safetensors", "sha256") not in kinds(path, digest, pem, full=False)
 
 
-def test_a_listed_file_may_not_be_a_link_truncated_or_writable(folder: tuple[Path, str, bytes]) -> None:
+def test_a_listed_file_may_not_be_a_link_truncated_or_writable(
+    folder: tuple[Path, str, bytes],
+) -> None:
     path, digest, pem = folder
     config = path / "config.json"
     config.rename(path.parent / "elsewhere")
@@ -292,9 +334,15 @@ def test_a_listed_file_may_not_be_a_link_truncated_or_writable(folder: tuple[Pat
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("manifest.json", ("manifest.json", "sha256")), ("pieces.meta4", ("pieces.meta4", "size")), ("model.sig", ("model.sig", "signature"))],
+    [
+        ("manifest.json", ("manifest.json", "sha256")),
+        ("pieces.meta4", ("pieces.meta4", "size")),
+        ("model.sig", ("model.sig", "signature")),
+    ],
 )
-def test_changed_metadata_is_found(folder: tuple[Path, str, bytes], name: str, expected: tuple[str, str]) -> None:
+def test_changed_metadata_is_found(
+    folder: tuple[Path, str, bytes], name: str, expected: tuple[str, str]
+) -> None:
     path, digest, pem = folder
     (path / name).chmod(0o644)
     (path / name).write_bytes(b"{" + (path / name).read_bytes())
@@ -304,7 +352,9 @@ def test_changed_metadata_is_found(folder: tuple[Path, str, bytes], name: str, e
     assert (name, "missing") in kinds(path, digest, pem)
 
 
-def test_a_signature_by_another_key_or_over_other_files_is_refused(folder: tuple[Path, str, bytes]) -> None:
+def test_a_signature_by_another_key_or_over_other_files_is_refused(
+    folder: tuple[Path, str, bytes],
+) -> None:
     path, digest, _pem = folder
     other_key, other_pem = key_pair()
     assert kinds(path, digest, other_pem) == {("model.sig", "signature")}
@@ -316,7 +366,9 @@ def test_a_signature_by_another_key_or_over_other_files_is_refused(folder: tuple
 
 def test_an_artefact_of_another_model_is_refused(folder: tuple[Path, str, bytes]) -> None:
     path, digest, pem = folder
-    _manifest, differences = artefact.verify_folder(str(path), digest, True, pem, ("checkpoint", "other"))
+    _manifest, differences = artefact.verify_folder(
+        str(path), digest, True, pem, ("checkpoint", "other")
+    )
     assert [str(item) for item in differences] == [
         "manifest.json: invalid (is a checkpoint of tiny, expected a checkpoint of other)"
     ]

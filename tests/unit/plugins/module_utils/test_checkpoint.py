@@ -33,7 +33,9 @@ def shard(tensors: dict[str, int], missing: int = 0) -> bytes:
 
 def write(path: Path, architecture: str = "Qwen2ForCausalLM") -> Path:
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": "qwen2"}))
+    (path / "config.json").write_text(
+        json.dumps({"architectures": [architecture], "model_type": "qwen2"})
+    )
     (path / "tokenizer.json").write_text("{}")
     (path / "tokenizer_config.json").write_text("{}")
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
@@ -58,7 +60,9 @@ def test_exactly_what_the_exporter_exports_is_supported() -> None:
     tables = [
         node.value
         for node in ast.parse(source.read_text()).body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "ARCHITECTURES"
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id == "ARCHITECTURES"
     ]
     assert len(tables) == 1
     assert isinstance(tables[0], ast.Dict)
@@ -107,7 +111,9 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 
 def test_a_truncated_shard_is_named_with_what_is_missing(folder: Path) -> None:
     (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"b": 50}, missing=7))
-    assert problems(folder) == {"model-00002-of-00002.safetensors": "it is truncated: 7 bytes of tensor data are missing"}
+    assert problems(folder) == {
+        "model-00002-of-00002.safetensors": "it is truncated: 7 bytes of tensor data are missing"
+    }
 
 
 @given(st.integers(min_value=0))
@@ -120,7 +126,9 @@ def test_any_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, cut: 
 
 
 @given(st.binary(max_size=200))
-def test_anything_else_is_not_a_shard(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_anything_else_is_not_a_shard(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     path.write_bytes(data)
     with pytest.raises(checkpoint.CheckpointError):
@@ -158,7 +166,9 @@ def test_a_shard_of_another_revision_is_found(folder: Path) -> None:
     assert "missing: b" in problems(folder)["model-00002-of-00002.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.PT", "x.pkl", "modeling_evil.py", "sub/lib.so"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "weights.PT", "x.pkl", "modeling_evil.py", "sub/lib.so"]
+)
 def test_pickles_and_code_are_refused(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"x")
@@ -174,7 +184,9 @@ def test_links_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("shard_name", ["../model.safetensors", "/etc/passwd", "x.bin", 3])
 def test_an_index_that_leaves_the_folder_is_refused(folder: Path, shard_name: object) -> None:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard_name}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": shard_name}})
+    )
     assert "model.safetensors.index.json" in problems(folder)
 
 
@@ -184,7 +196,9 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     assert problems(folder) == {name: "the file is missing"}
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"architectures": []}', '{"architectures": ["A", "B"]}', "[" * 5000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"architectures": []}', '{"architectures": ["A", "B"]}', "[" * 5000]
+)
 def test_an_unusable_config_is_refused(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
     assert list(problems(folder)) == ["config.json"]

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import (
     LockError,
     Requirement,
     applicable,
     parse,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 LOCK = """\
 # a comment

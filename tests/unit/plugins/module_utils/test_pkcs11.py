@@ -14,14 +14,15 @@ from typing import Any
 
 import PyKCS11
 import pytest
-from ansible_collections.onprem.deepseek.plugins.module_utils import pkcs11
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import public_key
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.onprem.deepseek.plugins.module_utils import pkcs11
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import public_key
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "unit-pin-1"
@@ -33,7 +34,9 @@ TOKEN = "unit token"
 def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tokens").mkdir()
     configuration = tmp_path / "softhsm2.conf"
-    configuration.write_text(f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n")
+    configuration.write_text(
+        f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n"
+    )
     monkeypatch.setenv("SOFTHSM2_CONF", str(configuration))
     return tmp_path
 
@@ -91,9 +94,13 @@ def test_token_label_that_does_not_fit_is_refused(softhsm: Path, label: str) -> 
 
 
 @pytest.mark.parametrize(
-    "spec", [pkcs11.KeySpec(), pkcs11.KeySpec(curve="P-384"), pkcs11.KeySpec("RSA", bits=3072)], ids=str
+    "spec",
+    [pkcs11.KeySpec(), pkcs11.KeySpec(curve="P-384"), pkcs11.KeySpec("RSA", bits=3072)],
+    ids=str,
 )
-def test_generated_key_signs_and_cannot_leave(token: pkcs11.TokenInfo, spec: pkcs11.KeySpec) -> None:
+def test_generated_key_signs_and_cannot_leave(
+    token: pkcs11.TokenInfo, spec: pkcs11.KeySpec
+) -> None:
     with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         key = session.generate("k", spec)
         found = session.key("k")
@@ -116,7 +123,9 @@ def test_generated_key_signs_and_cannot_leave(token: pkcs11.TokenInfo, spec: pkc
             public.verify(signature, b"other", padding.PKCS1v15(), hashes.SHA256())
 
 
-def test_sign_bytes_makes_a_signature_that_openssl_style_verification_accepts(token: pkcs11.TokenInfo) -> None:
+def test_sign_bytes_makes_a_signature_that_openssl_style_verification_accepts(
+    token: pkcs11.TokenInfo,
+) -> None:
     with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         public = public_key(session.generate("release-signing", pkcs11.KeySpec()).public)
     signature = pkcs11.sign_bytes(SOFTHSM, TOKEN, "release-signing", PIN, b"release.json")
@@ -129,7 +138,12 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
         common = [(PyKCS11.CKA_TOKEN, True), (PyKCS11.CKA_LABEL, "weak"), (PyKCS11.CKA_ID, b"1")]
         session.handle.generateKeyPair(
             common + [(PyKCS11.CKA_EC_PARAMS, pkcs11.CURVES["P-256"])],
-            common + [(PyKCS11.CKA_EXTRACTABLE, True), (PyKCS11.CKA_SENSITIVE, False), (PyKCS11.CKA_SIGN, True)],
+            common
+            + [
+                (PyKCS11.CKA_EXTRACTABLE, True),
+                (PyKCS11.CKA_SENSITIVE, False),
+                (PyKCS11.CKA_SIGN, True),
+            ],
             mecha=PyKCS11.Mechanism(PyKCS11.CKM_EC_KEY_PAIR_GEN, None),
         )
         found = session.lookup_key("weak")
@@ -137,7 +151,11 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
             session.key("weak")
     assert code_of(failure) == "KEY_WEAK"
     assert found is not None
-    assert {weakness.split()[0] for weakness in found.weaknesses} >= {"EXTRACTABLE", "NEVER_EXTRACTABLE", "SENSITIVE"}
+    assert {weakness.split()[0] for weakness in found.weaknesses} >= {
+        "EXTRACTABLE",
+        "NEVER_EXTRACTABLE",
+        "SENSITIVE",
+    }
 
 
 def test_two_keys_with_one_label_are_ambiguous(token: pkcs11.TokenInfo) -> None:
@@ -228,7 +246,9 @@ class FakeHandle:
 
 
 def fake_library(*flags: str) -> tuple[pkcs11.Library, FakeHandle]:
-    api = types.SimpleNamespace(**{name: getattr(PyKCS11, name) for name in dir(PyKCS11) if name.startswith("CK")})
+    api = types.SimpleNamespace(
+        **{name: getattr(PyKCS11, name) for name in dir(PyKCS11) if name.startswith("CK")}
+    )
     api.PyKCS11Error = FakeError
     ready = ("CKF_TOKEN_INITIALIZED", "CKF_USER_PIN_INITIALIZED")
     handle = FakeHandle(sum(int(getattr(PyKCS11, name)) for name in ready + flags))
@@ -301,7 +321,9 @@ def test_ecdsa_signature_of_odd_size_is_refused(raw: bytes) -> None:
 
 
 @given(st.text(min_size=1, max_size=32), st.text(min_size=1, max_size=200))
-def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(token_label: str, key_label: str) -> None:
+def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(
+    token_label: str, key_label: str
+) -> None:
     from urllib.parse import unquote
 
     try:
@@ -314,7 +336,10 @@ def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(token_label: s
     assert unquote(attributes["object"]) == key_label
     assert attributes["type"] == "private"
     lines = pkcs11.uri_pem(uri).splitlines()
-    assert (lines[0], lines[-1]) == ("-----BEGIN PKCS#11 PROVIDER URI-----", "-----END PKCS#11 PROVIDER URI-----")
+    assert (lines[0], lines[-1]) == (
+        "-----BEGIN PKCS#11 PROVIDER URI-----",
+        "-----END PKCS#11 PROVIDER URI-----",
+    )
     assert all(len(line) <= 64 for line in lines[1:-1])
     der = base64.b64decode("".join(lines[1:-1]))
     assert der.endswith(uri.encode())
@@ -322,7 +347,9 @@ def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(token_label: s
 
 
 @pytest.mark.parametrize(
-    "arguments", [("DSA",), ("EC", "P-521"), ("RSA", "P-256", 2048)], ids=lambda value: "-".join(map(str, value))
+    "arguments",
+    [("DSA",), ("EC", "P-521"), ("RSA", "P-256", 2048)],
+    ids=lambda value: "-".join(map(str, value)),
 )
 def test_weak_or_unknown_key_kinds_are_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError):

@@ -27,13 +27,27 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact, publish, replica
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import ArtefactError
-from ansible_collections.onprem.deepseek.plugins.module_utils.publish import Plan, PublishError, Tools
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import Completed, Credentials, ReplicaError, Request
+from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
+    Plan,
+    PublishError,
+    Tools,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    Completed,
+    Credentials,
+    ReplicaError,
+    Request,
+)
 
 SMALL = 200_000
 PIECE = artefact.PIECE_SIZE
@@ -46,7 +60,9 @@ class Signer:
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.pem = self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        self.pem = self.key.public_key().public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        )
         self.versions = {"onnx": "1.19.0"}
         self.exports = 0
         self.graph = b"graph"
@@ -55,8 +71,14 @@ class Signer:
         return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def sign_folder(self, folder: str) -> None:
-        digests = {path: artefact.hash_file(os.path.join(folder, path)).sha256 for path in artefact.list_folder(folder)}
-        resources = [{"name": path, "algorithm": "sha256", "digest": digest} for path, digest in digests.items()]
+        digests = {
+            path: artefact.hash_file(os.path.join(folder, path)).sha256
+            for path in artefact.list_folder(folder)
+        }
+        resources = [
+            {"name": path, "algorithm": "sha256", "digest": digest}
+            for path, digest in digests.items()
+        ]
         payload = json.dumps({"predicate": {"resources": resources}}).encode()
         kind = b"application/vnd.in-toto+json"
         signature = self.sign(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
@@ -73,7 +95,9 @@ class Signer:
         os.mkdir(out)
         Path(out, "decoder.onnx").write_bytes(self.graph)
         Path(out, "empty").write_bytes(b"")
-        Path(out, "export.json").write_text(json.dumps({"parameters": {"opset": 24}, "tools": self.versions}))
+        Path(out, "export.json").write_text(
+            json.dumps({"parameters": {"opset": 24}, "tools": self.versions})
+        )
 
     def tools(self) -> Tools:
         return Tools(lambda: dict(self.versions), self.export, self.sign_folder, self.sign)
@@ -81,7 +105,9 @@ class Signer:
 
 def write_checkpoint(path: Path, size: int = 1000) -> Path:
     path.mkdir()
-    (path / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}))
+    (path / "config.json").write_text(
+        json.dumps({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"})
+    )
     (path / "tokenizer.json").write_text("{}")
     (path / "tokenizer_config.json").write_text("{}")
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
@@ -135,14 +161,22 @@ def test_publish_writes_signed_artefacts_and_a_signed_release(plan: Plan, signer
     graph = replica.read_manifest(found.artefacts[1].path, found.artefacts[1].digest)
     assert graph.parents == (done.release.checkpoint,)
     assert graph.tools == signer.versions
-    assert graph.parameters == {"opset": 24, "arguments": {"max_len": None, "slots": None, "precision": "fp32"}}
+    assert graph.parameters == {
+        "opset": 24,
+        "arguments": {"max_len": None, "slots": None, "precision": "fp32"},
+    }
 
 
 def test_the_same_bytes_again_change_nothing(plan: Plan, signer: Signer) -> None:
     publish.publish(plan, signer.tools())
     before = tree(plan.store)
     again = publish.publish(plan, signer.tools())
-    assert (again.changed, again.actions, again.rebuild_reason, signer.exports) == (False, [], "", 1)
+    assert (again.changed, again.actions, again.rebuild_reason, signer.exports) == (
+        False,
+        [],
+        "",
+        1,
+    )
     assert tree(plan.store) == before
 
 
@@ -155,8 +189,12 @@ def test_check_mode_says_what_would_be_done_and_does_nothing(plan: Plan, signer:
     assert not publish.publish(plan, signer.tools(), check_mode=True).changed
 
 
-@pytest.mark.parametrize("change", [{"source": "elsewhere"}, {"licence": "MIT"}, {"max_len": 64}, {"slots": 2}])
-def test_the_same_version_made_differently_is_refused(plan: Plan, signer: Signer, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"source": "elsewhere"}, {"licence": "MIT"}, {"max_len": 64}, {"slots": 2}]
+)
+def test_the_same_version_made_differently_is_refused(
+    plan: Plan, signer: Signer, change: dict[str, object]
+) -> None:
     publish.publish(plan, signer.tools())
     before = tree(plan.store)
     for check_mode in (True, False):
@@ -174,14 +212,18 @@ def test_the_same_version_with_other_bytes_is_refused_by_name(plan: Plan, signer
     assert done.changed
 
 
-def test_a_new_version_of_the_same_checkpoint_uses_what_is_there(plan: Plan, signer: Signer) -> None:
+def test_a_new_version_of_the_same_checkpoint_uses_what_is_there(
+    plan: Plan, signer: Signer
+) -> None:
     publish.publish(plan, signer.tools())
     done = publish.publish(dataclasses.replace(plan, version="1.0.1"), signer.tools())
     assert done.actions == ["wrote release tiny/1.0.1"]
     assert signer.exports == 1
 
 
-def test_new_tools_keep_a_published_version_and_rebuild_a_new_one(plan: Plan, signer: Signer) -> None:
+def test_new_tools_keep_a_published_version_and_rebuild_a_new_one(
+    plan: Plan, signer: Signer
+) -> None:
     publish.publish(plan, signer.tools())
     signer.versions = {"onnx": "1.20.0"}
     kept = publish.publish(plan, signer.tools())
@@ -192,7 +234,9 @@ def test_new_tools_keep_a_published_version_and_rebuild_a_new_one(plan: Plan, si
     assert signer.exports == 2
 
 
-def test_an_interrupted_publish_publishes_nothing_and_is_resumed(plan: Plan, signer: Signer) -> None:
+def test_an_interrupted_publish_publishes_nothing_and_is_resumed(
+    plan: Plan, signer: Signer
+) -> None:
     def interrupted(_folder: str, _out: str) -> None:
         raise PublishError("no more power")
 
@@ -206,7 +250,9 @@ def test_an_interrupted_publish_publishes_nothing_and_is_resumed(plan: Plan, sig
     assert not leftover.exists()
 
 
-def test_a_checkpoint_with_problems_is_refused_before_anything_is_written(plan: Plan, signer: Signer) -> None:
+def test_a_checkpoint_with_problems_is_refused_before_anything_is_written(
+    plan: Plan, signer: Signer
+) -> None:
     Path(plan.checkpoint, "tokenizer.json").unlink()
     with pytest.raises(PublishError, match=r"tokenizer\.json: the file is missing"):
         publish.publish(plan, signer.tools())
@@ -222,7 +268,9 @@ def test_a_changed_release_file_is_never_signed_again(plan: Plan, signer: Signer
 
 
 @pytest.mark.parametrize("name", ["decoder.onnx", "manifest.json", "model.sig"])
-def test_a_damaged_graph_is_exported_again_from_the_verified_checkpoint(plan: Plan, signer: Signer, name: str) -> None:
+def test_a_damaged_graph_is_exported_again_from_the_verified_checkpoint(
+    plan: Plan, signer: Signer, name: str
+) -> None:
     done = publish.publish(plan, signer.tools())
     assert done.release is not None
     before = tree(plan.store)
@@ -242,8 +290,14 @@ def test_a_damaged_graph_is_exported_again_from_the_verified_checkpoint(plan: Pl
 def test_a_damaged_checkpoint_copy_is_written_again(plan: Plan, signer: Signer) -> None:
     done = publish.publish(plan, signer.tools())
     assert done.release is not None
-    overwrite(Path(plan.store, "checkpoint", "tiny", done.release.checkpoint, "model.safetensors"), 300, b"#")
-    assert publish.publish(plan, signer.tools()).actions == [f"wrote checkpoint {done.release.checkpoint[:12]}"]
+    overwrite(
+        Path(plan.store, "checkpoint", "tiny", done.release.checkpoint, "model.safetensors"),
+        300,
+        b"#",
+    )
+    assert publish.publish(plan, signer.tools()).actions == [
+        f"wrote checkpoint {done.release.checkpoint[:12]}"
+    ]
     assert replica.inspect_replica(Request(plan.store, "tiny", "1.0.0", signer.pem)).complete
 
 
@@ -290,9 +344,13 @@ class Site:
         return dataclasses.replace(request, **change)  # type: ignore[arg-type]
 
     def credentials(self, name: str = "host") -> Credentials:
-        return Credentials(*(str(self.root / file) for file in ("ca.pem", f"{name}.pem", f"{name}.key")))
+        return Credentials(
+            *(str(self.root / file) for file in ("ca.pem", f"{name}.pem", f"{name}.key"))
+        )
 
-    def pull(self, name: str = "host", check_mode: bool = False, **change: object) -> replica.Replica:
+    def pull(
+        self, name: str = "host", check_mode: bool = False, **change: object
+    ) -> replica.Replica:
         request, credentials = self.request(**change), self.credentials(name)
         found = replica.inspect_replica(request)
         fetch = replica.https_fetcher(credentials, 2)
@@ -312,12 +370,16 @@ def run(command: Sequence[str]) -> Completed:
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
-def issue(root: Path, name: str, ca: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> tuple[x509.Name, ec.EllipticCurvePrivateKey]:
+def issue(
+    root: Path, name: str, ca: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None
+) -> tuple[x509.Name, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     issuer, issuer_key = ca or (subject, key)
     now = datetime.datetime.now(datetime.timezone.utc)
-    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    usage = x509.ExtendedKeyUsage(
+        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    )
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -328,14 +390,19 @@ def issue(root: Path, name: str, ca: tuple[x509.Name, ec.EllipticCurvePrivateKey
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=ca is None, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
     )
     if ca is not None:
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         builder = builder.add_extension(usage, critical=False).add_extension(names, critical=False)
     certificate = builder.sign(issuer_key, hashes.SHA256())
     (root / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (root / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (root / f"{name}.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
     return subject, key
 
 
@@ -374,7 +441,9 @@ http {{
 
 def start_nginx(root: Path, number: int, port: int) -> subprocess.Popen[bytes]:
     config = root / f"nginx{number}.conf"
-    config.write_text("user root;\n" * (os.geteuid() == 0) + NGINX.format(root=root, number=number, port=port))
+    config.write_text(
+        "user root;\n" * (os.geteuid() == 0) + NGINX.format(root=root, number=number, port=port)
+    )
     process = subprocess.Popen(["nginx", "-c", str(config), "-e", str(root / f"error{number}.log")])
     for _attempt in range(100):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -385,13 +454,20 @@ def start_nginx(root: Path, number: int, port: int) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, signer: Signer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(
+    tmp_path: Path, signer: Signer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
     """A site with a small checkpoint, or one of the size that the test asks for."""
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
     for program in ("nginx", "aria2c"):
-        assert shutil.which(program), f"{program} is needed for these tests: install nginx-light and aria2"
+        assert shutil.which(program), (
+            f"{program} is needed for these tests: install nginx-light and aria2"
+        )
     checkpoint = write_checkpoint(tmp_path / "import", getattr(request, "param", SMALL))
-    done = publish.publish(Plan(str(tmp_path / "source0"), "tiny", "1.0.0", str(checkpoint), signer.pem), signer.tools())
+    done = publish.publish(
+        Plan(str(tmp_path / "source0"), "tiny", "1.0.0", str(checkpoint), signer.pem),
+        signer.tools(),
+    )
     assert done.release is not None
     for number in (1, 2):
         shutil.copytree(tmp_path / "source0", tmp_path / f"source{number}")
@@ -418,7 +494,11 @@ def test_pull_and_pull_again(site: Site) -> None:
     assert pulled.complete
     assert [item.state for item in pulled.artefacts] == ["pulled", "pulled"]
     assert same(site)
-    assert {oct(item.stat().st_mode & 0o777) for item in (site.root / "here").rglob("*.*") if item.is_file()} == {"0o444", "0o600"}
+    assert {
+        oct(item.stat().st_mode & 0o777)
+        for item in (site.root / "here").rglob("*.*")
+        if item.is_file()
+    } == {"0o444", "0o600"}
     for number in (0, 1, 2):
         site.stop(number)
     again = site.pull()
@@ -475,7 +555,9 @@ def test_a_damaged_copy_is_repaired_and_only_the_bad_piece_is_fetched(site: Site
     sent = 0
     for number in range(3):
         lines = (site.root / f"access{number}.log").read_text().splitlines()
-        sent += sum(int(line.split('"')[2].split()[1]) for line in lines if "model.safetensors" in line)
+        sent += sum(
+            int(line.split('"')[2].split()[1]) for line in lines if "model.safetensors" in line
+        )
     assert 0 < sent <= LARGE - PIECE + 4096
 
 
@@ -575,7 +657,9 @@ def test_no_source_and_no_copy(site: Site) -> None:
         site.pull(version="2.0.0")
 
 
-def test_room_is_checked_before_anything_is_fetched(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_checked_before_anything_is_fetched(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=SMALL))
     with pytest.raises(ReplicaError, match="bytes free"):
@@ -584,13 +668,19 @@ def test_room_is_checked_before_anything_is_fetched(site: Site, monkeypatch: pyt
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    with replica.store_lock(str(tmp_path)), pytest.raises(ReplicaError, match="holds"), replica.store_lock(str(tmp_path), 0.3):
+    with (
+        replica.store_lock(str(tmp_path)),
+        pytest.raises(ReplicaError, match="holds"),
+        replica.store_lock(str(tmp_path), 0.3),
+    ):
         pass
     with replica.store_lock(str(tmp_path), 0):
         pass
 
 
-@pytest.mark.parametrize(("model", "version"), [("../x", "1"), ("m", "../1"), ("", "1"), ("m", "a/b")])
+@pytest.mark.parametrize(
+    ("model", "version"), [("../x", "1"), ("m", "../1"), ("", "1"), ("m", "a/b")]
+)
 def test_names_cannot_leave_the_store(model: str, version: str) -> None:
     with pytest.raises(ArtefactError):
         Request("/store", model, version, b"")

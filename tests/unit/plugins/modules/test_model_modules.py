@@ -21,7 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import Tools
-from ansible_collections.onprem.deepseek.plugins.modules import checkpoint_info, model_release, model_release_info, model_replica
+from ansible_collections.onprem.deepseek.plugins.modules import (
+    checkpoint_info,
+    model_release,
+    model_release_info,
+    model_replica,
+)
 
 Call = Callable[..., dict[str, Any]]
 
@@ -47,7 +52,11 @@ def key() -> ec.EllipticCurvePrivateKey:
 
 def sign_folder(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
     resources = [
-        {"name": path, "algorithm": "sha256", "digest": artefact.hash_file(os.path.join(folder, path)).sha256}
+        {
+            "name": path,
+            "algorithm": "sha256",
+            "digest": artefact.hash_file(os.path.join(folder, path)).sha256,
+        }
         for path in artefact.list_folder(folder)
     ]
     payload = json.dumps({"predicate": {"resources": resources}}).encode()
@@ -56,7 +65,9 @@ def sign_folder(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": kind.decode(),
-        "signatures": [{"sig": base64.b64encode(key.sign(message, ec.ECDSA(hashes.SHA256()))).decode()}],
+        "signatures": [
+            {"sig": base64.b64encode(key.sign(message, ec.ECDSA(hashes.SHA256()))).decode()}
+        ],
     }
     Path(folder, "model.sig").write_text(json.dumps({"dsseEnvelope": envelope}))
 
@@ -67,7 +78,9 @@ def export(_checkpoint: str, out: str) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def site(
+    tmp_path: Path, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, object]:
     """A checkpoint, and arguments of model_release with a key in memory instead of a token."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
@@ -75,11 +88,18 @@ def site(tmp_path: Path, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.Mo
     (checkpoint / "tokenizer.json").write_text("{}")
     (checkpoint / "tokenizer_config.json").write_text("{}")
     header = json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
-    (checkpoint / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    (checkpoint / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + bytes(4)
+    )
     public = tmp_path / "release.pub"
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     tools = Tools(
-        lambda: {"onnx": "1"}, export, lambda folder: sign_folder(key, folder), lambda data: key.sign(data, ec.ECDSA(hashes.SHA256()))
+        lambda: {"onnx": "1"},
+        export,
+        lambda folder: sign_folder(key, folder),
+        lambda data: key.sign(data, ec.ECDSA(hashes.SHA256())),
     )
     monkeypatch.setattr(model_release, "tools_of", lambda _module: tools)
     return {
@@ -95,10 +115,16 @@ def site(tmp_path: Path, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.Mo
     }
 
 
-def test_checkpoint_info_lists_problems_and_fails_only_when_told(call: Call, site: dict[str, object]) -> None:
+def test_checkpoint_info_lists_problems_and_fails_only_when_told(
+    call: Call, site: dict[str, object]
+) -> None:
     path = Path(str(site["checkpoint"]))
     whole = call(checkpoint_info, path=str(path), fail_on_problems=True)
-    assert (whole["changed"], whole["checkpoint"]["supported"], whole["checkpoint"]["problems"]) == (False, True, [])
+    assert (
+        whole["changed"],
+        whole["checkpoint"]["supported"],
+        whole["checkpoint"]["problems"],
+    ) == (False, True, [])
     (path / "tokenizer.json").unlink()
     told = call(checkpoint_info, path=str(path))
     assert [item["file"] for item in told["checkpoint"]["problems"]] == ["tokenizer.json"]
@@ -111,7 +137,10 @@ def test_model_release_predicts_does_and_repeats(call: Call, site: dict[str, obj
     predicted = call(model_release, check_mode=True, **site)
     assert predicted["changed"]
     assert predicted["release"] == {}
-    assert predicted["diff"] == {"before": "", "after": f"# to be exported: {predicted['rebuild_reason']}\n"}
+    assert predicted["diff"] == {
+        "before": "",
+        "after": f"# to be exported: {predicted['rebuild_reason']}\n",
+    }
     assert not Path(str(site["store"])).exists()
     done = call(model_release, **site)
     assert done["changed"]
@@ -137,7 +166,9 @@ def info(call: Call, site: dict[str, object], **more: object) -> dict[str, Any]:
     return call(model_release_info, store=site["store"], public_key=site["public_key"], **more)
 
 
-def test_model_release_info_reports_and_fails_only_when_told(call: Call, site: dict[str, object]) -> None:
+def test_model_release_info_reports_and_fails_only_when_told(
+    call: Call, site: dict[str, object]
+) -> None:
     assert info(call, site)["releases"] == []
     missing = info(call, site, model="tiny", version="1.0.0", fail_on_problems=True)
     assert missing["failed"]
@@ -170,7 +201,9 @@ def replica_arguments(site: dict[str, object], tmp_path: Path, store: str) -> di
     }
 
 
-def test_model_replica_leaves_a_whole_copy_alone(call: Call, site: dict[str, object], tmp_path: Path) -> None:
+def test_model_replica_leaves_a_whole_copy_alone(
+    call: Call, site: dict[str, object], tmp_path: Path
+) -> None:
     done = call(model_release, **site)
     arguments = replica_arguments(site, tmp_path, str(site["store"]))
     held = call(model_replica, **arguments, release_sha256=done["release"]["sha256"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.onprem.deepseek.plugins.module_utils import pkcs11, pkcs11_x509
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
@@ -32,7 +33,9 @@ def openssl(*arguments: str, expect: int = 0) -> str:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tokens").mkdir()
-    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n")
+    (tmp_path / "softhsm2.conf").write_text(
+        f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n"
+    )
     monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm2.conf"))
     for name in ("pin", "so-pin"):
         (tmp_path / name).write_text(f"unit-{name}-1")
@@ -43,12 +46,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     def module(name: str, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        imported = importlib.import_module(f"ansible_collections.onprem.deepseek.plugins.modules.pkcs11_{name}")
-        everything = {"module_path": SOFTHSM, "pin_file": str(home / "pin"), "_ansible_check_mode": check, **arguments}
+        imported = importlib.import_module(
+            f"ansible_collections.onprem.deepseek.plugins.modules.pkcs11_{name}"
+        )
+        everything = {
+            "module_path": SOFTHSM,
+            "pin_file": str(home / "pin"),
+            "_ansible_check_mode": check,
+            **arguments,
+        }
         with patch_module_args(everything), pytest.raises(SystemExit):
             imported.main()
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert "unit-pin-1" not in json.dumps({key: value for key, value in result.items() if key != "invocation"})
+        assert "unit-pin-1" not in json.dumps(
+            {key: value for key, value in result.items() if key != "invocation"}
+        )
         return result
 
     return module
@@ -71,8 +83,14 @@ def authority(token: Run, home: Path) -> dict[str, Any]:
 
 def ca_arguments(home: Path) -> dict[str, Any]:
     return {
-        "path": str(home / "ca.pem"), "token": TOKEN, "provider": "selfsigned", "key": "ca", "profile": "ca",
-        "common_name": "unit CA", "validity_days": 3650, "renew_before_days": 365,
+        "path": str(home / "ca.pem"),
+        "token": TOKEN,
+        "provider": "selfsigned",
+        "key": "ca",
+        "profile": "ca",
+        "common_name": "unit CA",
+        "validity_days": 3650,
+        "renew_before_days": 365,
     }
 
 
@@ -95,19 +113,31 @@ def test_token_check_mode_then_once(run: Run, home: Path) -> None:
 
 def test_missing_pins_are_generated_only_for_a_new_token(run: Run, home: Path) -> None:
     pin, so_pin = home / "new-pin", home / "new-so-pin"
-    arguments = {"label": TOKEN, "pin_file": str(pin), "so_pin_file": str(so_pin), "generate_pins": True}
-    assert run("token", check=True, **arguments)["changed"] and not pin.exists()
-    assert run("token", **arguments)["changed"] and not run("token", **arguments)["changed"]
-    assert len(pin.read_text()) == 24 and pin.read_text() != so_pin.read_text()
+    arguments = {
+        "label": TOKEN,
+        "pin_file": str(pin),
+        "so_pin_file": str(so_pin),
+        "generate_pins": True,
+    }
+    assert run("token", check=True, **arguments)["changed"]
+    assert not pin.exists()
+    assert run("token", **arguments)["changed"]
+    assert not run("token", **arguments)["changed"]
+    assert len(pin.read_text()) == 24
+    assert pin.read_text() != so_pin.read_text()
     assert {path.stat().st_mode & 0o777 for path in (pin, so_pin)} == {0o400}
     pin.unlink()
     lost = run("token", **arguments)
-    assert lost["code"] == "PIN_FILE" and not pin.exists(), "a new PIN for an old token would only burn a try"
+    assert lost["code"] == "PIN_FILE" and not pin.exists(), (
+        "a new PIN for an old token would only burn a try"
+    )
 
 
 def test_token_without_so_pin_says_so(run: Run) -> None:
     result = run("token", label=TOKEN)
-    assert result["failed"] and result["code"] == "PIN_FILE" and "so_pin_file" in result["msg"]
+    assert result["failed"]
+    assert result["code"] == "PIN_FILE"
+    assert "so_pin_file" in result["msg"]
 
 
 def test_token_with_another_pin_fails_once_then_refuses(token: Run, home: Path) -> None:
@@ -119,12 +149,15 @@ def test_token_with_another_pin_fails_once_then_refuses(token: Run, home: Path) 
 
 def test_key_check_mode_then_once(token: Run) -> None:
     arguments = {"token": TOKEN, "label": "k"}
-    checked, first, second = (token("key", check=check, **arguments) for check in (True, False, False))
+    checked, first, second = (
+        token("key", check=check, **arguments) for check in (True, False, False)
+    )
     assert (checked["changed"], first["changed"], second["changed"]) == (True, True, False)
     assert checked["key"] == {}
     assert checked["recreate_reason"] == "there is no key with this label"
     assert first["key"] == second["key"]
-    assert second["key"]["weaknesses"] == [] and second["key"]["attributes"]["never_extractable"] is True
+    assert second["key"]["weaknesses"] == []
+    assert second["key"]["attributes"]["never_extractable"] is True
     assert second["uri"] == "pkcs11:token=unit;object=k;type=private"
 
 
@@ -132,56 +165,79 @@ def test_key_of_another_kind_follows_the_policy(token: Run) -> None:
     before = token("key", token=TOKEN, label="k")["key"]
     wanted = {"token": TOKEN, "label": "k", "curve": "P-384"}
     refused = token("key", **wanted)
-    assert refused["failed"] and refused["code"] == "KEY_DIFFERS" and "EC P-256, wanted EC P-384" in refused["msg"]
+    assert refused["failed"]
+    assert refused["code"] == "KEY_DIFFERS"
+    assert "EC P-256, wanted EC P-384" in refused["msg"]
     kept = token("key", regenerate="never", **wanted)
-    assert not kept["changed"] and kept["key"] == before and kept["warnings"]
+    assert not kept["changed"]
+    assert kept["key"] == before
+    assert kept["warnings"]
     checked = token("key", check=True, regenerate="if_changed", **wanted)
-    assert checked["changed"] and checked["key"] == before
+    assert checked["changed"]
+    assert checked["key"] == before
     replaced = token("key", regenerate="if_changed", **wanted)
-    assert replaced["changed"] and replaced["key"]["kind"] == "EC P-384"
+    assert replaced["changed"]
+    assert replaced["key"]["kind"] == "EC P-384"
     assert token("key", **wanted)["key"] == replaced["key"]
     assert token("key", regenerate="always", **wanted)["recreate_reason"] == "regenerate is always"
 
 
-def test_deleted_key_is_detected_and_replaced_only_on_request(authority: dict[str, Any], token: Run, home: Path) -> None:
+def test_deleted_key_is_detected_and_replaced_only_on_request(
+    authority: dict[str, Any], token: Run, home: Path
+) -> None:
     delete_private_key(home, "ca")
     proof = token("info", token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem"))
-    assert proof["failed"] and proof["code"] == "KEY_MISSING"
+    assert proof["failed"]
+    assert proof["code"] == "KEY_MISSING"
     refused = token("key", token=TOKEN, label="ca")
-    assert refused["failed"] and "only the public half" in refused["msg"]
+    assert refused["failed"]
+    assert "only the public half" in refused["msg"]
     assert token("key", token=TOKEN, label="ca", regenerate="if_changed")["changed"]
     mismatch = token("info", token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem"))
     assert mismatch["code"] == "CERT_KEY_MISMATCH"
     renewed = token("certificate", **ca_arguments(home))
-    assert renewed["changed"] and renewed["recreate_reason"] == "the certificate is for another key"
-    assert token("info", token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem"))["proof"]["signed"]
+    assert renewed["changed"]
+    assert renewed["recreate_reason"] == "the certificate is for another key"
+    assert token("info", token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem"))[
+        "proof"
+    ]["signed"]
 
 
 def delete_private_key(home: Path, label: str) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, (home / "pin").read_text()) as session:
+    with (
+        pkcs11.open_library(SOFTHSM) as library,
+        library.session(TOKEN, (home / "pin").read_text()) as session,
+    ):
         session.handle.destroyObject(session.key(label).handle)
 
 
 def test_info_lists_and_proves(authority: dict[str, Any], token: Run, home: Path) -> None:
-    result = token("info", check=True, token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem"))
+    result = token(
+        "info", check=True, token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem")
+    )
     assert result["proof"] == {"signed": True, "certificate_matches": True}
     assert [key["label"] for key in result["keys"]] == ["ca"]
     assert result["certificate"]["subject"] == "CN=unit CA"
     assert not result["changed"]
     without = token("info", pin_file=None)
-    assert without["keys"] == [] and TOKEN in [found["label"] for found in without["tokens"]]
+    assert without["keys"] == []
+    assert TOKEN in [found["label"] for found in without["tokens"]]
     assert token("info", token=TOKEN, key="absent")["code"] == "KEY_MISSING"
     assert "prove" in token("info", token=TOKEN, prove=True)["msg"]
 
 
 def test_ca_certificate_is_made_once(authority: dict[str, Any], token: Run, home: Path) -> None:
     text = openssl("x509", "-in", str(home / "ca.pem"), "-noout", "-text")
-    assert "CA:TRUE, pathlen:0" in text and "Certificate Sign, CRL Sign" in text
+    assert "CA:TRUE, pathlen:0" in text
+    assert "Certificate Sign, CRL Sign" in text
     again = token("certificate", **ca_arguments(home))
-    assert not again["changed"] and again["recreate_reason"] == ""
+    assert not again["changed"]
+    assert again["recreate_reason"] == ""
 
 
-@pytest.mark.parametrize("kind", [{"type": "EC", "curve": "P-384"}, {"type": "RSA", "bits": 3072}], ids=str)
+@pytest.mark.parametrize(
+    "kind", [{"type": "EC", "curve": "P-384"}, {"type": "RSA", "bits": 3072}], ids=str
+)
 def test_ca_of_another_kind_signs_too(token: Run, home: Path, kind: dict[str, Any]) -> None:
     token("key", token=TOKEN, label="ca", **kind)
     assert token("certificate", **ca_arguments(home))["changed"]
@@ -191,38 +247,82 @@ def test_ca_of_another_kind_signs_too(token: Run, home: Path, kind: dict[str, An
 def test_host_certificate_from_request(authority: dict[str, Any], token: Run, home: Path) -> None:
     path = str(home / "host.pem")
     arguments = {
-        **authority, "path": path, "csr_content": host_request(home, "host"), "profile": "peer",
-        "common_name": "inference-1", "names": ["DNS:inference-1", "IP:10.0.30.21"], "mode": "0644",
+        **authority,
+        "path": path,
+        "csr_content": host_request(home, "host"),
+        "profile": "peer",
+        "common_name": "inference-1",
+        "names": ["DNS:inference-1", "IP:10.0.30.21"],
+        "mode": "0644",
     }
     checked = token("certificate", check=True, **arguments)
-    assert checked["changed"] and not Path(path).exists()
+    assert checked["changed"]
+    assert not Path(path).exists()
     first, second = token("certificate", **arguments), token("certificate", **arguments)
     assert (first["changed"], second["changed"]) == (True, False)
     assert first["content"] == second["content"] == Path(path).read_text()
-    assert first["certificate"]["subject"] == "CN=inference-1", "the request's own claim must not count"
+    assert first["certificate"]["subject"] == "CN=inference-1", (
+        "the request's own claim must not count"
+    )
     for purpose in ("sslserver", "sslclient"):
-        openssl("verify", "-CAfile", str(home / "ca.pem"), "-purpose", purpose, "-verify_hostname", "inference-1", path)
+        openssl(
+            "verify",
+            "-CAfile",
+            str(home / "ca.pem"),
+            "-purpose",
+            purpose,
+            "-verify_hostname",
+            "inference-1",
+            path,
+        )
     openssl("verify", "-CAfile", str(home / "ca.pem"), "-verify_ip", "10.0.30.21", path)
     openssl("verify", "-CAfile", str(home / "ca.pem"), "-verify_hostname", "other", path, expect=2)
     renamed = token("certificate", **{**arguments, "names": ["DNS:inference-2"]})
-    assert renamed["changed"] and "wanted DNS:inference-2" in renamed["recreate_reason"]
+    assert renamed["changed"]
+    assert "wanted DNS:inference-2" in renamed["recreate_reason"]
 
 
-def test_server_certificate_through_a_request_from_the_token(authority: dict[str, Any], token: Run, home: Path) -> None:
+def test_server_certificate_through_a_request_from_the_token(
+    authority: dict[str, Any], token: Run, home: Path
+) -> None:
     token("key", token=TOKEN, label="gateway")
     request = token("csr", token=TOKEN, key="gateway", common_name="svc", names=["DNS:svc"])
-    assert not request["changed"] and "PKCS#11 PROVIDER URI" in request["uri_pem"]
-    arguments = {**authority, "path": str(home / "g.pem"), "csr_content": request["csr"], "common_name": "svc", "names": ["DNS:svc"]}
+    assert not request["changed"]
+    assert "PKCS#11 PROVIDER URI" in request["uri_pem"]
+    arguments = {
+        **authority,
+        "path": str(home / "g.pem"),
+        "csr_content": request["csr"],
+        "common_name": "svc",
+        "names": ["DNS:svc"],
+    }
     assert token("certificate", **arguments)["changed"]
-    assert token("info", token=TOKEN, key="gateway", prove=True, certificate=str(home / "g.pem"))["proof"]["certificate_matches"]
-    openssl("verify", "-CAfile", str(home / "ca.pem"), "-purpose", "sslclient", str(home / "g.pem"), expect=2)
-    by_label = {key: value for key, value in arguments.items() if key != "csr_content"} | {"key": "gateway"}
+    assert token("info", token=TOKEN, key="gateway", prove=True, certificate=str(home / "g.pem"))[
+        "proof"
+    ]["certificate_matches"]
+    openssl(
+        "verify",
+        "-CAfile",
+        str(home / "ca.pem"),
+        "-purpose",
+        "sslclient",
+        str(home / "g.pem"),
+        expect=2,
+    )
+    by_label = {key: value for key, value in arguments.items() if key != "csr_content"} | {
+        "key": "gateway"
+    }
     assert not token("certificate", **by_label)["changed"], "request and label name the same key"
 
 
 def test_broken_requests_and_files(authority: dict[str, Any], token: Run, home: Path) -> None:
     request = host_request(home, "host")
-    arguments = {**authority, "path": str(home / "host.pem"), "common_name": "h", "csr_content": request}
+    arguments = {
+        **authority,
+        "path": str(home / "host.pem"),
+        "common_name": "h",
+        "csr_content": request,
+    }
     body = request.splitlines()
     forged = "\n".join([body[0], body[1], *reversed(body[2:-1]), body[-1]])
     assert token("certificate", **{**arguments, "csr_content": forged})["code"] == "CSR"
@@ -230,20 +330,30 @@ def test_broken_requests_and_files(authority: dict[str, Any], token: Run, home: 
     assert token("certificate", **{**arguments, "validity_days": 30})["code"] == "VALIDITY"
     assert token("certificate", **{**arguments, "validity_days": 4000})["code"] == "CA_ENDS"
     assert token("certificate", **{**arguments, "ca_key": "absent"})["code"] == "KEY_MISSING"
-    assert token("certificate", **{**arguments, "ca_certificate": str(home / "no.pem")})["code"] == "CA_MISSING"
+    assert (
+        token("certificate", **{**arguments, "ca_certificate": str(home / "no.pem")})["code"]
+        == "CA_MISSING"
+    )
     assert not (home / "host.pem").exists()
     (home / "host.pem").write_text("rubbish")
     assert "holds no certificate" in token("certificate", **arguments)["recreate_reason"]
 
 
 def test_certificate_policy(authority: dict[str, Any], token: Run, home: Path) -> None:
-    arguments = {**authority, "path": str(home / "host.pem"), "common_name": "h", "csr_content": host_request(home, "h")}
+    arguments = {
+        **authority,
+        "path": str(home / "host.pem"),
+        "common_name": "h",
+        "csr_content": host_request(home, "h"),
+    }
     first = token("certificate", regenerate="fail", **arguments)
     assert first["changed"], "a missing certificate is made under every policy"
     other = {**arguments, "common_name": "i"}
     assert token("certificate", regenerate="fail", **other)["code"] == "CERTIFICATE_DIFFERS"
     kept = token("certificate", regenerate="never", **other)
-    assert not kept["changed"] and kept["warnings"] and kept["content"] == first["content"]
+    assert not kept["changed"]
+    assert kept["warnings"]
+    assert kept["content"] == first["content"]
     assert token("certificate", regenerate="always", **arguments)["changed"]
 
 
@@ -252,11 +362,22 @@ def test_user_that_does_not_exist(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "reason"), [(-1, "valid only from"), (0, None), (59, None), (60, "is renewed 30 days before"), (100, "in 0 days")]
+    ("days", "reason"),
+    [
+        (-1, "valid only from"),
+        (0, None),
+        (59, None),
+        (60, "is renewed 30 days before"),
+        (100, "in 0 days"),
+    ],
 )
-def test_renewal_decision(authority: dict[str, Any], token: Run, home: Path, days: int, reason: str | None) -> None:
+def test_renewal_decision(
+    authority: dict[str, Any], token: Run, home: Path, days: int, reason: str | None
+) -> None:
     token("key", token=TOKEN, label="g")
-    token("certificate", **{**authority, "path": str(home / "g.pem"), "key": "g", "common_name": "g"})
+    token(
+        "certificate", **{**authority, "path": str(home / "g.pem"), "key": "g", "common_name": "g"}
+    )
     certificate = pkcs11_x509.load_certificate((home / "g.pem").read_text(), "g.pem")
     issuer = pkcs11_x509.load_certificate((home / "ca.pem").read_text(), "ca.pem")
     wanted = pkcs11_x509.Wanted("g", (), "server", 90, 30)
@@ -266,8 +387,15 @@ def test_renewal_decision(authority: dict[str, Any], token: Run, home: Path, day
     assert found is None if reason is None else found is not None and reason in found
 
 
-def test_certificate_of_another_ca_is_replaced(authority: dict[str, Any], token: Run, home: Path) -> None:
-    arguments = {**authority, "path": str(home / "host.pem"), "common_name": "h", "csr_content": host_request(home, "h")}
+def test_certificate_of_another_ca_is_replaced(
+    authority: dict[str, Any], token: Run, home: Path
+) -> None:
+    arguments = {
+        **authority,
+        "path": str(home / "host.pem"),
+        "common_name": "h",
+        "csr_content": host_request(home, "h"),
+    }
     token("certificate", **arguments)
     token("key", token=TOKEN, label="ca", regenerate="always")
     mismatch = token("certificate", **arguments)
