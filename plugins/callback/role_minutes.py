@@ -36,7 +36,8 @@ from ansible.plugins.callback import CallbackBase
 
 def clock(seconds: float) -> str:
     """Seconds as minutes and seconds, as in C(2:05)."""
-    return "%d:%02d" % divmod(int(seconds), 60)
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 class CallbackModule(CallbackBase):
@@ -64,7 +65,7 @@ class CallbackModule(CallbackBase):
         role = task._role.get_name() if task._role else "(plays)"
         self.current = (role.rpartition(".")[2], time.monotonic())
         self._display.display(
-            "[%s elapsed]" % clock(time.monotonic() - self.started), color="bright gray"
+            f"[{clock(time.monotonic() - self.started)} elapsed]", color="bright gray"
         )
 
     def v2_playbook_on_task_start(self, task, is_conditional):
@@ -81,8 +82,8 @@ class CallbackModule(CallbackBase):
         }
         self._display.banner("MINUTES PER ROLE")
         for role, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
-            self._display.display("%8s  %s" % (clock(seconds), role))
-        self._display.display("%8s  in all, changed=%d" % (clock(total), totals["changed"]))
+            self._display.display(f"{clock(seconds):>8}  {role}")
+        self._display.display(f"{clock(total):>8}  in all, changed={totals['changed']}")
         if totals["ok"] and not (totals["changed"] or totals["failures"] or totals["dark"]):
             self._display.display("Nothing had to be changed (changed=0).", color="green")
         path = self.get_option("output_file")

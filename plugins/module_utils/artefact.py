@@ -43,6 +43,7 @@ MANIFEST = "manifest.json"
 PIECES = "pieces.meta4"
 SIGNATURE = "model.sig"
 RESERVED = (MANIFEST, PIECES, SIGNATURE)
+FOLDER_MODE = 0o755  # what is stored is published to all hosts
 METALINK_NAMESPACE = "urn:ietf:params:xml:ns:metalink"
 
 _BLOCK = 1024 * 1024
@@ -241,6 +242,8 @@ def canonical_json(value: object) -> bytes:
 
 @dataclass(frozen=True)
 class FileEntry:
+    """Size and SHA-256 of one payload file."""
+
     size: int
     sha256: str
 
@@ -768,7 +771,7 @@ def write_file(path: str, data: bytes) -> None:
 def seal_folder(folder: str) -> None:
     """Make a finished artefact read-only and durable: files 0444, folders 0755, all flushed."""
     for root, _unused_folders, files in os.walk(folder):
-        os.chmod(root, 0o755)
+        os.chmod(root, FOLDER_MODE)
         for name in files:
             path = os.path.join(root, name)
             os.chmod(path, 0o444)
@@ -783,7 +786,7 @@ def ensure_folder(path: str) -> None:
     parent = os.path.dirname(path)
     ensure_folder(parent)
     os.mkdir(path)
-    os.chmod(path, 0o755)
+    os.chmod(path, FOLDER_MODE)
     sync_path(parent)
 
 

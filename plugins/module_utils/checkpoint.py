@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Is a folder a checkpoint that this collection can serve, and is all of it there?
+"""Judge whether a folder is a checkpoint that this collection can serve, and all of it there.
 
 Looks at names, sizes and headers only, so that it answers in moments for any size. Standard library
 only: it runs before anything is installed.

@@ -4,7 +4,7 @@
 
 """Tokens and keys behind any PKCS#11 library, through PyKCS11.
 
-Every refusal is a Pkcs11Failure with a stable code, the problem and the remedy. A PIN is tried exactly
+Every refusal is a Pkcs11Error with a stable code, the problem and the remedy. A PIN is tried exactly
 once, and not at all when the token says that few tries are left: hardware tokens lock themselves.
 """
 
@@ -49,7 +49,7 @@ REQUIRED_ATTRIBUTES: dict[str, bool] = {
 }
 
 
-class Pkcs11Failure(Exception):
+class Pkcs11Error(Exception):
     """Something is wrong, and this is what to do about it."""
 
     def __init__(self, code: str, problem: str, remedy: str) -> None:
@@ -150,7 +150,7 @@ def ec_point(raw: bytes, curve: str) -> bytes:
     for candidate in (raw, raw[2:], raw[3:]):
         if len(candidate) == size and candidate[0] == 4:
             return candidate
-    raise Pkcs11Failure(
+    raise Pkcs11Error(
         "KEY_UNREADABLE",
         f"the token returned a public key of {len(raw)} bytes that is no uncompressed {curve} point.",
         "read the key with pkcs11-tool --read-object --type pubkey and report what the token is.",
@@ -188,22 +188,20 @@ def uri_pem(uri: str) -> str:
     ).decode()
     lines = [body[start : start + 64] for start in range(0, len(body), 64)]
     return "\n".join(
-        ["-----BEGIN PKCS#11 PROVIDER URI-----"]
-        + lines
-        + ["-----END PKCS#11 PROVIDER URI-----", ""]
+        ["-----BEGIN PKCS#11 PROVIDER URI-----", *lines, "-----END PKCS#11 PROVIDER URI-----", ""]
     )
 
 
 def check_pin(pin: str, origin: str) -> str:
     """Refuse what would burn a try on the token: an empty PIN, or one with white space around it."""
     if not pin:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "PIN_FILE",
             f"{origin} is empty.",
             "write the PIN into it, without a newline at the end.",
         )
     if pin != pin.strip():
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "PIN_FILE",
             f"{origin} has white space or a newline around the PIN, which the token would take as part of it.",
             "rewrite it without, for example with printf %s.",
@@ -216,14 +214,14 @@ def read_pin(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as handle:
             if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) & stat.S_IRWXO:
-                raise Pkcs11Failure(
+                raise Pkcs11Error(
                     "PIN_FILE",
                     f"{path} can be read by everyone.",
                     "chmod 0400 it and change the PIN.",
                 )
             return check_pin(handle.read(), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "PIN_FILE", f"{path} cannot be read: {error}.", "point to the file that holds the PIN."
         ) from error
 
@@ -233,7 +231,7 @@ def load_api() -> Any:
     try:
         return importlib.import_module("PyKCS11")
     except ImportError as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "PYKCS11_MISSING", f"PyKCS11 cannot be imported: {error}.", "install python3-pykcs11."
         ) from error
 
@@ -250,9 +248,9 @@ class Library:
         self.handle = handle
         self.path = path
 
-    def failure(self, error: Any, doing: str) -> Pkcs11Failure:
+    def failure(self, error: Any, doing: str) -> Pkcs11Error:
         """Translate an error that no caller expected."""
-        return Pkcs11Failure(
+        return Pkcs11Error(
             "TOKEN_ERROR",
             f"{doing} through {self.path} failed: {error}.",
             "see the log of the PKCS#11 library; check that the token is connected and not full.",
@@ -291,7 +289,7 @@ class Library:
         """The token with this label, None without one; two of them are an error."""
         found = [token for token in self.tokens() if token.initialized and token.label == label]
         if len(found) > 1:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "TOKEN_AMBIGUOUS",
                 f"{len(found)} tokens are labelled {label!r} (serials {', '.join(t.serial for t in found)}).",
                 "relabel or remove all but one.",
@@ -306,7 +304,7 @@ class Library:
                 ", ".join(repr(token.label) for token in self.tokens() if token.initialized)
                 or "none"
             )
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "TOKEN_MISSING",
                 f"no token labelled {label!r} behind {self.path}; present: {present}.",
                 "initialise it with onprem.deepseek.pkcs11_token, or correct the label (for SoftHSM also SOFTHSM2_CONF).",
@@ -316,7 +314,7 @@ class Library:
     def initialise_token(self, label: str, so_pin: str, pin: str) -> TokenInfo:
         """Initialise the first blank token, or finish one that has no user PIN yet. Never erases one."""
         if not label or len(label.encode()) > LABEL_BYTES:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "TOKEN_LABEL",
                 f"token label {label!r} is not 1 to 32 bytes long.",
                 "choose another label.",
@@ -326,7 +324,7 @@ class Library:
             if existing is None:
                 blank = [token for token in self.tokens() if not token.initialized]
                 if not blank:
-                    raise Pkcs11Failure(
+                    raise Pkcs11Error(
                         "TOKEN_NO_BLANK",
                         f"no blank token behind {self.path} to become {label!r}; an initialised one is never erased.",
                         "connect or create an empty token or partition.",
@@ -356,7 +354,7 @@ class Library:
         """Log in once and hand out the session; log out and close at the end, whatever happens."""
         token = self.token(token_label)
         if token.login_refusal is not None:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "PIN_LOCKED" if token.pin_locked else "PIN_COUNT_LOW",
                 f"no PIN was tried on token {token_label!r}, because {token.login_refusal}.",
                 "log in by hand with the right PIN (pkcs11-tool --login --test), or reset it as security officer.",
@@ -385,13 +383,13 @@ class Library:
                 self.api.CKR_PIN_LEN_RANGE,
                 self.api.CKR_PIN_INVALID,
             ):
-                raise Pkcs11Failure(
+                raise Pkcs11Error(
                     "LOGIN",
                     f"token {token_label!r} refused the PIN; it was tried once and is not tried again.",
                     "put the right PIN into the PIN file before the next run: each run costs one more try.",
                 ) from error
             if error.value == self.api.CKR_PIN_LOCKED:
-                raise Pkcs11Failure(
+                raise Pkcs11Error(
                     "PIN_LOCKED",
                     f"token {token_label!r} is locked.",
                     "reset the PIN as security officer.",
@@ -441,7 +439,7 @@ class Session:
         """The private key with this label, None without one; two of them are an error."""
         found = self._find(self.api.CKO_PRIVATE_KEY, label)
         if len(found) > 1:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "KEY_AMBIGUOUS",
                 f"{len(found)} private keys in token {self.token.label!r} are labelled {label!r}.",
                 "delete all but the one in use; the label is how a key is found.",
@@ -458,19 +456,19 @@ class Session:
         """The private key with this label, refused if it could ever have left the token."""
         found = self.lookup_key(label)
         if found is None:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "KEY_MISSING",
                 f"token {self.token.label!r} has no private key labelled {label!r}.",
                 "generate it with onprem.deepseek.pkcs11_key, or correct the label.",
             )
         if found.public.spec == NO_PUBLIC:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "KEY_NO_PUBLIC",
                 f"private key {label!r} in token {self.token.label!r} has no public key object with its label and id.",
                 "restore the public key object from the certificate, or generate a new key.",
             )
         if found.weaknesses:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "KEY_WEAK",
                 f"key {label!r} in token {self.token.label!r} is not safe to use: {'; '.join(found.weaknesses)}.",
                 "generate a new key with onprem.deepseek.pkcs11_key and regenerate=if_changed.",
@@ -518,7 +516,8 @@ class Session:
         # Same id on both halves: this is how PKCS#11 software pairs them.
         key_id = secrets.token_bytes(16)
         common = [(api.CKA_TOKEN, True), (api.CKA_LABEL, label), (api.CKA_ID, key_id)]
-        public = common + [
+        public = [
+            *common,
             (api.CKA_PRIVATE, False),
             (api.CKA_VERIFY, True),
             (api.CKA_ENCRYPT, False),
@@ -531,7 +530,8 @@ class Session:
             public.extend([(api.CKA_MODULUS_BITS, spec.bits), (api.CKA_PUBLIC_EXPONENT, (1, 0, 1))])
             mechanism = api.CKM_RSA_PKCS_KEY_PAIR_GEN
         # Every flag is set explicitly: defaults differ between tokens, and SoftHSM allows DECRYPT.
-        private = common + [
+        private = [
+            *common,
             (api.CKA_PRIVATE, True),
             (api.CKA_SENSITIVE, True),
             (api.CKA_EXTRACTABLE, False),
@@ -578,7 +578,7 @@ def open_library(path: str, api: Any = None) -> Iterator[Library]:
     """Load a PKCS#11 library and finalise it at the end."""
     pykcs11 = api if api is not None else load_api()
     if not os.path.isfile(path):
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "MODULE_MISSING",
             f"no PKCS#11 library at {path}.",
             "install it, or correct module_path.",
@@ -587,7 +587,7 @@ def open_library(path: str, api: Any = None) -> Iterator[Library]:
     try:
         handle.load(path)
     except pykcs11.PyKCS11Error as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "MODULE_LOAD",
             f"{path} cannot be loaded as a PKCS#11 library: {error}.",
             "check its architecture and its configuration (for SoftHSM: SOFTHSM2_CONF, readable by the user of this run).",
@@ -619,7 +619,7 @@ def write_new_pin(path: str, encrypt: Encrypt | None = None) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     except OSError as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "PIN_FILE", f"{path} cannot be made: {error}.", "check its folder."
         ) from error
     with os.fdopen(descriptor, "w", encoding="ascii") as handle:

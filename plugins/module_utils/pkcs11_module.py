@@ -18,7 +18,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Encrypt,
     Key,
     Library,
-    Pkcs11Failure,
+    Pkcs11Error,
     Session,
     TokenInfo,
     load_pin,
@@ -46,7 +46,7 @@ def decryptor(module: Any, option: str = "pin_credential") -> Decrypt | None:
     def decrypt(path: str) -> str:
         rc, out, err = module.run_command(["systemd-creds", "decrypt", f"--name={name}", path, "-"])
         if rc != 0:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "PIN_FILE",
                 f"{path} cannot be decrypted as credential {name!r}: {str(err).strip()}.",
                 "write it anew on this host with systemd-creds encrypt: a credential opens only where it was made.",
@@ -66,7 +66,7 @@ def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
         command = ["systemd-creds", "encrypt", "--with-key=host", f"--name={name}", "-", path]
         rc, _out, err = module.run_command(command, data=pin, binary_data=True, umask=0o077)
         if rc != 0:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "PIN_FILE",
                 f"{path} cannot be made as credential {name!r}: {str(err).strip()}.",
                 "use a plain PIN file where systemd is older than 250 or has no host key.",
@@ -84,14 +84,14 @@ def as_user(name: str | None) -> Iterator[None]:
     try:
         entry = pwd.getpwnam(name)
     except KeyError as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "USER", f"there is no user {name!r} on this host.", "create it, or correct user."
         ) from error
     if os.geteuid() == entry.pw_uid:
         yield
         return
     if os.geteuid() != 0:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "USER", f"only root can act as {name!r}.", "set become: true on the task."
         )
     groups, gid = os.getgroups(), os.getegid()
@@ -130,7 +130,7 @@ def run(module: Any, work: Callable[[Any], dict[str, Any]]) -> None:
     """Run the module's work; every failure that we understand comes out with its code and remedy."""
     try:
         result = work(module)
-    except Pkcs11Failure as failure:
+    except Pkcs11Error as failure:
         module.fail_json(msg=str(failure), code=failure.code, remedy=failure.remedy)
     else:
         module.exit_json(**result)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Key,
-    Pkcs11Failure,
+    Pkcs11Error,
     PublicNumbers,
     Session,
 )
@@ -53,7 +53,7 @@ NOT_BEFORE_SKEW = datetime.timedelta(hours=1)
 def require_cryptography() -> None:
     """Fail with a remedy where the library is missing."""
     if CRYPTOGRAPHY_ERROR is not None:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CRYPTOGRAPHY_MISSING",
             f"cryptography cannot be imported: {CRYPTOGRAPHY_ERROR}.",
             "install python3-cryptography.",
@@ -61,7 +61,7 @@ def require_cryptography() -> None:
 
 
 def _stays_in_token() -> NoReturn:
-    raise Pkcs11Failure(
+    raise Pkcs11Error(
         "KEY_STAYS", "the private key lives in a token.", "use it for signatures only."
     )
 
@@ -149,7 +149,7 @@ def public_key(numbers: PublicNumbers) -> PublicKey:
         return ec.EllipticCurvePublicKey.from_encoded_point(curve, numbers.point)
     if numbers.modulus:
         return rsa.RSAPublicNumbers(numbers.exponent, numbers.modulus).public_key()
-    raise Pkcs11Failure(
+    raise Pkcs11Error(
         "KEY_UNSUPPORTED",
         f"a key of kind {numbers.spec!r} cannot be used.",
         "generate an EC P-256 key.",
@@ -190,10 +190,10 @@ def parse_names(names: list[str]) -> list[x509.GeneralName]:
                 parsed.append(x509.IPAddress(ipaddress.ip_address(value)))
                 continue
         except ValueError as error:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "NAME", f"subject alternative name {name!r} is wrong: {error}.", "correct it."
             ) from error
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "NAME",
             f"subject alternative name {name!r} is neither DNS:... nor IP:....",
             "correct it.",
@@ -215,7 +215,7 @@ class Wanted:
         if self.profile not in PROFILES:
             raise ValueError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
         if not 0 <= self.renew_before_days < self.validity_days:
-            raise Pkcs11Failure(
+            raise Pkcs11Error(
                 "VALIDITY",
                 f"renewing {self.renew_before_days} days before the end of {self.validity_days} days would renew at every run.",
                 "make renew_before_days smaller than validity_days.",
@@ -241,7 +241,7 @@ def load_certificate(pem: str, origin: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CERTIFICATE", f"{origin} holds no certificate: {error}.", "restore it or delete it."
         ) from error
 
@@ -252,11 +252,11 @@ def load_request(pem: str) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_pem_x509_csr(pem.encode())
     except ValueError as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CSR", f"the signing request cannot be read: {error}.", "make a new one."
         ) from error
     if not request.is_signature_valid:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CSR",
             "the signing request is not signed by the key in it.",
             "make a new one with the host's own key.",
@@ -454,14 +454,14 @@ def issue(
 ) -> x509.Certificate:
     """A certificate for a public key, signed by the CA whose key is in the token."""
     if not same_key(issuer.public_key(), signer.public_key()):
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CA_MISMATCH",
             f"the CA certificate {issuer.subject.rfc4514_string()!r} does not belong to the CA key in the token.",
             "restore the CA certificate that belongs to this key, or renew it with provider=selfsigned.",
         )
     end = now + datetime.timedelta(days=wanted.validity_days)
     if not_after(issuer) < end:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CA_ENDS",
             f"the CA certificate ends {not_after(issuer).isoformat()}, before the new certificate would ({end.isoformat()}).",
             "renew the CA certificate first, or ask for fewer validity_days.",
@@ -488,14 +488,14 @@ def prove(session: Session, label: str, certificate: x509.Certificate | None, no
     key = session.key(label)
     signature = session.sign(key, nonce)
     if certificate is not None and not same_key(certificate.public_key(), public_key(key.public)):
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CERT_KEY_MISMATCH",
             f"the certificate of {common_name(certificate)!r} does not belong to key {label!r} in token {session.token.label!r}.",
             "issue a certificate for the key that is in the token.",
         )
     verifier = certificate.public_key() if certificate is not None else public_key(key.public)
     if not signature_valid(verifier, signature, nonce):
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "SIGNATURE",
             f"key {label!r} in token {session.token.label!r} made a signature that its public key does not verify.",
             "the token is damaged: generate a new key.",

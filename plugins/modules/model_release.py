@@ -166,7 +166,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
-    Pkcs11Failure,
+    Pkcs11Error,
     read_pin,
     sign_bytes,
 )
@@ -289,7 +289,7 @@ def main():
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
         result = work(module)
-    except (OSError, ArtefactError, PublishError, ReplicaError, Pkcs11Failure) as error:
+    except (OSError, ArtefactError, PublishError, ReplicaError, Pkcs11Error) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -138,7 +138,7 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
     run,
@@ -171,7 +171,7 @@ def present(path):
     """The certificate to judge; what cannot be read is as good as none and will be replaced."""
     try:
         return read(path), None
-    except (Pkcs11Failure, UnicodeDecodeError) as error:
+    except (Pkcs11Error, UnicodeDecodeError) as error:
         return None, f"the file holds no certificate ({error})"
 
 
@@ -181,7 +181,7 @@ def issuer_of(params):
         return None
     certificate = read(params["ca_certificate"])
     if certificate is None:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CA_MISSING",
             f"no CA certificate at {params['ca_certificate']}.",
             "make it with provider=selfsigned.",
@@ -204,7 +204,7 @@ def judge(params, wanted, key, issuer, now):
     if params["regenerate"] == "always":
         return current, reason or "regenerate is always"
     if reason and params["regenerate"] == "fail":
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CERTIFICATE_DIFFERS",
             f"{params['path']} is not as wanted: {reason}. It is left as it is.",
             "correct the arguments, or set regenerate=if_changed to make a new certificate.",

@@ -85,7 +85,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Failure
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
     key_result,
@@ -108,7 +108,7 @@ def certificate_of(params):
         with open(params["certificate"], encoding="utf-8") as handle:
             return load_certificate(handle.read(), params["certificate"])
     except OSError as error:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "CERTIFICATE",
             f"{params['certificate']} cannot be read: {error}.",
             "issue the certificate, or correct the path.",

@@ -103,7 +103,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     KeySpec,
-    Pkcs11Failure,
+    Pkcs11Error,
     key_uri,
     uri_pem,
 )
@@ -132,7 +132,7 @@ def decide(session, key, spec, params):
     if params["regenerate"] == "always":
         return wrong or "regenerate is always"
     if wrong and params["regenerate"] == "fail":
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "KEY_DIFFERS",
             f"key {params['label']!r} in token {params['token']!r} is not as wanted: {wrong}. It is left as it is.",
             "correct the arguments, or set regenerate=if_changed to destroy it and generate a new one.",

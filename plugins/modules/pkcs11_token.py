@@ -81,7 +81,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
-    Pkcs11Failure,
+    Pkcs11Error,
     load_pin,
     write_new_pin,
 )
@@ -99,7 +99,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
 def pin_files(params):
     """The files that an initialisation needs, each with the option that says whether it is a credential."""
     if not params["so_pin_file"]:
-        raise Pkcs11Failure(
+        raise Pkcs11Error(
             "PIN_FILE",
             f"token {params['label']!r} must be initialised, and so_pin_file is not given.",
             "point so_pin_file to the file with the security officer's PIN.",

@@ -4,15 +4,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Create and destroy the test hosts: systemd containers on internal networks with no way out.
 
-``hosts.py up`` and ``hosts.py down`` read a description on standard input, as ``create.yml`` renders
+``hosts.py up`` and ``hosts.py down`` read a description on standard input, as ``create.yml`` makes
 it from the inventory::
 
     {"name": "lab", "octet": 110,
      "hosts": {"storage-1": {"debian": "bookworm", "addresses": {"management": "10.110.10.31"}}}}
 
 Each network is ``10.<octet>.<zone>.0/24``; this machine has ``.1`` on the management and service
-networks, so that it can reach the hosts by SSH and ask the gateway, and none on the others. What was
-done is printed line by line with its duration; the last line is ``changed=<count>``.
+networks, so that it can reach the hosts by SSH and ask the gateway, and none on the others. What
+was done is printed line by line with its duration; the last line is ``changed=<count>``.
 """
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ def parse(text: str) -> Lab:
             prefix = lab.subnet(zone).rsplit(".", 1)[0] + "." if zone in ZONES else None
             if prefix is None or not address.startswith(prefix):
                 raise LabError(
-                    f"{host.name}: address {address} of zone {zone!r} is not in this lab's networks "
-                    f"{[lab.subnet(z) for z in ZONES]}; correct deepseek_zone_addresses or lab_octet"
+                    f"{host.name}: address {address} of zone {zone!r} is not in the lab's networks "
+                    f"{[lab.subnet(z) for z in ZONES]}; "
+                    "correct deepseek_zone_addresses or lab_octet"
                 )
     return lab
 
@@ -208,8 +209,9 @@ def wait_until_running(lab: Lab, host: Host) -> str:
         "exec", lab.container(host), "systemctl", "--failed", "--no-legend", check=False
     )
     raise LabError(
-        f"{host.name}: systemd and sshd not ready on {address} after {BOOT_SECONDS} s; failed units: "
-        f"{failed.strip() or 'none'}; look inside with: {PODMAN} exec -it {lab.container(host)} bash"
+        f"{host.name}: systemd and sshd not ready on {address} after {BOOT_SECONDS} s; "
+        f"failed units: {failed.strip() or 'none'}; "
+        f"look inside with: {PODMAN} exec -it {lab.container(host)} bash"
     )
 
 
@@ -234,8 +236,9 @@ def join_networks(lab: Lab) -> None:
 def start_daemon(name: str, *argv: str, user: str = "root") -> None:
     """Start a background process once, by its own pid file."""
     run(
-        "start-stop-daemon", "--start", "--oknodo", "--background", "--make-pidfile", "--chuid", user,
-        "--pidfile", str(STATE / f"{name}.pid"), "--exec", argv[0], "--", *argv[1:],
+        "start-stop-daemon", "--start", "--oknodo", "--background", "--chuid", user,
+        "--make-pidfile", "--pidfile", str(STATE / f"{name}.pid"),
+        "--exec", argv[0], "--", *argv[1:],
     )  # fmt: skip
 
 
@@ -271,7 +274,8 @@ def start_cache(lab: Lab, steps: Steps) -> None:
         (settings / "acng.conf").write_text("ReportPage: acng-report.html\n")
         start_daemon(
             "cache", "/usr/sbin/apt-cacher-ng", "-c", str(settings), "ForeGround=1",
-            "BindAddress=127.0.0.1", f"Port={CACHE_LOOPBACK_PORT}", f"CacheDir={cache}", f"LogDir={cache}",
+            "BindAddress=127.0.0.1", f"Port={CACHE_LOOPBACK_PORT}",
+            f"CacheDir={cache}", f"LogDir={cache}",
             user="apt-cacher-ng",
         )  # fmt: skip
         start_daemon(

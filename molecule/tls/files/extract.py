@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Try every way that PKCS#11 offers to take a private key out of a token. Exit 0 only if all of them fail."""
+"""Try each way that PKCS#11 has to take a private key out of a token; exit 0 if all fail."""
 
 from __future__ import annotations
 

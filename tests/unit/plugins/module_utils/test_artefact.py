@@ -111,8 +111,9 @@ def kinds(
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/", "a\\b", "a\nb", "a\x00b", ".git/config", "manifest.json",
-     "model.sig", "pieces.meta4", "weights.aria2", "a" * 1025, "\ud800", "a\uffff", None, 3],
+    ["", "/etc/passwd", "..", "a/../b", "a//b", "./a", "a/", "a\\b", "a\nb", "a\x00b",
+     ".git/config", "manifest.json", "model.sig", "pieces.meta4", "weights.aria2",
+     "a" * 1025, "\ud800", "a\uffff", None, 3],
 )  # fmt: skip
 def test_unsafe_paths_are_refused(path: object) -> None:
     with pytest.raises(ArtefactError):
@@ -198,8 +199,10 @@ def test_the_digest_does_not_depend_on_order(files: dict[str, FileHash]) -> None
     )
 
 
-@given(st.one_of(st.binary(max_size=60), st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5).map(
-    lambda value: json.dumps(value).encode())))  # fmt: skip
+JSON_VALUES = st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5)
+
+
+@given(st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_refused_as_manifest_and_release(data: bytes) -> None:
     for parse in (artefact.parse_manifest, artefact.parse_release):
         with pytest.raises(ArtefactError):
@@ -215,14 +218,26 @@ def valid() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema", 2), ("schema", True), ("kind", "engine"), ("name", "../x"), ("source", None), ("files", {}),
-        ("files", {"/a": {"size": 1, "sha256": "0" * 64}}), ("files", {"a": {"size": -1, "sha256": "0" * 64}}),
-        ("files", {"a": {"size": True, "sha256": "0" * 64}}), ("files", {"a": {"size": 1, "sha256": "0" * 63}}),
-        ("files", {"a": {"size": 1, "sha256": "A" * 64}}), ("files", {"a": {"size": 1}}), ("parents", ["x"]),
+        ("schema", 2),
+        ("schema", True),
+        ("kind", "engine"),
+        ("name", "../x"),
+        ("source", None),
+        ("files", {}),
+        ("files", {"/a": {"size": 1, "sha256": "0" * 64}}),
+        ("files", {"a": {"size": -1, "sha256": "0" * 64}}),
+        ("files", {"a": {"size": True, "sha256": "0" * 64}}),
+        ("files", {"a": {"size": 1, "sha256": "0" * 63}}),
+        ("files", {"a": {"size": 1, "sha256": "A" * 64}}),
+        ("files", {"a": {"size": 1}}),
         ("files", {"a": {"size": 1, "sha256": "0" * 64}, "a/b": {"size": 1, "sha256": "0" * 64}}),
-        ("parents", {}), ("tools", []), ("pieces", None), ("extra", 1),
+        ("parents", ["x"]),
+        ("parents", {}),
+        ("tools", []),
+        ("pieces", None),
+        ("extra", 1),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_with_one_wrong_value_is_refused(key: str, value: object) -> None:
     with pytest.raises(ArtefactError):
         artefact.parse_manifest(json.dumps({**valid(), key: value}).encode())
@@ -234,7 +249,7 @@ def test_a_manifest_with_one_wrong_value_is_refused(key: str, value: object) -> 
 def test_a_release_survives_and_is_refused_under_another_name() -> None:
     release = artefact.Release("tiny", "1.0.0", "a" * 64, {"fp32": "b" * 64})
     assert artefact.parse_release(release.to_bytes(), "tiny", "1.0.0") == release
-    with pytest.raises(ArtefactError, match="version '1.0.0', not '2.0.0'"):
+    with pytest.raises(ArtefactError, match=r"version '1\.0\.0', not '2\.0\.0'"):
         artefact.parse_release(release.to_bytes(), "tiny", "2.0.0")
     assert release.artefacts() == [("checkpoint", "a" * 64), ("graph", "b" * 64)]
     assert release.artefacts(["graph"]) == [("graph", "b" * 64)]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tokens and keys in a real SoftHSM2 token; only lock-out flags, which SoftHSM lacks, use a fake."""
+"""Tokens and keys in a real SoftHSM2 token; only lock-out flags, which it lacks, use a fake."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def token(softhsm: Path) -> pkcs11.TokenInfo:
         return library.initialise_token(TOKEN, SO_PIN, PIN)
 
 
-def code_of(failure: pytest.ExceptionInfo[pkcs11.Pkcs11Failure]) -> str:
+def code_of(failure: pytest.ExceptionInfo[pkcs11.Pkcs11Error]) -> str:
     assert failure.value.remedy, "a failure without a remedy helps nobody"
     return failure.value.code
 
@@ -79,7 +79,7 @@ def test_second_token_with_the_same_label_is_ambiguous(token: pkcs11.TokenInfo) 
     with pkcs11.open_library(SOFTHSM) as library:
         blank = next(info for info in library.tokens() if not info.initialized)
         library.handle.initToken(blank.slot, SO_PIN, TOKEN.ljust(32))
-    with pkcs11.open_library(SOFTHSM) as library, pytest.raises(pkcs11.Pkcs11Failure) as failure:
+    with pkcs11.open_library(SOFTHSM) as library, pytest.raises(pkcs11.Pkcs11Error) as failure:
         library.token(TOKEN)
     assert code_of(failure) == "TOKEN_AMBIGUOUS"
 
@@ -87,7 +87,7 @@ def test_second_token_with_the_same_label_is_ambiguous(token: pkcs11.TokenInfo) 
 @pytest.mark.parametrize("label", ["", "x" * 33, "é" * 17])
 def test_token_label_that_does_not_fit_is_refused(softhsm: Path, label: str) -> None:
     with pkcs11.open_library(SOFTHSM) as library:
-        with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+        with pytest.raises(pkcs11.Pkcs11Error) as failure:
             library.initialise_token(label, SO_PIN, PIN)
         assert code_of(failure) == "TOKEN_LABEL"
         assert not any(info.initialized for info in library.tokens())
@@ -137,9 +137,9 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
     with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         common = [(PyKCS11.CKA_TOKEN, True), (PyKCS11.CKA_LABEL, "weak"), (PyKCS11.CKA_ID, b"1")]
         session.handle.generateKeyPair(
-            common + [(PyKCS11.CKA_EC_PARAMS, pkcs11.CURVES["P-256"])],
-            common
-            + [
+            [*common, (PyKCS11.CKA_EC_PARAMS, pkcs11.CURVES["P-256"])],
+            [
+                *common,
                 (PyKCS11.CKA_EXTRACTABLE, True),
                 (PyKCS11.CKA_SENSITIVE, False),
                 (PyKCS11.CKA_SIGN, True),
@@ -147,7 +147,7 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
             mecha=PyKCS11.Mechanism(PyKCS11.CKM_EC_KEY_PAIR_GEN, None),
         )
         found = session.lookup_key("weak")
-        with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+        with pytest.raises(pkcs11.Pkcs11Error) as failure:
             session.key("weak")
     assert code_of(failure) == "KEY_WEAK"
     assert found is not None
@@ -161,7 +161,7 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
 def test_two_keys_with_one_label_are_ambiguous(token: pkcs11.TokenInfo) -> None:
     with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         session.generate("k", pkcs11.KeySpec())
-        with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+        with pytest.raises(pkcs11.Pkcs11Error) as failure:
             session.generate("k", pkcs11.KeySpec())
     assert code_of(failure) == "KEY_AMBIGUOUS"
 
@@ -172,7 +172,7 @@ def test_deleted_private_key_is_noticed(token: pkcs11.TokenInfo) -> None:
         assert not session.has_orphan("k")
         session.handle.destroyObject(key.handle)
         assert session.has_orphan("k")
-        with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+        with pytest.raises(pkcs11.Pkcs11Error) as failure:
             session.key("k")
         session.destroy("k")
         assert not session.has_orphan("k")
@@ -184,16 +184,16 @@ def test_private_key_without_its_public_half_is_told_apart(token: pkcs11.TokenIn
         session.generate("k", pkcs11.KeySpec())
         for handle in session.handle.findObjects([(PyKCS11.CKA_CLASS, PyKCS11.CKO_PUBLIC_KEY)]):
             session.handle.destroyObject(handle)
-        with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+        with pytest.raises(pkcs11.Pkcs11Error) as failure:
             session.key("k")
     assert code_of(failure) == "KEY_NO_PUBLIC"
 
 
 def test_wrong_pin_is_tried_once_and_then_not_at_all(token: pkcs11.TokenInfo) -> None:
     with pkcs11.open_library(SOFTHSM) as library:
-        with pytest.raises(pkcs11.Pkcs11Failure) as first, library.session(TOKEN, "wrong-pin"):
+        with pytest.raises(pkcs11.Pkcs11Error) as first, library.session(TOKEN, "wrong-pin"):
             pytest.fail("logged in with a wrong PIN")
-        with pytest.raises(pkcs11.Pkcs11Failure) as second, library.session(TOKEN, PIN):
+        with pytest.raises(pkcs11.Pkcs11Error) as second, library.session(TOKEN, PIN):
             pytest.fail("a PIN was tried although the count is low")
     assert code_of(first) == "LOGIN"
     assert code_of(second) == "PIN_COUNT_LOW"
@@ -201,7 +201,7 @@ def test_wrong_pin_is_tried_once_and_then_not_at_all(token: pkcs11.TokenInfo) ->
 
 def test_failures_are_told_apart(token: pkcs11.TokenInfo, tmp_path: Path) -> None:
     def code(module_path: str, token_label: str, key: str) -> str:
-        with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+        with pytest.raises(pkcs11.Pkcs11Error) as failure:
             pkcs11.sign_bytes(module_path, token_label, key, PIN, b"")
         return code_of(failure)
 
@@ -265,7 +265,7 @@ def fake_library(*flags: str) -> tuple[pkcs11.Library, FakeHandle]:
 )
 def test_no_pin_is_tried_on_a_token_near_its_lock(flag: str, code: str) -> None:
     library, handle = fake_library(flag)
-    with pytest.raises(pkcs11.Pkcs11Failure) as failure, library.session("hsm", PIN):
+    with pytest.raises(pkcs11.Pkcs11Error) as failure, library.session("hsm", PIN):
         pytest.fail("logged in")
     assert code_of(failure) == code
     assert handle.logins == 0
@@ -273,7 +273,7 @@ def test_no_pin_is_tried_on_a_token_near_its_lock(flag: str, code: str) -> None:
 
 def test_refused_pin_costs_one_try() -> None:
     library, handle = fake_library()
-    with pytest.raises(pkcs11.Pkcs11Failure) as failure, library.session("hsm", PIN):
+    with pytest.raises(pkcs11.Pkcs11Error) as failure, library.session("hsm", PIN):
         pytest.fail("logged in")
     assert code_of(failure) == "LOGIN"
     assert handle.logins == 1
@@ -285,7 +285,7 @@ def test_pin_file_that_would_burn_a_try_is_refused(tmp_path: Path, content: str)
     path = tmp_path / "pin"
     path.write_bytes(content.encode("latin-1"))
     path.chmod(0o400)
-    with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+    with pytest.raises(pkcs11.Pkcs11Error) as failure:
         pkcs11.load_pin(str(path))
     assert code_of(failure) == "PIN_FILE"
     assert "1234" not in str(failure.value)
@@ -295,7 +295,7 @@ def test_pin_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pin"
     path.write_text("1234")
     path.chmod(0o604)
-    with pytest.raises(pkcs11.Pkcs11Failure, match="read by everyone"):
+    with pytest.raises(pkcs11.Pkcs11Error, match="read by everyone"):
         pkcs11.load_pin(str(path))
     path.chmod(0o640)
     assert pkcs11.load_pin(str(path)) == "1234"
@@ -303,7 +303,7 @@ def test_pin_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
 
 def test_decrypted_pin_is_checked_too() -> None:
     assert pkcs11.load_pin("/pin.cred", lambda path: "secret") == "secret"
-    with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+    with pytest.raises(pkcs11.Pkcs11Error) as failure:
         pkcs11.load_pin("/pin.cred", lambda path: "secret\n")
     assert code_of(failure) == "PIN_FILE"
 
@@ -352,7 +352,7 @@ def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(
     ids=lambda value: "-".join(map(str, value)),
 )
 def test_weak_or_unknown_key_kinds_are_refused(arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"neither EC nor RSA|is none of|is not offered"):
         pkcs11.KeySpec(*arguments)
 
 
@@ -360,6 +360,6 @@ def test_point_of_wrong_size_is_refused_and_both_forms_are_read() -> None:
     point = b"\x04" + os.urandom(64)
     assert pkcs11.ec_point(point, "P-256") == point
     assert pkcs11.ec_point(b"\x04\x41" + point, "P-256") == point
-    with pytest.raises(pkcs11.Pkcs11Failure) as failure:
+    with pytest.raises(pkcs11.Pkcs11Error) as failure:
         pkcs11.ec_point(point[:-1], "P-256")
     assert code_of(failure) == "KEY_UNREADABLE"

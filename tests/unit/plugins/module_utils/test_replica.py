@@ -56,7 +56,7 @@ LARGE = PIECE + 3 * 1024 * 1024
 
 
 class Signer:
-    """A signing key in memory instead of in a token, and an exporter that writes what it is told."""
+    """A signing key in memory, not in a token, and an exporter that writes what it is told."""
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())

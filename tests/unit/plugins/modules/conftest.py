@@ -10,5 +10,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def on_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing a filter marks the process as a controller, which sends warnings to the screen instead of the result."""
+    """Undo what importing a filter does: a controller shows warnings on the screen."""
     monkeypatch.setattr("ansible.module_utils._internal.is_controller", False)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The pkcs11_* modules from arguments to result, on a real SoftHSM2 token; OpenSSL judges the certificates."""
+"""The pkcs11_* modules on a real SoftHSM2 token; OpenSSL judges the certificates."""
 
 from __future__ import annotations
 
@@ -128,9 +128,8 @@ def test_missing_pins_are_generated_only_for_a_new_token(run: Run, home: Path) -
     assert {path.stat().st_mode & 0o777 for path in (pin, so_pin)} == {0o400}
     pin.unlink()
     lost = run("token", **arguments)
-    assert lost["code"] == "PIN_FILE" and not pin.exists(), (
-        "a new PIN for an old token would only burn a try"
-    )
+    assert lost["code"] == "PIN_FILE"
+    assert not pin.exists(), "a new PIN for an old token would only burn a try"
 
 
 def test_token_without_so_pin_says_so(run: Run) -> None:
