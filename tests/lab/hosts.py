@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -38,6 +37,7 @@ CONTROLLER_ZONES = ("management", "service")
 CACHE_PORT = 3142  # on each lab's management network, forwarded to the one cache on loopback
 CACHE_LOOPBACK_PORT = 13142
 BOOT_SECONDS = 120
+INOTIFY_INSTANCES = 7  # what systemd and its services take on one host
 
 
 class LabError(Exception):
@@ -176,9 +176,20 @@ def make_networks(lab: Lab, steps: Steps) -> None:
         if name not in existing:
             with steps.step(f"network {zone} {lab.subnet(zone)}"):
                 podman(
-                    "network", "create", "--internal", "--disable-dns",
+                    "network", "create", "--internal", "--disable-dns", "--label=onprem-deepseek-lab",
                     f"--subnet={lab.subnet(zone)}", name,
                 )  # fmt: skip
+
+
+def check_inotify(hosts: int) -> None:
+    """Refuse more hosts than the kernel has inotify instances for: one too many hangs in its boot."""
+    setting = Path("/proc/sys/fs/inotify/max_user_instances")
+    limit, needed = int(setting.read_text()), hosts * INOTIFY_INSTANCES
+    if needed > limit:
+        raise LabError(
+            f"{hosts} test hosts need {needed} inotify instances and this machine allows {limit}; destroy labs that "
+            f"are not in use, or raise the limit: sysctl fs.inotify.max_user_instances={2 * needed}"
+        )
 
 
 def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
@@ -267,7 +278,6 @@ def start_cache(lab: Lab, steps: Steps) -> None:
         cache = STATE / "apt-cache"
         cache.mkdir(exist_ok=True)
         shutil.chown(cache, "apt-cacher-ng", "apt-cacher-ng")
-        STATE.chmod(0o711)
         # Without the packaged Remap lines, which send Debian's requests to other mirrors.
         settings = STATE / "apt-cache.conf"
         settings.mkdir(exist_ok=True)
@@ -299,7 +309,8 @@ def up(lab: Lab) -> int:
     images = make_images(lab, steps)
     make_files(lab, steps)
     make_networks(lab, steps)
-    running = podman("ps", "--filter", f"label=lab={lab.name}", "--format", "{{.Names}}").split()
+    running = podman("ps", "--format", "{{.Names}}").split()
+    check_inotify(len({*running, *map(lab.container, lab.hosts)}))
     limits = run(PODMAN, "--lab-limits").split()
     for host in lab.hosts:
         if lab.container(host) not in running:
