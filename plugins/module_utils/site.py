@@ -1,0 +1,287 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an inventory must say, and its hosts must be, before a rollout may change anything.
+
+Everything that is wrong is found in one go: each function gives all problems of its subject, and
+:func:`problems` gives all of them together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+STORAGE_HOSTS = 3
+CLOCK_SECONDS = 60
+SYSTEMS = {"Debian": ("12", "13")}
+ARCHITECTURES = ("x86_64",)
+
+# The zones that a host of each group must have an address in.
+ZONES = {
+    "gateway": ("management", "service", "inference"),
+    "inference": ("management", "inference", "storage"),
+    "storage": ("management", "storage"),
+    "release": ("management", "storage"),
+}
+KNOWN_ZONES = ("management", "service", "inference", "storage")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it is, what it is, and what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Give the problem as one line."""
+        return f"{self.where}: {self.what}. {self.remedy}."
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is known of one host: from the inventory, and from the host itself.
+
+    ``facts`` is None when the host was not asked, or did not answer; ``error`` says why.
+    ``clock_offset`` is the host's time minus the controller's, in seconds. ``free`` is the number of
+    bytes for the store's file system, and ``needed`` what the release will take of it.
+    """
+
+    name: str
+    addresses: Any = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] | None = None
+    error: str = ""
+    clock_offset: float = 0.0
+    free: int | None = None
+    needed: int = 0
+
+
+Check = Callable[[Any], bool]
+
+
+def _matches(pattern: str) -> Check:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _is_port(value: Any) -> bool:
+    text = str(value)
+    return not isinstance(value, bool) and text.isdecimal() and 1 <= int(text) <= 65535
+
+
+def _is_unprivileged_port(value: Any) -> bool:
+    return _is_port(value) and int(str(value)) >= 1024
+
+
+def _is_sources(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(url, str) and re.fullmatch(r"https://[^/\s]+", url) for url in value)
+    )
+
+
+_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
+_dns = _matches(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A site variable: what it must be, in words and as a test."""
+
+    rule: str
+    accepts: Check
+
+
+# Every site variable, and no other deepseek_* variable exists. inventories/production.example explains them.
+VARIABLES = {
+    "deepseek_service_name": Variable("a DNS name in lower case", _dns),
+    "deepseek_model_name": Variable("letters, digits, dots, underscores and hyphens", _name),
+    "deepseek_model_version": Variable(
+        "letters, digits, dots, underscores and hyphens, in quotes so that it stays a string", _name
+    ),
+    "deepseek_checkpoint": Variable("an absolute path on the release host", _folder),
+    "deepseek_config_dir": Variable("an absolute path", _folder),
+    "deepseek_tls_dir": Variable("an absolute path", _folder),
+    "deepseek_release_public_key_file": Variable("an absolute path", _folder),
+    "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _folder),
+    "deepseek_store_dir": Variable("an absolute path", _folder),
+    "deepseek_store_sources": Variable("a list of https://<address>:<port>", _is_sources),
+    "deepseek_venv_dir": Variable("an absolute path", _folder),
+    "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
+    "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
+    "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
+}
+# Of each host, and not the same on all of them.
+HOST_VARIABLES = ("deepseek_zone_addresses",)
+
+
+def problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> list[Problem]:
+    """Give everything that is wrong, the inventory's shape first and each host's state last."""
+    return [
+        *group_problems(groups),
+        *variable_problems(hosts),
+        *address_problems(groups, hosts),
+        *(problem for host in hosts for problem in host_problems(host)),
+    ]
+
+
+def group_problems(groups: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    """Find groups that have too few hosts, or too many."""
+    count = {name: len(groups.get(name, ())) for name in ZONES}
+    if count["storage"] < STORAGE_HOSTS:
+        yield Problem(
+            "group storage",
+            f"it has {_hosts(count['storage'])}, and every model is kept on {STORAGE_HOSTS}",
+            f"Add {_hosts(STORAGE_HOSTS - count['storage'])} to the group",
+        )
+    if count["release"] != 1:
+        yield Problem(
+            "group release",
+            f"it has {_hosts(count['release'])}, and exactly one keeps the CA and signing keys",
+            "Name one of the inference hosts",
+        )
+    for name in ("gateway", "inference"):
+        if not count[name]:
+            yield Problem(f"group {name}", "it has no host", "Add at least one host to the group")
+
+
+def _hosts(count: int) -> str:
+    return f"{count or 'no'} host{'' if count == 1 else 's'}"
+
+
+def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find site variables that are missing, malformed, unknown, or not the same on all hosts."""
+    for name, variable in VARIABLES.items():
+        values = {host.name: host.variables.get(name) for host in hosts}
+        lacking = [host for host, value in values.items() if value is None]
+        if lacking:
+            yield Problem(name, f"it is not set for {', '.join(lacking)}", "Set it in group_vars/all")
+            continue
+        if len({repr(value) for value in values.values()}) > 1:
+            said = "; ".join(f"{value!r} for {host}" for host, value in values.items())
+            yield Problem(name, f"hosts differ: {said}", "Set it once, in group_vars/all")
+        for value in {repr(value): value for value in values.values()}.values():
+            if not variable.accepts(value):
+                yield Problem(name, f"it is {value!r}", f"It must be {variable.rule}")
+    unknown = {name for host in hosts for name in host.variables} - VARIABLES.keys() - set(HOST_VARIABLES)
+    for name in sorted(unknown):
+        close = difflib.get_close_matches(name, VARIABLES, n=1)
+        yield Problem(
+            name,
+            "there is no site variable of this name",
+            f"Did you mean {close[0]}" if close else "Remove it, or name your own variables otherwise",
+        )
+    yield from _port_problems(hosts)
+
+
+def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find two services of one host (release and inference hosts have both) on one port."""
+    values = hosts[0].variables if hosts else {}
+    storage, inference = values.get("deepseek_storage_port"), values.get("deepseek_inference_port")
+    if storage is not None and str(storage) == str(inference):
+        yield Problem(
+            "deepseek_storage_port", f"it is {storage}, as deepseek_inference_port is", "Change one of them"
+        )
+
+
+def address_problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find hosts without an address in a zone of theirs, and addresses that are wrong or used twice."""
+    users: dict[str, list[str]] = {}
+    for host in hosts:
+        if not isinstance(host.addresses, Mapping):
+            yield Problem(
+                host.name,
+                "deepseek_zone_addresses is not set" if host.addresses is None else "deepseek_zone_addresses is no mapping",
+                "Map each zone of the host to its address there",
+            )
+            continue
+        mine = [name for name in ZONES if host.name in groups.get(name, ())]
+        for zone in dict.fromkeys(zone for name in mine for zone in ZONES[name]):
+            if zone not in host.addresses:
+                yield Problem(
+                    host.name,
+                    f"it has no address in the {zone} zone, and is in group {', '.join(mine)}",
+                    f"Set deepseek_zone_addresses.{zone}",
+                )
+        for zone, text in host.addresses.items():
+            yield from _address_problems(host.name, str(zone), text)
+            users.setdefault(str(text), []).append(host.name)
+    for text, names in users.items():
+        if len(set(names)) > 1:
+            yield Problem(", ".join(names), f"they share the address {text}", "Give each host its own")
+
+
+def _address_problems(name: str, zone: str, text: Any) -> Iterator[Problem]:
+    where = f"{name}, deepseek_zone_addresses.{zone}"
+    if zone not in KNOWN_ZONES:
+        yield Problem(where, "there is no such zone", f"The zones are {', '.join(KNOWN_ZONES)}")
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        yield Problem(where, f"{text!r} is not an IP address", "Correct it")
+
+
+def host_problems(host: Host) -> Iterator[Problem]:
+    """Find what the host itself lacks."""
+    if host.facts is None:
+        yield Problem(
+            host.name,
+            f"it cannot be used: {host.error or 'it gave no facts'}",
+            "Bring it up, and check address, user, SSH key and sudo with: ansible -m ansible.builtin.ping -b",
+        )
+        return
+    yield from _system_problems(host.name, host.facts)
+    if isinstance(host.addresses, Mapping):
+        yield from _own_address_problems(host.name, host.addresses, host.facts)
+    if abs(host.clock_offset) > CLOCK_SECONDS:
+        yield Problem(
+            host.name,
+            f"its clock is {abs(host.clock_offset):.0f} s {'ahead of' if host.clock_offset > 0 else 'behind'} the controller's",
+            "Set up time synchronisation: certificates are valid from the minute in which they are issued",
+        )
+    if host.free is not None and host.free < host.needed:
+        yield Problem(
+            host.name,
+            f"the file system of the store has {host.free} bytes free, and the release takes at least {host.needed}",
+            "Free some space or give the store a larger file system",
+        )
+
+
+def _system_problems(name: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
+    distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
+    if version not in SYSTEMS.get(str(distribution), ()):
+        supported = ", ".join(f"{system} {' and '.join(versions)}" for system, versions in SYSTEMS.items())
+        yield Problem(name, f"it runs {distribution} {version}", f"Supported are {supported}")
+    if facts.get("architecture") not in ARCHITECTURES:
+        yield Problem(
+            name, f"its architecture is {facts.get('architecture')}", f"Supported are {', '.join(ARCHITECTURES)}"
+        )
+    if facts.get("service_mgr") != "systemd":
+        yield Problem(name, f"its init system is {facts.get('service_mgr')}", "systemd is needed")
+
+
+def _own_address_problems(name: str, addresses: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Problem]:
+    own = {ipaddress.ip_address(text) for key in ("all_ipv4_addresses", "all_ipv6_addresses") for text in facts.get(key, ())}
+    for zone, text in addresses.items():
+        try:
+            missing = ipaddress.ip_address(str(text)) not in own
+        except ValueError:
+            continue
+        if missing:
+            has = ", ".join(str(address) for address in sorted(own, key=str))
+            yield Problem(
+                name,
+                f"it has no address {text}, which deepseek_zone_addresses.{zone} gives it (it has {has})",
+                "Correct the inventory, or bring the interface up",
+            )
