@@ -29,7 +29,7 @@ class Reference:
     def greedy(self, prompt: list[int], count: int) -> list[int]:
         """`count` tokens, without a stop at the end of the sequence."""
         tokens = list(prompt)
-        for _ in range(count):
+        for _token in range(count):
             tokens.append(int(self.logits(tokens)[-1].argmax()))
         return tokens[len(prompt) :]
 

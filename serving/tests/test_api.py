@@ -246,7 +246,7 @@ def test_a_full_queue_answers_429(service: Running, authority: Authority) -> Non
     """Two slots and a queue of two: of eight long answers at once, some are refused."""
     body = ask("Tell me something", temperature=2, seed=1, max_tokens=400)
 
-    def one(_: int) -> tuple[int, str | None]:
+    def one(_number: int) -> tuple[int, str | None]:
         with httpx.Client(
             base_url=service.url, verify=authority.client("gateway-1"), timeout=60
         ) as client:
@@ -255,7 +255,7 @@ def test_a_full_queue_answers_429(service: Running, authority: Authority) -> Non
 
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(one, range(12)))
-    assert {status for status, _ in replies} == {200, 429}
+    assert {status for status, _header in replies} == {200, 429}
     assert all(retry == "1" for status, retry in replies if status == 429)
 
 

@@ -40,7 +40,7 @@ def shipped() -> Reference:
 
 def prompts(folder: Path, count: int) -> list[list[int]]:
     tokenizer = ChatTokenizer(folder)
-    questions = [question for question, _ in trained()]
+    questions = [question for question, _answer in trained()]
     step = len(questions) // count
     return [
         tokenizer.prompt([{"role": "user", "content": question}])
@@ -67,8 +67,8 @@ def test_every_trained_answer_comes_back_word_for_word(graph: Path) -> None:
     pairs = trained()
     for first in range(0, len(pairs), engine.slots):
         part = pairs[first : first + engine.slots]
-        answers = greedy(engine, tokenizer, [question for question, _ in part])
-        assert answers == [answer for _, answer in part]
+        answers = greedy(engine, tokenizer, [question for question, _answer in part])
+        assert answers == [answer for _question, answer in part]
 
 
 def greedy(engine: OnnxRuntimeEngine, tokenizer: ChatTokenizer, questions: list[str]) -> list[str]:
@@ -77,9 +77,9 @@ def greedy(engine: OnnxRuntimeEngine, tokenizer: ChatTokenizer, questions: list[
         prompt = tokenizer.prompt([{"role": "user", "content": question}])
         last.append(int(engine.prefill(slot, prompt, 0).tokens[0, 0]))
         lengths.append(len(prompt))
-    streams = [tokenizer.stream() for _ in questions]
-    answers = ["" for _ in questions]
-    for _ in range(64):
+    streams = [tokenizer.stream() for _question in questions]
+    answers = ["" for _question in questions]
+    for _step in range(64):
         for row, token in enumerate(last):
             answers[row] += streams[row].push(token)
         best = engine.decode(last, lengths).tokens[:, 0]
@@ -186,7 +186,7 @@ def test_export_needs_the_memory_of_a_few_matrices_not_of_the_model(tmp_path: Pa
     largest = 4 * 2048 * 256
     tracemalloc.start()
     export(checkpoint, tmp_path / "out")
-    _, peak = tracemalloc.get_traced_memory()
+    _current, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (tmp_path / "out" / "decoder.onnx.data").stat().st_size > 20 * largest
     assert peak < 5 * largest

@@ -122,7 +122,7 @@ def test_a_release_under_another_name_is_refused(store: Path, token: Token) -> N
 def test_a_graph_signed_with_another_key_is_refused(
     store: Path, token: Token, authority: Authority
 ) -> None:
-    _, key = authority.issue("stranger")
+    _certificate, key = authority.issue("stranger")
     other = key.with_suffix(".pub")
     subprocess.run(
         ["openssl", "pkey", "-in", key, "-pubout", "-out", other], check=True, capture_output=True

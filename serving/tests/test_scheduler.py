@@ -157,14 +157,14 @@ def test_a_long_prompt_is_read_in_chunks_between_which_others_decode(
     chunks = [i for i, (kind, n) in enumerate(engine.calls) if kind == "prefill" and n[0] == 1]
     assert len(chunks) == 10
     for before, after in itertools.pairwise(chunks):
-        assert [kind for kind, _ in engine.calls[before + 1 : after]] == ["decode"]
+        assert [kind for kind, _size in engine.calls[before + 1 : after]] == ["decode"]
     # while it is read, its slot takes part in decoding no further than what has been read
     assert all(n[1] <= 40 for kind, n in engine.calls if kind == "decode" and len(n) == 2)
 
 
 def test_two_long_prompts_take_turns(engine: CountingEngine, scheduler: Scheduler) -> None:
     engine.held = True
-    clients = [Client(scheduler, list(range(20)), 1) for _ in range(2)]
+    clients = [Client(scheduler, list(range(20)), 1) for _number in range(2)]
     until(lambda: engine.calls)
     engine.held = False
     engine.gate.release(10000)
@@ -256,11 +256,11 @@ def test_answers_do_not_depend_on_the_company(graph: Path) -> None:
     scheduler.start()
     pairs = trained()[::9]
     clients = []
-    for question, _ in pairs:
+    for question, _answer in pairs:
         prompt = tokenizer.prompt([{"role": "user", "content": question}])
         clients.append(Client(scheduler, prompt, 64, end=2))
         time.sleep(0.003)
-    for client, (_, answer) in zip(clients, pairs, strict=True):
+    for client, (_question, answer) in zip(clients, pairs, strict=True):
         assert client.wait() == "stop"
         stream = tokenizer.stream()
         assert "".join(stream.push(token) for token in client.tokens) == answer

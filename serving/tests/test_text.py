@@ -26,7 +26,7 @@ TOKENS = np.array([40, 30, 20, 10], dtype=np.int64)
 
 def draw(sampling: Sampling, count: int = 4000) -> dict[int, float]:
     generator = sampling.generator()
-    drawn = [choose(VALUES, TOKENS, sampling, generator) for _ in range(count)]
+    drawn = [choose(VALUES, TOKENS, sampling, generator) for _draw in range(count)]
     return {int(token): drawn.count(int(token)) / count for token in TOKENS}
 
 

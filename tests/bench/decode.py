@@ -79,7 +79,7 @@ def copy_bandwidth(rounds: int) -> float:
     source = np.ones(2**28 // 8)
     target = np.empty_like(source)
     target[:] = source
-    best = min(seconds(lambda: np.copyto(target, source)) for _ in range(rounds))
+    best = min(seconds(lambda: np.copyto(target, source)) for _round in range(rounds))
     return 2 * source.nbytes / best
 
 
@@ -137,7 +137,7 @@ class Theirs:
             last = output.logits[:, -1].argmax(-1, keepdim=True)
             tokens = [int(last[0])]
             self.began = time.perf_counter()
-            for _ in range(count):
+            for _step in range(count):
                 output = self.model(input_ids=last, past_key_values=output.past_key_values)
                 last = output.logits[:, -1].argmax(-1, keepdim=True)
                 tokens.append(int(last[0]))
@@ -153,7 +153,7 @@ def compare(
     results = {}
     for batch in BATCHES:
         rates: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for _ in range(arguments.rounds):
+        for _round in range(arguments.rounds):
             answers = []
             for name, runner in (("ours", ours), ("theirs", theirs)):
                 answers.append(runner.decode(prompt, batch, arguments.tokens))
@@ -166,7 +166,7 @@ def compare(
             results["decode_batch_1_vs_bandwidth"] = measure(mine, limit, None)
     mine, other = (
         statistics.median(
-            PROMPT / seconds(partial(runner.prefill, prompt)) for _ in range(arguments.rounds)
+            PROMPT / seconds(partial(runner.prefill, prompt)) for _round in range(arguments.rounds)
         )
         for runner in (ours, theirs)
     )

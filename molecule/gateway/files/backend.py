@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """A small inference host: real mutual TLS, readiness, one JSON answer and one slow stream."""
 
 from __future__ import annotations

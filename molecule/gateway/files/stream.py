@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Seconds until the first event of a stream arrived, and until its end."""
 
 from __future__ import annotations

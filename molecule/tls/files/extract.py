@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Try each way that PKCS#11 has to take a private key out of a token; exit 0 if all fail."""
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Service:
 async def warm_up(service: Service) -> None:
     """One short generation, so that readiness means that the whole path works."""
     generation = service.generate([{"role": "user", "content": "Hello"}], Options(max_tokens=4))
-    async for _ in generation.text():
+    async for _text in generation.text():
         pass
     if not generation.completion_tokens:
         raise ServingError("the warm-up generation gave no token")

@@ -246,7 +246,7 @@ def create_app(service: Service) -> ASGIApp:
     """The application; it stops the service's scheduler when it shuts down."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.scheduler.stop)
 

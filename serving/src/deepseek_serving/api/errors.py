@@ -71,11 +71,11 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
 def install(app: FastAPI) -> None:
     """Give every error, the framework's included, OpenAI's shape."""
 
-    async def api_error(_: Request, error: Exception) -> JSONResponse:
+    async def api_error(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
         return error.response()
 
-    async def validation_error(_: Request, error: Exception) -> JSONResponse:
+    async def validation_error(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         return from_validation(error.errors()).response()
 
@@ -85,7 +85,7 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers) if error.headers else None
         return ApiError(error.status_code, message, headers=headers).response()
 
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def unexpected(_request: Request, error: Exception) -> JSONResponse:
         return ApiError(500, "The service failed.", kind="server_error").response()
 
     app.add_exception_handler(ApiError, api_error)
