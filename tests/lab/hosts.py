@@ -176,19 +176,19 @@ def make_networks(lab: Lab, steps: Steps) -> None:
         if name not in existing:
             with steps.step(f"network {zone} {lab.subnet(zone)}"):
                 podman(
-                    "network", "create", "--internal", "--disable-dns", "--label=onprem-deepseek-lab",
-                    f"--subnet={lab.subnet(zone)}", name,
+                    "network", "create", "--internal", "--disable-dns",
+                    "--label=onprem-deepseek-lab", f"--subnet={lab.subnet(zone)}", name,
                 )  # fmt: skip
 
 
 def check_inotify(hosts: int) -> None:
-    """Refuse more hosts than the kernel has inotify instances for: one too many hangs in its boot."""
+    """Refuse more hosts than there are inotify instances for: one too many hangs in its boot."""
     setting = Path("/proc/sys/fs/inotify/max_user_instances")
     limit, needed = int(setting.read_text()), hosts * INOTIFY_INSTANCES
     if needed > limit:
         raise LabError(
-            f"{hosts} test hosts need {needed} inotify instances and this machine allows {limit}; destroy labs that "
-            f"are not in use, or raise the limit: sysctl fs.inotify.max_user_instances={2 * needed}"
+            f"{hosts} test hosts need {needed} inotify instances and this machine allows {limit}; "
+            "destroy labs that are not in use, or raise the limit: sysctl fs.inotify.max_user_instances={2 * needed}"
         )
 
 

@@ -370,6 +370,20 @@ def run(command: Sequence[str]) -> Completed:
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
+def ca_usage() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        key_cert_sign=True,
+        crl_sign=True,
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def issue(
     root: Path, name: str, ca: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None
 ) -> tuple[x509.Name, ec.EllipticCurvePrivateKey]:
@@ -395,7 +409,9 @@ def issue(
             critical=False,
         )
     )
-    if ca is not None:
+    if ca is None:  # Python 3.13 and later refuse a CA that does not say what its key is for
+        builder = builder.add_extension(ca_usage(), critical=True)
+    else:
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         builder = builder.add_extension(usage, critical=False).add_extension(names, critical=False)
     certificate = builder.sign(issuer_key, hashes.SHA256())
