@@ -65,7 +65,7 @@ tokens:
   type: list
   elements: dict
   returned: success
-keys:
+private_keys:
   description: Private keys of the token, without anything secret. Empty without O(token).
   type: list
   elements: dict
@@ -122,7 +122,7 @@ def look(session, params, certificate):
     if params["prove"]:
         prove(session, params["key"], certificate, os.urandom(32))
     return {
-        "keys": [key_result(key) for key in session.private_keys()],
+        "private_keys": [key_result(key) for key in session.private_keys()],
         "proof": {
             "signed": params["prove"],
             "certificate_matches": params["prove"] and certificate is not None,
@@ -135,7 +135,7 @@ def work(module):
     certificate = certificate_of(params)
     result = {
         "changed": False,
-        "keys": [],
+        "private_keys": [],
         "proof": {"signed": False, "certificate_matches": False},
         "certificate": describe(certificate) if certificate is not None else {},
     }

@@ -215,11 +215,11 @@ def test_info_lists_and_proves(authority: dict[str, Any], token: Run, home: Path
         "info", check=True, token=TOKEN, key="ca", prove=True, certificate=str(home / "ca.pem")
     )
     assert result["proof"] == {"signed": True, "certificate_matches": True}
-    assert [key["label"] for key in result["keys"]] == ["ca"]
+    assert [key["label"] for key in result["private_keys"]] == ["ca"]
     assert result["certificate"]["subject"] == "CN=unit CA"
     assert not result["changed"]
     without = token("info", pin_file=None)
-    assert without["keys"] == []
+    assert without["private_keys"] == []
     assert TOKEN in [found["label"] for found in without["tokens"]]
     assert token("info", token=TOKEN, key="absent")["code"] == "KEY_MISSING"
     assert "prove" in token("info", token=TOKEN, prove=True)["msg"]
