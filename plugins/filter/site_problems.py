@@ -49,12 +49,16 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.onprem.deepseek.plugins.module_utils.site import Host, problems
 
 
-def site_problems(hosts: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[str]:
+def site_problems(
+    hosts: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
+) -> list[str]:
     """Return one line for each thing that is wrong."""
     try:
         described = [Host(**host) for host in hosts]
     except TypeError as error:
-        raise AnsibleFilterError(f"site_problems: a host is not described as expected: {error}") from error
+        raise AnsibleFilterError(
+            f"site_problems: a host is not described as expected: {error}"
+        ) from error
     return [str(problem) for problem in problems(groups, described)]
 
 

@@ -92,7 +92,9 @@ def _is_sources(value: Any) -> bool:
 
 _name = _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
-_dns = _matches(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_dns = _matches(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
         values = {host.name: host.variables.get(name) for host in hosts}
         lacking = [host for host, value in values.items() if value is None]
         if lacking:
-            yield Problem(name, f"it is not set for {', '.join(lacking)}", "Set it in group_vars/all")
+            yield Problem(
+                name, f"it is not set for {', '.join(lacking)}", "Set it in group_vars/all"
+            )
             continue
         if len({repr(value) for value in values.values()}) > 1:
             said = "; ".join(f"{value!r} for {host}" for host, value in values.items())
@@ -174,13 +178,17 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
         for value in {repr(value): value for value in values.values()}.values():
             if not variable.accepts(value):
                 yield Problem(name, f"it is {value!r}", f"It must be {variable.rule}")
-    unknown = {name for host in hosts for name in host.variables} - VARIABLES.keys() - set(HOST_VARIABLES)
+    unknown = (
+        {name for host in hosts for name in host.variables} - VARIABLES.keys() - set(HOST_VARIABLES)
+    )
     for name in sorted(unknown):
         close = difflib.get_close_matches(name, VARIABLES, n=1)
         yield Problem(
             name,
             "there is no site variable of this name",
-            f"Did you mean {close[0]}" if close else "Remove it, or name your own variables otherwise",
+            f"Did you mean {close[0]}"
+            if close
+            else "Remove it, or name your own variables otherwise",
         )
     yield from _port_problems(hosts)
 
@@ -191,18 +199,24 @@ def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     storage, inference = values.get("deepseek_storage_port"), values.get("deepseek_inference_port")
     if storage is not None and str(storage) == str(inference):
         yield Problem(
-            "deepseek_storage_port", f"it is {storage}, as deepseek_inference_port is", "Change one of them"
+            "deepseek_storage_port",
+            f"it is {storage}, as deepseek_inference_port is",
+            "Change one of them",
         )
 
 
-def address_problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> Iterator[Problem]:
+def address_problems(
+    groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]
+) -> Iterator[Problem]:
     """Find hosts without an address in a zone of theirs, and addresses that are wrong or used twice."""
     users: dict[str, list[str]] = {}
     for host in hosts:
         if not isinstance(host.addresses, Mapping):
             yield Problem(
                 host.name,
-                "deepseek_zone_addresses is not set" if host.addresses is None else "deepseek_zone_addresses is no mapping",
+                "deepseek_zone_addresses is not set"
+                if host.addresses is None
+                else "deepseek_zone_addresses is no mapping",
                 "Map each zone of the host to its address there",
             )
             continue
@@ -219,7 +233,9 @@ def address_problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host])
             users.setdefault(str(text), []).append(host.name)
     for text, names in users.items():
         if len(set(names)) > 1:
-            yield Problem(", ".join(names), f"they share the address {text}", "Give each host its own")
+            yield Problem(
+                ", ".join(names), f"they share the address {text}", "Give each host its own"
+            )
 
 
 def _address_problems(name: str, zone: str, text: Any) -> Iterator[Problem]:
@@ -261,18 +277,28 @@ def host_problems(host: Host) -> Iterator[Problem]:
 def _system_problems(name: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
     distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
     if version not in SYSTEMS.get(str(distribution), ()):
-        supported = ", ".join(f"{system} {' and '.join(versions)}" for system, versions in SYSTEMS.items())
+        supported = ", ".join(
+            f"{system} {' and '.join(versions)}" for system, versions in SYSTEMS.items()
+        )
         yield Problem(name, f"it runs {distribution} {version}", f"Supported are {supported}")
     if facts.get("architecture") not in ARCHITECTURES:
         yield Problem(
-            name, f"its architecture is {facts.get('architecture')}", f"Supported are {', '.join(ARCHITECTURES)}"
+            name,
+            f"its architecture is {facts.get('architecture')}",
+            f"Supported are {', '.join(ARCHITECTURES)}",
         )
     if facts.get("service_mgr") != "systemd":
         yield Problem(name, f"its init system is {facts.get('service_mgr')}", "systemd is needed")
 
 
-def _own_address_problems(name: str, addresses: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Problem]:
-    own = {ipaddress.ip_address(text) for key in ("all_ipv4_addresses", "all_ipv6_addresses") for text in facts.get(key, ())}
+def _own_address_problems(
+    name: str, addresses: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Iterator[Problem]:
+    own = {
+        ipaddress.ip_address(text)
+        for key in ("all_ipv4_addresses", "all_ipv6_addresses")
+        for text in facts.get(key, ())
+    }
     for zone, text in addresses.items():
         try:
             missing = ipaddress.ip_address(str(text)) not in own

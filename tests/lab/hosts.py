@@ -188,7 +188,8 @@ def check_inotify(hosts: int) -> None:
     if needed > limit:
         raise LabError(
             f"{hosts} test hosts need {needed} inotify instances and this machine allows {limit}; "
-            "destroy labs that are not in use, or raise the limit: sysctl fs.inotify.max_user_instances={2 * needed}"
+            "destroy labs that are not in use, or raise the limit: "
+            f"sysctl fs.inotify.max_user_instances={2 * needed}"
         )
 
 
