@@ -1,17 +1,135 @@
 SHELL := /bin/bash
-VENV := .venv
-PACKAGES := python3-venv softhsm2 nginx-light aria2 openssl opensc
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: help packages venv collection test test-fast
+# Everything made here is in .venv and .cache; the lab's files are where tests/lab/podman says.
+CACHE := .cache
+SERVING := $(CACHE)/serving-venv
+COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
+TIMINGS := $(CACHE)/demo-minutes.json
+LAB := /var/lib/onprem-deepseek-lab
+SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+say = @printf '\n\033[1m== %s\033[0m (%(%H:%M:%S)T)\n' '$(1)' -1
+
+.PHONY: help
 help: ## this list
-	@grep -E "^[a-z-]+:.*##" Makefile
-packages: ## Debian packages that the tests need
-	@dpkg-query -W $(PACKAGES) >/dev/null 2>&1 || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $(PACKAGES); }
-collection:
-	@mkdir -p .cache/collections/ansible_collections/onprem && ln -sfn ../../../.. .cache/collections/ansible_collections/onprem/deepseek
-$(VENV)/stamp: requirements-dev.txt
-	python3 -m venv $(VENV) && $(VENV)/bin/pip install -q -r requirements-dev.txt && touch $@
-venv: $(VENV)/stamp
-test-fast: packages venv collection ## unit tests, without hosts
-	$(VENV)/bin/python -m pytest -q tests/unit
-test: test-fast ## what passes today: the unit tests
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+##### The lab
+
+.PHONY: demo
+demo: lab-packages venv ## from nothing to an answer: six hosts on this machine, the whole rollout, a question
+	$(call say,Wheels of the serving package)
+	@ansible-playbook playbooks/fetch.yml
+	$(call say,Six hosts)
+	@ansible-playbook tests/lab/create.yml
+	@ansible-playbook tests/lab/checkpoint.yml
+	$(call say,Rollout)
+	@ONPREM_DEEPSEEK_TIMINGS=$(TIMINGS) ansible-playbook playbooks/site.yml
+	$(call say,Verification)
+	@ansible-playbook playbooks/verify.yml
+	$(call say,Result)
+	@ansible-playbook tests/lab/demo.yml >$(CACHE)/demo.log || { cat $(CACHE)/demo.log; exit 1; }
+	@tests/lab/demo.py $(LAB)/labs/lab/demo.json $(TIMINGS)
+
+.PHONY: demo-down
+demo-down: ## remove every trace of the lab: hosts, networks, images, keys, packages cached for it
+	@python3 tests/lab/hosts.py purge
+	@rm -f $(TIMINGS) $(CACHE)/demo.log
+
+##### The tests
+
+.PHONY: test
+test: test-fast test-serving sanity molecule ## everything that must pass
+
+.PHONY: test-fast
+test-fast: packages venv format lint types unit ## the part without hosts, under two minutes
+
+.PHONY: format
+format: venv
+	$(call say,Formatting)
+	@ruff format --check --quiet .
+
+.PHONY: lint
+lint: venv
+	$(call say,Linters)
+	@ruff check --quiet .
+	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/sanity/run .ci/run
+	@antsibull-changelog lint
+	@ansible-lint --offline --profile production
+
+.PHONY: types
+types: venv
+	$(call say,Types)
+	@mypy
+
+.PHONY: unit
+unit: venv
+	$(call say,Unit tests)
+	@python -m pytest --quiet --numprocesses=auto
+
+.PHONY: test-serving
+test-serving: packages $(SERVING)/.made ## the tests of the serving package
+	$(call say,Serving package)
+	@cd serving && for step in 'ruff check --quiet' 'ruff format --check --quiet .' mypy pytest; do \
+	  ../$(SERVING)/bin/$$step; done
+
+.PHONY: sanity
+sanity: packages venv ## ansible-test sanity
+	$(call say,ansible-test sanity)
+	@tests/sanity/run
+
+.PHONY: molecule $(SCENARIOS:%=molecule-%)
+molecule: packages venv ## every Molecule scenario; one of them: make molecule-tls
+	$(call say,Molecule: $(SCENARIOS))
+	@molecule test --all --report
+
+$(SCENARIOS:%=molecule-%): molecule-%: packages venv
+	@molecule test --scenario-name $*
+
+.PHONY: bench
+bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second
+	@python tests/bench/rollout.py
+	@$(SERVING)/bin/python tests/bench/decode.py
+
+##### What they need
+
+.PHONY: packages lab-packages venv clean
+packages:
+	@tests/packages
+
+lab-packages:
+	@tests/packages --lab
+
+venv: .venv/.made $(COLLECTION)
+
+.venv/.made: requirements-dev.txt | packages-first
+	$(call say,Tools)
+	@python3 -m venv --clear .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+$(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving/pyproject.toml | packages-first
+	$(call say,Tools of the serving package)
+	@python3 -m venv --clear $(SERVING)
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement serving/requirements.txt
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
+	@touch $@
+
+# python3 alone has no venv on Debian.
+.PHONY: packages-first
+packages-first:
+	@python3 -c 'import ensurepip' 2>/dev/null || tests/packages --lab
+
+# Ansible finds a collection by its folder's name.
+$(COLLECTION):
+	@mkdir -p $(@D)
+	@ln -sfn ../../../.. $@
+
+clean: ## remove what was made in this checkout
+	@rm -rf .venv $(CACHE) .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
