@@ -193,9 +193,16 @@ def check_inotify(hosts: int) -> None:
         )
 
 
+def mac(address: str) -> str:
+    """Give the MAC of an address: the same after a restart, as a server's is, so that neighbours find it."""
+    return ":".join(["52", "54", *(f"{int(part):02x}" for part in address.split("."))])
+
+
 def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
     """Start one host from its image."""
-    networks = [f"--network={lab.name}-{zone}:ip={ip}" for zone, ip in host.addresses.items()]
+    networks = [
+        f"--network={lab.name}-{zone}:ip={ip},mac={mac(ip)}" for zone, ip in host.addresses.items()
+    ]
     podman(
         "run", "--detach", "--replace", "--systemd=always", "--privileged",
         f"--name={lab.container(host)}", f"--hostname={host.name}", f"--label=lab={lab.name}",
