@@ -194,7 +194,7 @@ def check_inotify(hosts: int) -> None:
 
 
 def mac(address: str) -> str:
-    """Give the MAC of an address: the same after a restart, as a server's is, so that neighbours find it."""
+    """Give the MAC of an address, which stays the same after a restart, as a server's does."""
     return ":".join(["52", "54", *(f"{int(part):02x}" for part in address.split("."))])
 
 
