@@ -1,0 +1,285 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What preflight refuses, and that it refuses nothing that is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.site import (
+    HOST_VARIABLES,
+    VARIABLES,
+    Host,
+    problems,
+)
+
+ROOT = Path(__file__).resolve().parents[4]
+GROUPS = {
+    "gateway": ["gateway-1"],
+    "inference": ["inference-1"],
+    "storage": ["storage-1", "storage-2", "storage-3"],
+    "release": ["inference-1"],
+}
+ADDRESSES = {
+    "gateway-1": {"management": "10.0.1.1", "service": "10.0.2.1", "inference": "10.0.3.1"},
+    "inference-1": {"management": "10.0.1.2", "inference": "10.0.3.2", "storage": "10.0.4.2"},
+    "storage-1": {"management": "10.0.1.3", "storage": "10.0.4.3"},
+    "storage-2": {"management": "10.0.1.4", "storage": "fd00:0::4"},
+    "storage-3": {"management": "10.0.1.5", "storage": "10.0.4.5"},
+}
+SITE = {
+    "deepseek_service_name": "deepseek.example.org",
+    "deepseek_model_name": "r1",
+    "deepseek_model_version": "1.0.0",
+    "deepseek_checkpoint": "/srv/import/r1",
+    "deepseek_config_dir": "/etc/deepseek",
+    "deepseek_tls_dir": "/etc/deepseek/tls",
+    "deepseek_release_public_key_file": "/etc/deepseek/release.pub",
+    "deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so",
+    "deepseek_store_dir": "/srv/deepseek/store",
+    "deepseek_store_sources": ["https://10.0.4.3:8443"],
+    "deepseek_venv_dir": "/opt/deepseek/serving",
+    "deepseek_storage_port": 8443,
+    "deepseek_inference_port": 8000,
+    "deepseek_gateway_port": 443,
+}
+
+
+def host(name: str, **changes: Any) -> Host:
+    """A host on which nothing is wrong, but for the changes."""
+    addresses = ADDRESSES[name]
+    right = Host(
+        name=name,
+        addresses=addresses,
+        variables={**SITE, "deepseek_zone_addresses": addresses},
+        facts={
+            "distribution": "Debian",
+            "distribution_major_version": "12",
+            "architecture": "x86_64",
+            "service_mgr": "systemd",
+            "all_ipv4_addresses": [a for a in addresses.values() if ":" not in a],
+            "all_ipv6_addresses": ["fd00::4"],
+        },
+        free=10,
+        needed=10,
+    )
+    return dataclasses.replace(right, **changes)
+
+
+def found(*changed: Host, groups: dict[str, list[str]] | None = None) -> list[str]:
+    """The problems of a site in which these hosts are as given and the others are right."""
+    by_name = {one.name: one for one in changed}
+    hosts = [by_name.get(name) or host(name) for name in ADDRESSES]
+    return [str(problem) for problem in problems(groups or GROUPS, hosts)]
+
+
+def everywhere(**variables: Any) -> list[Host]:
+    """All hosts with other site variables."""
+    return [host(n, variables={**host(n).variables, **variables}) for n in ADDRESSES]
+
+
+def test_a_site_without_faults_has_no_problems() -> None:
+    assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        (
+            {"storage": ["storage-1", "storage-2"]},
+            "group storage: it has 2 hosts, and every model is kept on 3. Add 1 host to",
+        ),
+        (
+            {"storage": []},
+            "group storage: it has no hosts, and every model is kept on 3. Add 3 hosts",
+        ),
+        ({"release": []}, "group release: it has no hosts"),
+        (
+            {"release": ["inference-1", "storage-1"]},
+            "group release: it has 2 hosts, and exactly one",
+        ),
+        ({"gateway": []}, "group gateway: it has no host"),
+        ({"inference": []}, "group inference: it has no host"),
+    ],
+)
+def test_groups(groups: dict[str, list[str]], says: str) -> None:
+    (only,) = found(groups={**GROUPS, **groups})
+    assert only.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("deepseek_service_name", "Deepseek.Example.Org"),
+        ("deepseek_service_name", "-deepseek"),
+        ("deepseek_service_name", ["deepseek.example.org"]),
+        ("deepseek_model_name", "../etc"),
+        ("deepseek_model_name", ""),
+        ("deepseek_model_version", 1.0),
+        ("deepseek_model_version", "1/0"),
+        ("deepseek_store_dir", "srv/store"),
+        ("deepseek_store_dir", "/srv/../etc"),
+        ("deepseek_store_dir", "/srv/my store"),
+        ("deepseek_store_sources", []),
+        ("deepseek_store_sources", "https://10.0.4.3:8443"),
+        ("deepseek_store_sources", ["http://10.0.4.3:8443"]),
+        ("deepseek_storage_port", 0),
+        ("deepseek_storage_port", 65536),
+        ("deepseek_storage_port", True),
+        ("deepseek_gateway_port", "https"),
+        ("deepseek_inference_port", 443),
+    ],
+)
+def test_variables_that_are_refused(name: str, value: Any) -> None:
+    (only,) = found(*everywhere(**{name: value}))
+    assert only.startswith(f"{name}: it is {value!r}. It must be ")
+
+
+def test_a_variable_that_is_missing_somewhere_names_the_hosts() -> None:
+    lacking = {name: value for name, value in SITE.items() if name != "deepseek_tls_dir"}
+    (only,) = found(host("storage-2", variables=lacking))
+    assert only == "deepseek_tls_dir: it is not set for storage-2. Set it in group_vars/all."
+
+
+def test_hosts_must_agree() -> None:
+    (only,) = found(host("storage-2", variables={**SITE, "deepseek_model_version": "2.0.0"}))
+    assert (
+        only.startswith("deepseek_model_version: hosts differ: ")
+        and "'2.0.0' for storage-2" in only
+    )
+
+
+def test_a_misspelt_variable_is_named_with_what_was_meant() -> None:
+    (only,) = found(host("gateway-1", variables={**SITE, "deepseek_modle_name": "x"}))
+    assert "Did you mean deepseek_model_name" in only
+
+
+def test_two_services_on_one_port() -> None:
+    (only,) = found(*everywhere(deepseek_storage_port=8000))
+    assert only.startswith("deepseek_storage_port: it is 8000, as deepseek_inference_port is")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "says"),
+    [
+        (None, "storage-1: deepseek_zone_addresses is not set"),
+        ("10.0.1.3", "storage-1: deepseek_zone_addresses is no mapping"),
+        (
+            {"management": "10.0.1.3"},
+            "storage-1: it has no address in the storage zone, and is in group storage",
+        ),
+        (
+            {**ADDRESSES["storage-1"], "fabric": "10.0.4.3"},
+            "storage-1, deepseek_zone_addresses.fabric: there is no such zone",
+        ),
+        (
+            {**ADDRESSES["storage-1"], "storage": "10.0.4"},
+            "storage-1, deepseek_zone_addresses.storage: '10.0.4' is not an IP",
+        ),
+        (
+            {**ADDRESSES["storage-1"], "storage": "10.0.9.9"},
+            "storage-1: it has no address 10.0.9.9",
+        ),
+    ],
+)
+def test_addresses(addresses: Any, says: str) -> None:
+    (only,) = found(host("storage-1", addresses=addresses))
+    assert only.startswith(says)
+
+
+def test_two_hosts_with_one_address() -> None:
+    shared = {**ADDRESSES["storage-1"], "storage": "10.0.4.5"}
+    problem, _ = found(host("storage-1", addresses=shared))
+    assert (
+        problem == "storage-1, storage-3: they share the address 10.0.4.5. Give each host its own."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"facts": None, "error": "No route to host"},
+            "storage-1: it cannot be used: No route to host",
+        ),
+        ({"clock_offset": 61.0}, "storage-1: its clock is 61 s ahead of the controller's"),
+        ({"clock_offset": -3600.0}, "storage-1: its clock is 3600 s behind the controller's"),
+        (
+            {"needed": 11},
+            "storage-1: the file system of the store has 10 bytes free, and the release takes at least 11",
+        ),
+    ],
+)
+def test_hosts(changes: dict[str, Any], says: str) -> None:
+    (only,) = found(host("storage-1", **changes))
+    assert only.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (
+            {"distribution": "Ubuntu", "distribution_major_version": "24"},
+            "storage-1: it runs Ubuntu 24. Supported are Debian 12 and 13",
+        ),
+        ({"distribution_major_version": "11"}, "storage-1: it runs Debian 11"),
+        (
+            {"architecture": "aarch64"},
+            "storage-1: its architecture is aarch64. Supported are x86_64",
+        ),
+        ({"service_mgr": "openrc"}, "storage-1: its init system is openrc"),
+    ],
+)
+def test_systems(facts: dict[str, str], says: str) -> None:
+    (only,) = found(host("storage-1", facts={**(host("storage-1").facts or {}), **facts}))
+    assert only.startswith(says)
+
+
+def test_everything_is_found_at_once() -> None:
+    lines = found(
+        host("gateway-1", facts=None, error="no sudo"),
+        host("storage-1", clock_offset=100.0),
+        host("storage-2", variables={**SITE, "deepseek_x": 1}),
+        groups={**GROUPS, "storage": ["storage-1", "storage-2"]},
+    )
+    assert len(lines) == 4
+    assert all(re.fullmatch(r".+: .+\. .+\.", line) for line in lines), "where, what, remedy"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=5,
+)
+
+
+@given(addresses=anything, values=st.dictionaries(st.sampled_from(sorted(VARIABLES)), anything))
+def test_whatever_is_written_is_answered(addresses: Any, values: dict[str, Any]) -> None:
+    for line in found(host("storage-1", addresses=addresses, variables={**SITE, **values})):
+        assert line.endswith(".")
+
+
+def test_the_example_documents_every_site_variable_and_no_other() -> None:
+    folder = ROOT / "inventories"
+    example = yaml.safe_load((folder / "production.example/group_vars/all.yml").read_text())
+    lab = yaml.safe_load((folder / "lab/group_vars/all/site.yml").read_text())
+    assert (
+        {name for name in example if name.startswith("deepseek_")} == VARIABLES.keys() == lab.keys()
+    )
+
+
+def test_roles_read_no_other_site_variable() -> None:
+    files = [path for path in (ROOT / "roles").rglob("*") if path.suffix in (".yml", ".j2")]
+    read = {name for path in files for name in re.findall(r"\b(deepseek_\w+)\b", path.read_text())}
+    generated = {"deepseek_store_client"}  # a variable of nginx, not of Ansible
+    assert read - generated <= VARIABLES.keys() | set(HOST_VARIABLES) | {"deepseek_"}
