@@ -34,7 +34,7 @@ demo: lab-packages venv ## from nothing to an answer: six hosts on this machine,
 	@ansible-playbook playbooks/verify.yml
 	$(call say,Result)
 	@ansible-playbook tests/lab/demo.yml >$(CACHE)/demo.log || { cat $(CACHE)/demo.log; exit 1; }
-	@tests/lab/demo.py $(LAB)/labs/lab/demo.json $(TIMINGS)
+	@python tests/lab/demo.py $(LAB)/labs/lab/demo.json $(TIMINGS)
 
 .PHONY: demo-down
 demo-down: ## remove every trace of the lab: hosts, networks, images, keys, packages cached for it
@@ -60,6 +60,7 @@ lint: venv
 	@ruff check --quiet .
 	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/sanity/run .ci/run
 	@antsibull-changelog lint
+	@yamllint --strict .
 	@ansible-lint --offline --profile production
 
 .PHONY: types
