@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -87,9 +86,8 @@ def floor(inventory: Path, folder: Path) -> float:
     ]
     playbook = folder / "floor.yml"
     playbook.write_text(json.dumps(plays))
-    return statistics.median(
-        play(inventory, playbook).seconds / FLOOR_TASKS for _ in range(FLOOR_RUNS)
-    )
+    runs = [play(inventory, playbook) for run in range(FLOOR_RUNS)]
+    return statistics.median(run.seconds for run in runs) / FLOOR_TASKS
 
 
 def report(runs: dict[str, Run], per_task: float) -> dict[str, Any]:
