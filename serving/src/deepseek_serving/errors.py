@@ -14,6 +14,14 @@ class CheckpointError(ServingError):
     """The checkpoint cannot be exported as it is."""
 
 
+class PrepareError(ServingError):
+    """The graph cannot be prepared in the precision asked for."""
+
+
+class GateError(PrepareError):
+    """The prepared graph is too far from the FP32 graph."""
+
+
 class SettingsError(ServingError):
     """The settings file is missing or wrong."""
 

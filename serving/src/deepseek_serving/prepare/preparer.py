@@ -1,0 +1,307 @@
+"""Write an exported decoder in another precision once it has passed the gate, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+from tokenizers import Tokenizer
+
+import deepseek_serving
+from deepseek_serving.errors import GateError, PrepareError
+from deepseek_serving.export.exporter import DATA_FILE, GRAPH_FILE
+from deepseek_serving.prepare import evaluation
+from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
+from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
+from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
+from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
+from deepseek_serving.prepare.tensors import read_model, write_weights
+
+RECORD_FILE = "export.json"
+EVALUATION_FILE = "evaluation.json"
+BLOCK_BYTES = 2**20
+# what belongs to the exported artefact alone: its graph, its record, its manifest and signature
+NOT_COPIED = frozenset(
+    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, "manifest.json", "pieces.meta4"}
+    | {"model.sig"}
+)
+CACHE_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for; thresholds left out are the precision's own."""
+
+    precision: str
+    held_out: Path | None = None
+    calibration: Path | None = None
+    block_size: int = 64
+    window: int = 512
+    calibration_tokens: int = 16384
+    held_out_tokens: int = 16384
+    max_perplexity_increase: float | None = None
+    min_top1_agreement: float | None = None
+    max_kl_divergence: float | None = None
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class _Text:
+    corpus: Corpus
+    windows: Windows
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "sha256": self.corpus.sha256,
+            "documents": self.windows.documents,
+            "tokens": self.windows.tokens,
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that was checked before the work begins."""
+
+    folder: Path
+    options: Options
+    precision: Precision
+    thresholds: Thresholds
+    record: Mapping[str, Any]
+    source: onnx.ModelProto
+    held_out: _Text
+    calibration: _Text | None
+
+
+def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
+    """Prepare the exported `folder` as the new folder `out`; what the gate measured."""
+    job = _check(folder, out, options)
+    smoothed = Smoothed()
+    if job.calibration is not None:
+        magnitudes = evaluation.channel_magnitudes(
+            job.source, folder, job.calibration.windows, options.threads
+        )
+        int8 = job.precision.weight_type == onnx.TensorProto.INT8
+        smoothed = smooth(job.source, folder, magnitudes) if int8 else unsmoothed(magnitudes)
+    graph = prepare_graph(
+        job.source,
+        folder,
+        job.precision,
+        block=options.block_size,
+        max_len=job.record["parameters"]["max_len"],
+        largest=smoothed.largest,
+        scaling=smoothed.scaling,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial.chmod(0o755)
+        result = _write_all(job, graph, partial)
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return result
+
+
+# --- before anything is written -------------------------------------------------------------------
+
+
+def _check(folder: Path, out: Path, options: Options) -> _Job:
+    precision = PRECISIONS.get(options.precision)
+    if precision is None:
+        raise PrepareError(
+            f"--precision {options.precision} is unknown; known: {', '.join(PRECISIONS)}"
+        )
+    _check_numbers(options)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PrepareError(f"{out}: exists already; name a folder that does not")
+    record = _read_record(folder)
+    if options.held_out is None:
+        raise PrepareError(
+            "--held-out FILE is needed: nothing is written whose accuracy has not been measured"
+        )
+    if precision.activations and options.calibration is None:
+        raise PrepareError(
+            f"--calibration FILE is needed: {precision.name} quantises activations, and their "
+            "scales are measured on text, never invented"
+        )
+    if not precision.activations and options.calibration is not None:
+        raise PrepareError(
+            f"--calibration has no use in {precision.name}, which quantises no activations; "
+            "leave it out"
+        )
+    source = read_model(folder / GRAPH_FILE)
+    held_out, calibration = _read_texts(folder, options, record["parameters"]["max_len"])
+    return _Job(
+        folder,
+        options,
+        precision,
+        _thresholds(precision, options),
+        record,
+        source,
+        held_out,
+        calibration,
+    )
+
+
+def _check_numbers(options: Options) -> None:
+    size = options.block_size
+    if size < SMALLEST_BLOCK or size & (size - 1):
+        raise PrepareError(f"--block-size {size} must be a power of two, at least {SMALLEST_BLOCK}")
+    for name in ("window", "calibration_tokens", "held_out_tokens"):
+        if getattr(options, name) < 2:
+            raise PrepareError(f"--{name.replace('_', '-')} must be at least 2")
+    if options.threads < 0:
+        raise PrepareError(f"--threads {options.threads} must not be negative")
+    for name in ("max_perplexity_increase", "min_top1_agreement", "max_kl_divergence"):
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise PrepareError(f"--{name.replace('_', '-')} {value} must not be negative")
+
+
+def _read_record(folder: Path) -> Mapping[str, Any]:
+    path = folder / RECORD_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        precision, max_len = record["precision"], record["parameters"]["max_len"]
+        cache = record["cache"]
+    except FileNotFoundError as error:
+        raise PrepareError(f"{path}: no such file; deepseek-export writes such a folder") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PrepareError(f"{path}: not what deepseek-export writes: {error!r}") from error
+    if precision != "fp32" or not isinstance(max_len, int) or not isinstance(cache, dict):
+        raise PrepareError(
+            f"{path}: the graph is {precision}; an fp32 graph from deepseek-export is needed"
+        )
+    checked: Mapping[str, Any] = record
+    return checked
+
+
+def _read_texts(folder: Path, options: Options, max_len: int) -> tuple[_Text, _Text | None]:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise PrepareError(f"{path}: no such file; the texts cannot be read without it")
+    tokenizer = Tokenizer.from_file(str(path))
+    length = min(options.window, max_len)
+
+    def read(path: Path, limit: int) -> _Text:
+        corpus = read_corpus(path)
+        text = _Text(corpus, windows(corpus, tokenizer, length=length, limit=limit))
+        if not text.windows.sequences:
+            raise PrepareError(f"{path}: no document of at least two tokens")
+        return text
+
+    assert options.held_out is not None
+    held_out = read(options.held_out, options.held_out_tokens)
+    if options.calibration is None:
+        return held_out, None
+    calibration = read(options.calibration, options.calibration_tokens)
+    refuse_overlap(calibration.corpus, held_out.corpus)
+    return held_out, calibration
+
+
+def _thresholds(precision: Precision, options: Options) -> Thresholds:
+    usual = precision.thresholds
+
+    def choose(asked: float | None, default: float) -> float:
+        return default if asked is None else asked
+
+    return Thresholds(
+        choose(options.max_perplexity_increase, usual.perplexity_increase),
+        choose(options.min_top1_agreement, usual.top1_agreement),
+        choose(options.max_kl_divergence, usual.kl_divergence),
+    )
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
+    for path in sorted(job.folder.iterdir()):
+        if path.is_file() and path.name not in NOT_COPIED:
+            shutil.copyfile(path, partial / path.name)
+    with (partial / DATA_FILE).open("wb") as file:
+        graph.model.graph.initializer.extend(write_weights(file, graph.weights))
+    (partial / GRAPH_FILE).write_bytes(graph.model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(partial / GRAPH_FILE, full_check=True)
+    # judged is what was written, read back
+    result = evaluation.compare(
+        (job.source, job.folder),
+        (read_model(partial / GRAPH_FILE), partial),
+        job.held_out.windows,
+        job.options.threads,
+    )
+    failed = evaluation.failures(result, job.thresholds)
+    if failed:
+        raise GateError(
+            f"accuracy gate failed, nothing was written: {job.precision.name} of {job.folder} on "
+            f"{job.held_out.corpus.path}, {result.predictions} predictions: " + "; ".join(failed)
+        )
+    judged = {
+        "schema": 1,
+        "method": evaluation.METHOD,
+        "held_out": job.held_out.record(),
+        "thresholds": asdict(job.thresholds),
+        "passed": True,
+        **result.record(),
+    }
+    _write_json(partial / EVALUATION_FILE, judged)
+    _write_json(partial / RECORD_FILE, _record(job, graph, judged))
+    return result
+
+
+def _record(job: _Job, graph: Graph, judged: dict[str, Any]) -> dict[str, Any]:
+    cache_type = CACHE_TYPES[job.precision.float_type]
+    arguments: dict[str, Any] = {"precision": job.precision.name, "window": job.options.window}
+    if job.precision.weight_type == onnx.TensorProto.INT4:
+        arguments["block_size"] = job.options.block_size
+    return {
+        **job.record,
+        "precision": job.precision.name,
+        "cache": {**job.record["cache"], "type": cache_type, "length": "fixed"},
+        "preparation": {
+            "arguments": arguments,
+            "calibration": job.calibration.record() if job.calibration else None,
+            "quantized": graph.quantized,
+            "not_quantized": graph.kept,
+            "source": {
+                name: _sha256(job.folder / name) for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
+            },
+            "tools": {
+                "deepseek-serving": deepseek_serving.__version__,
+                "ml_dtypes": ml_dtypes.__version__,
+                "numpy": np.__version__,
+                "onnx": onnx.__version__,
+                "onnxruntime": onnxruntime.__version__,
+                "python": platform.python_version(),
+            },
+        },
+        "evaluation": judged,
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
