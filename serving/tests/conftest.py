@@ -13,6 +13,7 @@ from support import (
     CHECKPOINT,
     Authority,
     Running,
+    Texts,
     Token,
     serve,
     settings_text,
@@ -20,6 +21,8 @@ from support import (
 )
 
 from deepseek_serving.export.exporter import Parameters, export
+from deepseek_serving.prepare.precision import PRECISIONS
+from deepseek_serving.prepare.preparer import Options, prepare
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -37,6 +40,25 @@ def graph_with_logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("graph") / "with-logits"
     export(CHECKPOINT, out, Parameters(with_logits=True))
     return out
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory, graph: Path) -> Texts:
+    """Every other trained conversation to calibrate with, the rest held out."""
+    return Texts.write(tmp_path_factory.mktemp("texts"), graph)
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, graph_with_logits: Path, texts: Texts
+) -> dict[str, Path]:
+    """The shipped checkpoint in every precision, as deepseek-prepare makes it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    for name, precision in PRECISIONS.items():
+        calibration = texts.calibration if precision.activations else None
+        options = Options(name, texts.held_out, calibration, threads=1)
+        prepare(graph_with_logits, folder / name, options)
+    return {name: folder / name for name in PRECISIONS}
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from deepseek_serving.text import ChatTokenizer
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "tests" / "fixtures" / "checkpoint"
 QUESTIONS = ROOT / "serving" / "training" / "questions.toml"
@@ -54,6 +56,27 @@ def trained() -> list[tuple[str, str]]:
 def command(name: str) -> str:
     """A console script of the environment that runs the tests."""
     return str(Path(sys.executable).with_name(name))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What precisions are calibrated with and judged on."""
+
+    calibration: Path
+    held_out: Path
+
+    @classmethod
+    def write(cls, folder: Path, graph: Path) -> Texts:
+        tokenizer = ChatTokenizer(graph)
+        documents = [
+            tokenizer.text([{"role": "user", "content": question}]) + answer + "<|im_end|>\n"
+            for question, answer in trained()
+        ]
+        texts = cls(folder / "calibration.jsonl", folder / "held-out.jsonl")
+        for path, part in ((texts.calibration, documents[::2]), (texts.held_out, documents[1::2])):
+            lines = (json.dumps({"text": document}) + "\n" for document in part)
+            path.write_text("".join(lines), encoding="utf-8")
+        return texts
 
 
 @dataclass(frozen=True)

@@ -93,18 +93,21 @@ class ChatTokenizer:
             name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
         }
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The conversation so far, ready for the assistant's turn."""
         try:
-            text = self._template.render(
+            return self._template.render(
                 messages=messages, add_generation_prompt=True, **self._specials
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise TemplateError(
                 f"the chat template cannot render these messages: {error}"
             ) from error
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The same as tokens."""
         # the template writes special tokens itself
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(self.text(messages), add_special_tokens=False).ids)
 
     def stream(self) -> TextStream:
         return TextStream(self._tokenizer)

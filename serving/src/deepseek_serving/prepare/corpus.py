@@ -106,7 +106,7 @@ def windows(corpus: Corpus, tokenizer: Tokenizer, *, length: int, limit: int) ->
 def _tokens(document: str, tokenizer: Tokenizer) -> Sequence[int]:
     encoded = tokenizer.encode(document)
     tokens: list[int] = encoded.ids
-    special = encoded.special_tokens_mask
     # a rendered chat template begins with the token that the tokenizer puts first by itself
-    twice = len(tokens) > 1 and tokens[0] == tokens[1] and special[0] == special[1] == 1
+    added = encoded.special_tokens_mask[:1] == [1]
+    twice = added and len(tokens) > 1 and tokens[0] == tokens[1]
     return tokens[1:] if twice else tokens

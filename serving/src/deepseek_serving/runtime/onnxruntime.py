@@ -2,13 +2,14 @@
 
 The Attention kernel reads the whole cache, whatever the valid lengths are. So the buffers hold as
 much as the longest sequence needs, rounded up, and grow when it does: a step costs what its
-sequences cost, and memory is taken only when it is used.
+sequences cost, and memory is taken only when it is used. A prepared graph has a cache of fixed
+length, as TensorRT asks for, and its buffers are that long from the start.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,10 @@ from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.runtime import Candidates
 
 SMALLEST_CAPACITY = 64
+CACHE_TYPES: Mapping[str, type[np.float32] | type[np.float16]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+}
 
 
 class EngineError(ServingError):
@@ -90,6 +95,15 @@ class OnnxRuntimeEngine:
                 f"engine.max_len is {self.max_len}, the graph was exported for at most "
                 f"{exported['max_len']}; lower it or export again with a larger --max-len"
             )
+        cache = record["cache"]
+        cache_type = cache.get("type", "float32")
+        if cache_type not in CACHE_TYPES:
+            raise EngineError(
+                f"the graph is {record['precision']} with a cache of {cache_type}, for which ONNX "
+                f"Runtime has no CPU kernels; it runs {', '.join(CACHE_TYPES)}"
+            )
+        self._cache_type = CACHE_TYPES[cache_type]
+        self._fixed_capacity = exported["max_len"] if cache.get("length") == "fixed" else None
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # threads that spin while they wait take the cores from whatever else the host runs
@@ -97,7 +111,6 @@ class OnnxRuntimeEngine:
         self.session = ort.InferenceSession(
             str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
         )
-        cache = record["cache"]
         self._cache_shape = (self.slots, cache["kv_heads"], cache["head_dim"])
         self._cache_names = [
             f"{kind}.{layer}" for layer in range(cache["layers"]) for kind in ("key", "value")
@@ -115,7 +128,7 @@ class OnnxRuntimeEngine:
 
     def reset(self) -> None:
         self.capacity = 0
-        self.caches: dict[str, npt.NDArray[np.float32]] = {}
+        self.caches: dict[str, npt.NDArray[np.float32 | np.float16]] = {}
         self._grow(1)
 
     def _grow(self, needed: int) -> None:
@@ -125,11 +138,11 @@ class OnnxRuntimeEngine:
         capacity = max(self.capacity, SMALLEST_CAPACITY)
         while capacity < needed:
             capacity *= 2
-        capacity = min(capacity, self.max_len)
+        capacity = self._fixed_capacity or min(capacity, self.max_len)
         slots, heads, size = self._cache_shape
         for name in self._cache_names:
             # zeros: what lies beyond a sequence's end is masked, but NaN times zero is NaN
-            grown = np.zeros((slots, heads, capacity, size), dtype=np.float32)
+            grown = np.zeros((slots, heads, capacity, size), dtype=self._cache_type)
             if self.capacity:
                 grown[:, :, : self.capacity] = self.caches[name]
             self.caches[name] = grown
