@@ -68,8 +68,11 @@ def _shape(tensor: Any, batch: int, width: int) -> list[int]:
         ("bf16", "SM80", "BF16"),
         ("int8", "SM80", "HALF"),
         ("int4", "SM80", "HALF"),
-        ("fp8", "SM89", "HALF"),
+        ("fp16", "SM89", "HALF"),
+        ("bf16", "SM89", "BF16"),
         ("int8", "SM89", "HALF"),
+        ("int4", "SM89", "HALF"),
+        ("fp8", "SM89", "HALF"),
     ],
 )
 def test_every_precision_compiles(
