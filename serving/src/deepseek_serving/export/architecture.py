@@ -73,7 +73,7 @@ def _refuse_sliding_window(config: Config, layers: int) -> None:
         full = config.get("max_window_layers", 0)
         used = window and not (isinstance(full, int) and full >= layers)
     else:
-        used = any(kind != "full_attention" for kind in kinds)
+        used = not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
     if used:
         raise CheckpointError(
             "config.json: sliding_window is used by some layers (use_sliding_window, layer_types) "

@@ -101,8 +101,7 @@ def _yarn_attention(parameters: Config, scale: float) -> float:
     """The factor of cosines and sines, which sharpens attention over a longer context.
 
     `attention_factor` is the factor itself. `attn_factor`, which DeepSeek-R1-0528-Qwen3-8B has,
-    multiplies the factor that follows from the scale, as the engines read it that the model was
-    published for; there the product is 1.
+    multiplies the factor that follows from the scale, as vLLM reads it; there the product is 1.
     """
     if parameters.get("attention_factor") is not None:
         return real(parameters, "attention_factor")
