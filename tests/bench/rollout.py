@@ -6,7 +6,7 @@
     python tests/bench/rollout.py [--json FILE] [--keep]
 
 Creates six hosts beside whatever lab there is, and removes them. The peer is what Ansible takes for
-as many results of a module that does nothing, on the same hosts, measured in the same run: a median.
+as many results of a module that does nothing, on the same hosts, measured in the same run (median).
 A ratio below one means that many steps need no connection. Ratios are over the peer, or the goal.
 """
 
