@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-# The architectures that the serving package exports. A unit test compares the two lists.
-SUPPORTED_ARCHITECTURES = ("Qwen2ForCausalLM",)
+# What the serving package exports. The tests compare these lists with the exporter's own.
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SUPPORTED_ROPE_SCALINGS = ("default", "linear", "llama3", "yarn")
+SUPPORTED_ACTIVATION = "silu"
 
 # Formats that run code when they are loaded, or are code. Nothing in a release may be either.
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -209,6 +211,49 @@ def _check_config(report: Report) -> None:
             f"architecture {report.architecture or architectures} is not supported",
             "use a checkpoint of one of: " + ", ".join(SUPPORTED_ARCHITECTURES),
         )
+        return
+    for problem, remedy in _unsupported(config):
+        report.add("config.json", problem, remedy)
+
+
+def _unsupported(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a model of a supported architecture may have and the exporter refuses."""
+    quantisation = config.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        yield (
+            f"its weights are quantised already ({method or 'by no named method'})",
+            "use the checkpoint in bfloat16, float16 or float32",
+        )
+    activation = config.get("hidden_act", SUPPORTED_ACTIVATION)
+    if activation != SUPPORTED_ACTIVATION:
+        yield (
+            f"hidden_act {activation!r} is not supported",
+            f"use a checkpoint with {SUPPORTED_ACTIVATION}",
+        )
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
+    if not isinstance(rope, dict) or kind not in SUPPORTED_ROPE_SCALINGS:
+        yield (
+            f"rotary scaling {kind!r} is not supported",
+            "use a checkpoint with one of: " + ", ".join(SUPPORTED_ROPE_SCALINGS),
+        )
+    if _slides(config):
+        yield (
+            "some layers use a sliding window, which is not supported",
+            "use a checkpoint with full attention in every layer",
+        )
+
+
+def _slides(config: dict[str, Any]) -> bool:
+    """Whether a layer uses the window; published configs name one that none uses."""
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        return not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
+    if not config.get("use_sliding_window") or config.get("sliding_window", 1) is None:
+        return False
+    full, layers = config.get("max_window_layers", 0), config.get("num_hidden_layers", 0)
+    return not (isinstance(full, int) and isinstance(layers, int) and full >= layers)
 
 
 # --- weights --------------------------------------------------------------------------------------

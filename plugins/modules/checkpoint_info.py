@@ -12,8 +12,10 @@ short_description: Say whether a checkpoint can be published
 version_added: "0.1.0"
 description:
   - Looks at a folder in Hugging Face layout and lists every reason why it cannot be published, each with its remedy.
-  - Checks the architecture, that every shard is there and as long as its header says, that the tokenizer is there, and that
-    nothing in the folder is a symbolic link, a pickle or program code.
+  - Checks the architecture, and that the model has nothing that cannot be exported (quantised weights, a sliding window,
+    another rotary scaling or activation).
+  - Checks that every shard is there and as long as its header says, that the tokenizer is there, and that nothing in the folder
+    is a symbolic link, a pickle or program code.
   - Reads names, sizes and headers only, so that it answers in moments for a checkpoint of any size.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"

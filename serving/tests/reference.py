@@ -9,8 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 from support import CHECKPOINT
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
+
+# small, and no two sizes alike that a mistake could take for each other
+SMALL: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "eos_token_id": 1,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {},
+    "Qwen2ForCausalLM": {},
+    "Qwen3ForCausalLM": {"head_dim": 12},
+}
 
 
 class Reference:
@@ -34,26 +53,44 @@ class Reference:
         return tokens[len(prompt) :]
 
 
-def random_checkpoint(folder: Path, *, shard_size: str = "1GB", **config: Any) -> Path:
-    """A Qwen2 checkpoint with random weights and biases, as transformers saves it."""
-    torch.manual_seed(7)
-    defaults: dict[str, Any] = {
-        "vocab_size": 131,
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.3,
-        "eos_token_id": 1,
-    }
-    model = Qwen2ForCausalLM(Qwen2Config(**{**defaults, **config}))
+class EncoderReference:
+    """A text encoder in transformers, in FP32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+        self.model.eval()
+
+    def states(self, **inputs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+            output = self.model(**tensors).last_hidden_state
+        return np.asarray(output.numpy(), dtype=np.float32)
+
+
+def save_random(
+    model: Any, folder: Path, *, shard_size: str = "1GB", dtype: str = "float32"
+) -> None:
+    """Save `model` with weights from which a mistake cannot hide, and a tokenizer beside it."""
     for name, parameter in model.named_parameters():
-        # biases and norms start at zero and one, which would hide a mistake
-        if name.endswith("bias") or "norm" in name:
+        # biases and norms start at zero and one
+        if name.endswith("bias") or "norm" in name.lower():
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    model.save_pretrained(folder, max_shard_size=shard_size)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard_size)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(CHECKPOINT / name, folder / name)
+
+
+def random_checkpoint(
+    folder: Path,
+    architecture: str = "Qwen2ForCausalLM",
+    *,
+    shard_size: str = "1GB",
+    dtype: str = "float32",
+    **config: Any,
+) -> Path:
+    """A decoder with random weights and biases, as transformers saves it."""
+    torch.manual_seed(7)
+    kind = getattr(transformers, architecture)
+    settings = kind.config_class(**{**SMALL, **FAMILIES[architecture], **config})
+    save_random(kind(settings), folder, shard_size=shard_size, dtype=dtype)
     return folder

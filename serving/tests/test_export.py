@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,13 @@ from support import CHECKPOINT, command, trained
 
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export.architecture import describe
+from deepseek_serving.export.builder import BLOCK_BYTES
 from deepseek_serving.export.cli import main
 from deepseek_serving.export.exporter import Parameters, export
-from deepseek_serving.export.graph import TOP
 from deepseek_serving.runtime.onnxruntime import EngineError, OnnxRuntimeEngine
 from deepseek_serving.text import ChatTokenizer
 
 TOLERANCE = 1e-3
-SHAPES: dict[str, dict[str, Any]] = {
-    "grouped": {},
-    "one-kv-head": {"num_key_value_heads": 1, "rope_theta": 1e6},
-    "no-grouping": {"num_key_value_heads": 6, "tie_word_embeddings": True},
-    "own-head-dim": {"head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2},
-    "fewer-tokens-than-candidates": {"vocab_size": 40},
-}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +87,7 @@ def greedy(engine: OnnxRuntimeEngine, tokenizer: ChatTokenizer, questions: list[
 def test_greedy_tokens_equal_transformers(graph: Path, shipped: Reference) -> None:
     engine = OnnxRuntimeEngine(graph, threads=2)
     for prompt in prompts(graph, 3):
-        assert generate(engine, prompt, 20) == shipped.greedy(prompt, 20)
+        assert generate(engine, prompt, 64) == shipped.greedy(prompt, 64)
 
 
 def generate(engine: OnnxRuntimeEngine, prompt: list[int], count: int) -> list[int]:
@@ -101,25 +96,6 @@ def generate(engine: OnnxRuntimeEngine, prompt: list[int], count: int) -> list[i
         length = len(prompt) + len(tokens) - 1
         tokens.append(int(engine.decode(tokens[-1:], [length]).tokens[0, 0]))
     return tokens
-
-
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_random_models_equal_transformers(tmp_path: Path, shape: dict[str, Any]) -> None:
-    checkpoint = random_checkpoint(tmp_path / "checkpoint", **shape)
-    reference = Reference(checkpoint)
-    export(checkpoint, tmp_path / "out", Parameters(with_logits=True))
-    engine = OnnxRuntimeEngine(tmp_path / "out", threads=2)
-    vocabulary = shape.get("vocab_size", 131)
-    tokens = np.random.default_rng(3).integers(0, vocabulary, 17).tolist()
-    expected = reference.logits(tokens)
-    for position, token in enumerate(tokens):
-        candidates = engine.prefill(2, [token], position)
-        assert np.abs(engine.logits()[0] - expected[position]).max() < TOLERANCE
-    top = min(TOP, vocabulary)
-    assert candidates.values.shape == (1, top)
-    best = np.sort(expected[-1])[::-1][:top]
-    assert np.abs(candidates.values[0] - best).max() < TOLERANCE
-    assert generate(engine, tokens, 12) == reference.greedy(tokens, 12)
 
 
 def test_whole_and_chunked_prefill_give_the_same_logits(graph_with_logits: Path) -> None:
@@ -192,6 +168,83 @@ def test_export_needs_the_memory_of_a_few_matrices_not_of_the_model(tmp_path: Pa
     assert peak < 5 * largest
 
 
+def zero_checkpoint(folder: Path, layers: int) -> Path:
+    """Three shards of zeros in bfloat16, sparse files: 11 MB a layer, and 160 MB of tables."""
+    hidden, wide, vocabulary = 512, 3072, 80 * 1024
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": hidden,
+        "intermediate_size": wide,
+        "max_position_embeddings": 128,
+        "num_attention_heads": 8,
+        "num_hidden_layers": layers,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": vocabulary,
+    }
+    shapes: dict[str, list[int]] = {}
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        for name in "qkvo":
+            shapes[f"{prefix}.self_attn.{name}_proj.weight"] = [hidden, hidden]
+        for name, sizes in (("gate", [wide, hidden]), ("up", [wide, hidden])):
+            shapes[f"{prefix}.mlp.{name}_proj.weight"] = sizes
+        shapes[f"{prefix}.mlp.down_proj.weight"] = [hidden, wide]
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{prefix}.{name}.weight"] = [hidden]
+    last = {"model.norm.weight": [hidden], "lm_head.weight": [vocabulary, hidden]}
+    parts = [{"model.embed_tokens.weight": [vocabulary, hidden]}, shapes, last]
+    folder.mkdir()
+    weight_map = {}
+    for number, part in enumerate(parts):
+        file, header, offset = folder / f"model-{number}.safetensors", {}, 0
+        for name, sizes in part.items():
+            end = offset + 2 * int(np.prod(sizes))
+            header[name] = {"dtype": "BF16", "shape": sizes, "data_offsets": [offset, end]}
+            weight_map[name], offset = file.name, end
+        data = json.dumps(header).encode()
+        file.write_bytes(len(data).to_bytes(8, "little") + data)
+        os.truncate(file, 8 + len(data) + offset)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(CHECKPOINT / name, folder / name)
+    return folder
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from deepseek_serving.export.cli import main
+status = main(sys.argv[1:])
+peak = next(line for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+print(peak.split()[1])
+sys.exit(status)
+"""
+
+
+def peak_memory(checkpoint: Path, out: Path) -> int:
+    """Bytes that an export held at most, with its libraries and what it mapped."""
+    # not ru_maxrss: a child's begins with what its parent held
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(checkpoint), str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(result.stdout) * 1024
+
+
+def test_the_memory_of_an_export_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    """Weights of 700 MB in FP32 cost no more than one tensor of the source and two blocks."""
+    small = peak_memory(CHECKPOINT, tmp_path / "small")
+    large = peak_memory(zero_checkpoint(tmp_path / "checkpoint", 15), tmp_path / "large")
+    written = (tmp_path / "large" / "decoder.onnx.data").stat().st_size
+    assert written > 600 * 2**20
+    tensor = 2 * 80 * 1024 * 512
+    assert large - small < tensor + 2 * BLOCK_BYTES
+
+
 def test_shards_give_the_same_graph_as_one_file(tmp_path: Path) -> None:
     one = random_checkpoint(tmp_path / "one")
     many = random_checkpoint(tmp_path / "many", shard_size="40KB")
@@ -211,15 +264,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, graph: Path) -> Non
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     for name in names:
         assert (graph / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-
-
-def test_standard_operators_of_opset_24_only(graph: Path) -> None:
-    model = onnx.load(graph / "decoder.onnx", load_external_data=False)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
-    kinds = {node.op_type for node in model.graph.node}
-    assert {"Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization"} <= kinds
-    assert [output.name for output in model.graph.output][:2] == ["top_values", "top_indices"]
-    assert "logits" not in {output.name for output in model.graph.output}
 
 
 def test_max_len_and_slots_are_recorded_and_kept(tmp_path: Path) -> None:
@@ -250,7 +294,51 @@ def test_the_config_of_a_published_distill_is_understood() -> None:
             "vocab_size": 151936,
         }
     )
-    assert (decoder.head_dim, decoder.rope_theta, decoder.tied_embeddings) == (128, 1e4, False)
+    assert (decoder.head_dim, decoder.rope.theta, decoder.tied_embeddings) == (128, 1e4, False)
+
+
+def test_the_config_of_a_llama_distill_is_understood() -> None:
+    """config.json of DeepSeek-R1-Distill-Llama-8B."""
+    decoder = describe(
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "max_position_embeddings": 131072,
+            "mlp_bias": False,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": {
+                "factor": 8.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+            "rope_theta": 500000.0,
+            "tie_word_embeddings": False,
+            "vocab_size": 128256,
+        }
+    )
+    assert (decoder.head_dim, decoder.rope.kind, decoder.qk_norm) == (128, "llama3", False)
+    assert [decoder.qkv_bias, decoder.output_bias, decoder.mlp_bias] == [False] * 3
+
+
+def test_a_window_that_no_layer_uses_is_no_reason_to_refuse() -> None:
+    """As Qwen2.5 writes it: window layers would begin after the last one."""
+    config = {
+        **json.loads((CHECKPOINT / "config.json").read_text()),
+        "layer_types": None,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 4,
+    }
+    assert describe(config).layers == 4
 
 
 @pytest.fixture
@@ -268,11 +356,26 @@ def change_config(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported: Q"),
-        ({"architectures": None}, "not given is not supported; supported: Qwen2ForCausalLM"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported: L"),
+        ({"architectures": ["BertModel"]}, "BertModel is a text encoder; export it with --encoder"),
+        ({"architectures": ["A", "B"]}, "architectures must name one"),
+        ({"architectures": None}, "not given is not supported; supported: LlamaForCausalLM, Qwen2"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"use_sliding_window": True}, "use_sliding_window is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),
+        (
+            {
+                "layer_types": None,
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "max_window_layers": 3,
+            },
+            "sliding_window is used by some layers",
+        ),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window is used by"),
+        ({"quantization_config": {"quant_method": "fp8"}}, r"quantization_config \(fp8\) is not"),
+        ({"quantization_config": {"bits": 4}}, r"quantization_config \(of no named method\)"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rotary scaling 'longrope'"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
+        ({"vocab_size": 10.5}, "vocab_size must be a whole number, it is 10.5"),
         ({"num_key_value_heads": 4}, "6 heads cannot share 4"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive number, it is 0"),
         ({"num_hidden_layers": 5}, "no tensor 'model.layers.4."),

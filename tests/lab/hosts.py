@@ -366,7 +366,10 @@ def purge() -> int:
         down(Lab(folder.name, 0, ()))
     stop_daemon("cache", "/usr/sbin/apt-cacher-ng")
     run(PODMAN, "--lab-stop")
-    shutil.rmtree(STATE)
+    for path in STATE.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if not STATE.is_mount():
+        STATE.rmdir()
     return 1
 
 

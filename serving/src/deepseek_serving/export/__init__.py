@@ -1,1 +1,1 @@
-"""From a Hugging Face checkpoint to an ONNX decoder graph."""
+"""From a Hugging Face checkpoint to an ONNX graph."""

@@ -1,20 +1,17 @@
 """What a checkpoint's config.json says, for the architectures that can be exported.
 
-An architecture is a function from config.json to a `Decoder`; the graph is built from the `Decoder`
-alone. Another one of the same family is added by describing it here.
+An architecture is a function from config.json to a `Decoder` or an `Encoder`; the graph is built
+from that alone. Another one of the same family is added to the table here, and nowhere else.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from deepseek_serving.errors import CheckpointError
-
-Config = Mapping[str, Any]
+from deepseek_serving.export.config import Config, flag, one_of, real, whole
+from deepseek_serving.export.rope import Rope, read_rope
 
 
 @dataclass(frozen=True)
@@ -30,90 +27,173 @@ class Decoder:
     kv_heads: int
     head_dim: int
     rms_epsilon: float
-    rope_theta: float
+    rope: Rope
     max_positions: int
     tied_embeddings: bool
-    qkv_bias: bool
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
 
 
-def _number(config: Config, key: str, kind: type[int] | type[float]) -> Any:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise CheckpointError(f"config.json: {key} must be a positive number, it is {value!r}")
-    if kind is int and int(value) != value:
-        raise CheckpointError(f"config.json: {key} must be a whole number, it is {value!r}")
-    return kind(value)
+@dataclass(frozen=True)
+class Encoder:
+    """A bidirectional transformer of the BERT family: learned positions, layer norms, GELU."""
+
+    architecture: str
+    vocabulary: int
+    token_types: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    norm_epsilon: float
+    max_positions: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
 
 
-def _rope_theta(config: Config) -> float:
-    """Newer files keep it in rope_parameters, older ones beside rope_scaling."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
+def _refuse_quantised(config: Config) -> None:
+    quantisation = config.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
         raise CheckpointError(
-            f"config.json: rotary scaling {kind!r} is not supported; supported: default (none)"
+            f"config.json: quantization_config ({method or 'of no named method'}) is not "
+            "supported; use the checkpoint in bfloat16, float16 or float32"
         )
-    source = parameters if "rope_theta" in parameters else config
-    return float(_number(source, "rope_theta", float))
 
 
-def _qwen2(config: Config) -> Decoder:
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
+def _refuse_sliding_window(config: Config, layers: int) -> None:
+    """Published configs name a window that no layer uses; one that is used is refused."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        window = flag(config, "use_sliding_window") and config.get("sliding_window", 1) is not None
+        full = config.get("max_window_layers", 0)
+        used = window and not (isinstance(full, int) and full >= layers)
+    else:
+        used = not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
+    if used:
         raise CheckpointError(
-            f"config.json: hidden_act {activation!r} is not supported; supported: silu"
+            "config.json: sliding_window is used by some layers (use_sliding_window, layer_types) "
+            "and is not supported; full attention only"
         )
-    if config.get("use_sliding_window"):
-        raise CheckpointError(
-            "config.json: use_sliding_window is not supported; full attention only"
-        )
-    hidden, heads = _number(config, "hidden_size", int), _number(config, "num_attention_heads", int)
-    kv_heads = _number(config, "num_key_value_heads", int)
-    head_dim = _number(config, "head_dim", int) if config.get("head_dim") else hidden // heads
+
+
+def _decoder(name: str, config: Config, **features: bool) -> Decoder:
+    """What the families have in common; `features` are those of this one."""
+    _refuse_quantised(config)
+    one_of(config, "hidden_act", "silu")
+    hidden, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
+    kv_heads = whole(config, "num_key_value_heads", heads)
+    head_dim = whole(config, "head_dim", hidden // heads)
     if heads % kv_heads or head_dim % 2:
         raise CheckpointError(
             f"config.json: {heads} heads cannot share {kv_heads} key/value heads of {head_dim}"
         )
+    layers = whole(config, "num_hidden_layers")
+    _refuse_sliding_window(config, layers)
+    max_positions = whole(config, "max_position_embeddings")
     return Decoder(
-        architecture="Qwen2ForCausalLM",
-        vocabulary=_number(config, "vocab_size", int),
+        architecture=name,
+        vocabulary=whole(config, "vocab_size"),
         hidden=hidden,
-        intermediate=_number(config, "intermediate_size", int),
-        layers=_number(config, "num_hidden_layers", int),
+        intermediate=whole(config, "intermediate_size"),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        rms_epsilon=_number(config, "rms_norm_eps", float),
-        rope_theta=_rope_theta(config),
-        max_positions=_number(config, "max_position_embeddings", int),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=True,
+        rms_epsilon=real(config, "rms_norm_eps"),
+        rope=read_rope(config, head_dim, max_positions),
+        max_positions=max_positions,
+        tied_embeddings=flag(config, "tie_word_embeddings"),
+        **features,
     )
 
 
-ARCHITECTURES: Mapping[str, Callable[[Config], Decoder]] = {"Qwen2ForCausalLM": _qwen2}
+def _llama(config: Config) -> Decoder:
+    bias = flag(config, "attention_bias")
+    return _decoder(
+        "LlamaForCausalLM",
+        config,
+        qkv_bias=bias,
+        output_bias=bias,
+        mlp_bias=flag(config, "mlp_bias"),
+    )
 
 
-def read_config(folder: Path) -> Config:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; a checkpoint folder is needed") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return config
+def _qwen2(config: Config) -> Decoder:
+    whole(config, "num_key_value_heads")
+    return _decoder("Qwen2ForCausalLM", config, qkv_bias=True)
+
+
+def _qwen3(config: Config) -> Decoder:
+    # not derived from the other sizes: the file must say them
+    for key in ("head_dim", "num_key_value_heads"):
+        whole(config, key)
+    bias = flag(config, "attention_bias")
+    return _decoder("Qwen3ForCausalLM", config, qkv_bias=bias, output_bias=bias, qk_norm=True)
+
+
+def _bert(config: Config) -> Encoder:
+    _refuse_quantised(config)
+    one_of(config, "hidden_act", "gelu")
+    one_of(config, "position_embedding_type", "absolute")
+    if flag(config, "is_decoder") or flag(config, "add_cross_attention"):
+        raise CheckpointError("config.json: is_decoder and add_cross_attention are not supported")
+    hidden, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
+    if hidden % heads:
+        raise CheckpointError(f"config.json: {heads} heads cannot share {hidden} dimensions")
+    return Encoder(
+        architecture="BertModel",
+        vocabulary=whole(config, "vocab_size"),
+        token_types=whole(config, "type_vocab_size"),
+        hidden=hidden,
+        intermediate=whole(config, "intermediate_size"),
+        layers=whole(config, "num_hidden_layers"),
+        heads=heads,
+        norm_epsilon=real(config, "layer_norm_eps"),
+        max_positions=whole(config, "max_position_embeddings"),
+    )
+
+
+ARCHITECTURES: Mapping[str, Callable[[Config], Decoder]] = {
+    "LlamaForCausalLM": _llama,
+    "Qwen2ForCausalLM": _qwen2,
+    "Qwen3ForCausalLM": _qwen3,
+}
+ENCODERS: Mapping[str, Callable[[Config], Encoder]] = {"BertModel": _bert}
+
+
+def _name(config: Config) -> str:
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or len(names) > 1:
+        raise CheckpointError(f"config.json: architectures must name one, it is {names!r}")
+    return str(names[0]) if names else "not given"
 
 
 def describe(config: Config) -> Decoder:
     """The decoder that config.json describes, or an error that names what is supported."""
-    names = config.get("architectures") or []
-    for name in names:
-        if name in ARCHITECTURES:
-            return ARCHITECTURES[name](config)
-    raise CheckpointError(
-        f"config.json: architecture {', '.join(map(str, names)) or 'not given'} is not supported; "
-        f"supported: {', '.join(sorted(ARCHITECTURES))}"
-    )
+    name = _name(config)
+    if name in ENCODERS:
+        raise CheckpointError(
+            f"config.json: architecture {name} is a text encoder; export it with --encoder"
+        )
+    if name not in ARCHITECTURES:
+        raise CheckpointError(
+            f"config.json: architecture {name} is not supported; "
+            f"supported: {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name](config)
+
+
+def describe_encoder(config: Config) -> Encoder:
+    """The text encoder that config.json describes, or an error that names what is supported."""
+    name = _name(config)
+    if name not in ENCODERS:
+        raise CheckpointError(
+            f"config.json: architecture {name} is not supported as a text encoder; "
+            f"supported: {', '.join(ENCODERS)}"
+        )
+    return ENCODERS[name](config)

@@ -1,4 +1,4 @@
-"""deepseek-export: a Hugging Face checkpoint to an ONNX decoder graph."""
+"""deepseek-export: a Hugging Face checkpoint to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from deepseek_serving.cli import run
-from deepseek_serving.export.exporter import Parameters, export
+from deepseek_serving.export.exporter import Parameters, export, export_encoder
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,11 +14,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and safetensors")
     parser.add_argument("out", type=Path, help="folder to write; it must not exist yet")
     parser.add_argument(
+        "--encoder",
+        action="store_true",
+        help="a text encoder for embeddings (sentence-transformers folder), not a decoder",
+    )
+    parser.add_argument(
         "--max-len",
         type=int,
         help="longest sequence in tokens (default: the checkpoint's, at most 4096)",
     )
-    parser.add_argument("--slots", type=int, default=4, help="sequences decoded together (4)")
+    parser.add_argument("--slots", type=int, help="sequences decoded together (default: 4)")
     options = parser.parse_args(argv)
-    parameters = Parameters(max_len=options.max_len, slots=options.slots)
+    if options.encoder:
+        if options.max_len is not None or options.slots is not None:
+            parser.error("--max-len and --slots are for decoders; an encoder takes any batch")
+        return run("deepseek-export", lambda: export_encoder(options.checkpoint, options.out))
+    parameters = Parameters(
+        max_len=options.max_len, slots=4 if options.slots is None else options.slots
+    )
     return run("deepseek-export", lambda: export(options.checkpoint, options.out, parameters))

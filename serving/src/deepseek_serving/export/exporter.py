@@ -1,4 +1,4 @@
-"""Write a checkpoint's decoder graph and what the service needs beside it, whole or not at all."""
+"""Write a checkpoint's graph and what the service needs beside it, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
 import deepseek_serving
 from deepseek_serving.errors import CheckpointError
-from deepseek_serving.export.architecture import Decoder, describe, read_config
-from deepseek_serving.export.graph import OPSET, Weight, build
+from deepseek_serving.export import encoder as encoder_graph
+from deepseek_serving.export import graph as decoder_graph
+from deepseek_serving.export.architecture import Decoder, describe, describe_encoder
+from deepseek_serving.export.builder import Weight
+from deepseek_serving.export.config import read_config, read_object, whole
 from deepseek_serving.export.safetensors import read_checkpoint
 
 GRAPH_FILE = "decoder.onnx"
-DATA_FILE = "decoder.onnx.data"
+ENCODER_FILE = "encoder.onnx"
 ALIGNMENT = 4096
-BLOCK_BYTES = 64 * 2**20
 DEFAULT_MAX_LEN = 4096
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-OPTIONAL_FILES = ("generation_config.json", "chat_template.jinja")
+DECODER_FILES = ("generation_config.json", "chat_template.jinja")
+# with the prompts that some encoders want before a question
+ENCODER_FILES = ("config_sentence_transformers.json",)
 
 
 @dataclass(frozen=True)
@@ -41,40 +44,39 @@ class Parameters:
     with_logits: bool = False
 
 
-def _blocks(weight: Weight) -> Iterator[npt.NDArray[np.float32]]:
-    """The weight's bytes in order, one bounded block after the other."""
-    if isinstance(weight.source, np.ndarray):
-        yield weight.source
-    elif weight.transposed:
-        # one matrix at a time is turned over; the largest of a decoder is a small part of it
-        yield np.ascontiguousarray(weight.source.rows().T)
-    else:
-        row_bytes = 4 * int(np.prod(weight.shape[1:], dtype=np.int64))
-        step = max(1, BLOCK_BYTES // row_bytes)
-        for start in range(0, weight.shape[0], step):
-            yield weight.source.rows(start, min(start + step, weight.shape[0]))
+@dataclass(frozen=True)
+class _Plan:
+    """All that is written, known and checked before the first byte."""
+
+    file: str
+    model: onnx.ModelProto
+    weights: Sequence[Weight]
+    copied: Sequence[str]
+    record: dict[str, Any]
 
 
-def _external(weight: Weight, offset: int, size: int) -> onnx.TensorProto:
+def _external(weight: Weight, location: str, offset: int, size: int) -> onnx.TensorProto:
     tensor = TensorProto(
         name=weight.name,
         data_type=TensorProto.FLOAT,
         dims=weight.shape,
         data_location=TensorProto.EXTERNAL,
     )
-    for key, value in (("location", DATA_FILE), ("offset", offset), ("length", size)):
+    for key, value in (("location", location), ("offset", offset), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
 
 
-def _write_weights(file: BinaryIO, weights: Sequence[Weight]) -> list[onnx.TensorProto]:
+def _write_weights(
+    file: BinaryIO, location: str, weights: Sequence[Weight]
+) -> list[onnx.TensorProto]:
     initializers = []
     for weight in weights:
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
         offset = file.tell()
-        for block in _blocks(weight):
+        for block in weight.blocks():
             file.write(np.ascontiguousarray(block, dtype="<f4").data)
-        initializers.append(_external(weight, offset, file.tell() - offset))
+        initializers.append(_external(weight, location, offset, file.tell() - offset))
     return initializers
 
 
@@ -89,18 +91,72 @@ def _max_len(decoder: Decoder, wanted: int | None) -> int:
     return wanted
 
 
-def _copied_files(checkpoint: Path) -> list[str]:
+def _copied_files(checkpoint: Path, optional: Sequence[str]) -> list[str]:
     missing = [name for name in REQUIRED_FILES if not (checkpoint / name).is_file()]
     if missing:
         raise CheckpointError(f"{checkpoint}: missing {', '.join(missing)}")
-    return [*REQUIRED_FILES, *(n for n in OPTIONAL_FILES if (checkpoint / n).is_file())]
+    return [*REQUIRED_FILES, *(name for name in optional if (checkpoint / name).is_file())]
 
 
-def _record(decoder: Decoder, max_len: int, parameters: Parameters) -> dict[str, Any]:
+def _record(architecture: str, opset: int, facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": 1,
-        "architecture": decoder.architecture,
+        "architecture": architecture,
         "precision": "fp32",
+        **facts,
+        "tools": {
+            "deepseek-serving": deepseek_serving.__version__,
+            "numpy": np.__version__,
+            "onnx": onnx.__version__,
+            "onnx-opset": str(opset),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _write_all(folder: Path, plan: _Plan) -> None:
+    data = f"{plan.file}.data"
+    with (folder / data).open("wb") as file:
+        plan.model.graph.initializer.extend(_write_weights(file, data, plan.weights))
+    (folder / plan.file).write_bytes(plan.model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(folder / plan.file, full_check=True)
+    text = json.dumps(plan.record, indent=2, sort_keys=True) + "\n"
+    (folder / "export.json").write_text(text, encoding="utf-8")
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists already; name a folder that does not")
+
+
+def _write(checkpoint: Path, out: Path, plan: _Plan) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial.chmod(0o755)
+        for name in plan.copied:
+            shutil.copyfile(checkpoint / name, partial / name)
+        _write_all(partial, plan)
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) -> None:
+    """Export a decoder to the new folder `out`; all is checked before a byte is written."""
+    parameters = parameters or Parameters()
+    if parameters.slots < 1:
+        raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
+    _refuse_existing(out)
+    decoder = describe(read_config(checkpoint))
+    copied = _copied_files(checkpoint, DECODER_FILES)
+    max_len = _max_len(decoder, parameters.max_len)
+    tensors = read_checkpoint(checkpoint)
+    model, weights = decoder_graph.build(
+        decoder, tensors, max_len, with_logits=parameters.with_logits
+    )
+    facts = {
         "parameters": {"max_len": max_len, "slots": parameters.slots},
         "cache": {
             "layers": decoder.layers,
@@ -108,48 +164,35 @@ def _record(decoder: Decoder, max_len: int, parameters: Parameters) -> dict[str,
             "head_dim": decoder.head_dim,
         },
         "vocabulary": decoder.vocabulary,
-        "tools": {
-            "deepseek-serving": deepseek_serving.__version__,
-            "numpy": np.__version__,
-            "onnx": onnx.__version__,
-            "onnx-opset": str(OPSET),
-            "python": platform.python_version(),
-        },
     }
+    record = _record(decoder.architecture, decoder_graph.OPSET, facts)
+    _write(checkpoint, out, _Plan(GRAPH_FILE, model, weights, copied, record))
 
 
-def _write_all(
-    folder: Path, model: onnx.ModelProto, weights: Sequence[Weight], record: dict[str, Any]
-) -> None:
-    with (folder / DATA_FILE).open("wb") as file:
-        model.graph.initializer.extend(_write_weights(file, weights))
-    (folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(folder / GRAPH_FILE, full_check=True)
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    (folder / "export.json").write_text(text, encoding="utf-8")
+def _longest_text(checkpoint: Path, max_positions: int) -> int:
+    """In tokens: what the model was trained for may be less than it has positions for."""
+    path = checkpoint / "sentence_bert_config.json"
+    config = read_object(path) if path.is_file() else {}
+    longest = whole(config, "max_seq_length", max_positions, file=path.name)
+    return min(longest, max_positions)
 
 
-def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) -> None:
-    """Export `checkpoint` to the new folder `out`; all is checked before a byte is written."""
-    parameters = parameters or Parameters()
-    if parameters.slots < 1:
-        raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists already; name a folder that does not")
-    decoder = describe(read_config(checkpoint))
-    copied = _copied_files(checkpoint)
-    max_len = _max_len(decoder, parameters.max_len)
-    model, weights = build(
-        decoder, read_checkpoint(checkpoint), max_len, with_logits=parameters.with_logits
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        partial.chmod(0o755)
-        for name in copied:
-            shutil.copyfile(checkpoint / name, partial / name)
-        _write_all(partial, model, weights, _record(decoder, max_len, parameters))
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+def export_encoder(checkpoint: Path, out: Path) -> None:
+    """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
+    _refuse_existing(out)
+    encoder = describe_encoder(read_config(checkpoint))
+    pooling = encoder_graph.read_pooling(checkpoint)
+    copied = _copied_files(checkpoint, ENCODER_FILES)
+    tensors = read_checkpoint(checkpoint)
+    model, weights = encoder_graph.build_encoder(encoder, pooling, tensors)
+    facts = {
+        "parameters": {"max_len": _longest_text(checkpoint, encoder.max_positions)},
+        "embedding": {
+            "size": encoder.hidden,
+            "pooling": pooling.mode,
+            "normalised": pooling.normalised,
+        },
+        "vocabulary": encoder.vocabulary,
+    }
+    record = _record(encoder.architecture, encoder_graph.OPSET, facts)
+    _write(checkpoint, out, _Plan(ENCODER_FILE, model, weights, copied, record))

@@ -14,127 +14,50 @@ prompt, a chunk of it at an offset, and a single token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export.architecture import Decoder
-from deepseek_serving.export.safetensors import ITEM_BYTES, Tensor
+from deepseek_serving.export.builder import GraphBuilder, Weight
+from deepseek_serving.export.safetensors import Tensor
 
 OPSET = 24
-TOP = 64
 IR_VERSION = 11
+TOP = 64
 
 
-@dataclass(frozen=True)
-class Weight:
-    """An initializer kept outside the protobuf, turned over if the checkpoint has it [out, in]."""
-
-    name: str
-    source: Tensor | npt.NDArray[np.float32]
-    shape: tuple[int, ...]
-    transposed: bool = False
-
-
-class GraphBuilder:
-    """Collects nodes and weights; every operation returns the name of its output."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.weights: dict[str, Weight] = {}
-
-    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
-
-    def shape(self, *sizes: int) -> str:
-        name = "shape_" + "_".join(str(size) for size in sizes)
-        self.constants[name] = numpy_helper.from_array(np.array(sizes, dtype=np.int64), name)
-        return name
-
-    def weight(self, key: str, shape: tuple[int, ...], *, transposed: bool = False) -> str:
-        """The checkpoint's tensor `key`, whose shape must be `shape`."""
-        tensor = self._tensors.get(key)
-        if tensor is None:
-            raise CheckpointError(
-                f"the checkpoint has no tensor {key!r}, which config.json asks for"
-            )
-        if tensor.dtype not in ITEM_BYTES:
-            raise CheckpointError(
-                f"{tensor.file}: tensor {key!r} is {tensor.dtype}; "
-                f"supported: {', '.join(sorted(ITEM_BYTES))}"
-            )
-        if tensor.shape != shape:
-            raise CheckpointError(
-                f"{tensor.file}: tensor {key!r} is {list(tensor.shape)}, "
-                f"config.json makes it {list(shape)}"
-            )
-        self.weights[key] = Weight(key, tensor, shape[::-1] if transposed else shape, transposed)
-        return key
-
-    def table(self, name: str, values: npt.NDArray[np.float32]) -> str:
-        self.weights[name] = Weight(name, values, values.shape)
-        return name
-
-    def linear(self, x: str, prefix: str, sizes: tuple[int, int], *, bias: bool = False) -> str:
-        """x times the transpose of the checkpoint's [out, in] weight, plus its bias."""
-        outputs, inputs = sizes
-        weight = self.weight(f"{prefix}.weight", (outputs, inputs), transposed=True)
-        y = self.op("MatMul", [x, weight], f"{prefix}/matmul")
-        if bias:
-            y = self.op("Add", [y, self.weight(f"{prefix}.bias", (outputs,))], f"{prefix}/add")
-        return y
-
-    def norm(self, x: str, prefix: str, size: int, epsilon: float) -> str:
-        return self.op(
-            "RMSNormalization",
-            [x, self.weight(f"{prefix}.weight", (size,))],
-            f"{prefix}/norm",
-            axis=-1,
-            epsilon=epsilon,
-        )
-
-
-def rotary_tables(
-    decoder: Decoder, max_len: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Cosines and sines [max_len, head_dim / 2], with the angles rounded to FP32 as in training."""
-    exponents = np.arange(0, decoder.head_dim, 2, dtype=np.float64) / decoder.head_dim
-    frequencies = (1.0 / decoder.rope_theta**exponents).astype(np.float32)
-    angles = np.outer(np.arange(max_len, dtype=np.float32), frequencies).astype(np.float64)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
-def _heads(graph: GraphBuilder, x: str, count: int, size: int) -> str:
-    """[batch, sequence, count * size] to [batch, count, sequence, size]."""
-    split = graph.op("Reshape", [x, graph.shape(0, 0, count, size)], f"{x}/split")
-    return graph.op("Transpose", [split], f"{x}/heads", perm=[0, 2, 1, 3])
+def _norm(graph: GraphBuilder, x: str, prefix: str, size: int, epsilon: float) -> str:
+    weight = graph.weight(f"{prefix}.weight", (size,))
+    return graph.op("RMSNormalization", [x, weight], f"{prefix}/norm", axis=-1, epsilon=epsilon)
 
 
 def _attention(graph: GraphBuilder, decoder: Decoder, layer: int, x: str) -> str:
     prefix = f"model.layers.{layer}.self_attn"
-    width, kv_width = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+    size = decoder.head_dim
+    width = decoder.heads * size
 
-    def project(name: str, out: int) -> str:
-        return graph.linear(
-            x, f"{prefix}.{name}_proj", (out, decoder.hidden), bias=decoder.qkv_bias
-        )
+    def heads(name: str, count: int) -> str:
+        """A projection of x, as [batch, sequence, count, size]."""
+        sizes = (count * size, decoder.hidden)
+        y = graph.linear(x, f"{prefix}.{name}_proj", sizes, bias=decoder.qkv_bias)
+        return graph.split_heads(y, count, size)
 
-    def rotate(y: str) -> str:
+    def head_first(y: str) -> str:
+        return graph.op("Transpose", [y], f"{y}/heads", perm=[0, 2, 1, 3])
+
+    def rotated(name: str, count: int) -> str:
+        y = heads(name, count)
+        if decoder.qk_norm:
+            y = _norm(graph, y, f"{prefix}.{name}_norm", size, decoder.rms_epsilon)
+        y = head_first(y)
         inputs = [y, "rotary_cos", "rotary_sin", "position_ids"]
         return graph.op("RotaryEmbedding", inputs, f"{y}/rotated")
 
-    query = rotate(_heads(graph, project("q", width), decoder.heads, decoder.head_dim))
-    key = rotate(_heads(graph, project("k", kv_width), decoder.kv_heads, decoder.head_dim))
-    value = _heads(graph, project("v", kv_width), decoder.kv_heads, decoder.head_dim)
+    query, key = rotated("q", decoder.heads), rotated("k", decoder.kv_heads)
+    value = head_first(heads("v", decoder.kv_heads))
     for kind, update in (("key", key), ("value", value)):
         graph.op(
             "TensorScatter",
@@ -152,26 +75,28 @@ def _attention(graph: GraphBuilder, decoder: Decoder, layer: int, x: str) -> str
     )
     joined = graph.op("Transpose", [mixed], f"{prefix}/joined", perm=[0, 2, 1, 3])
     flat = graph.op("Reshape", [joined, graph.shape(0, 0, width)], f"{prefix}/flat")
-    return graph.linear(flat, f"{prefix}.o_proj", (decoder.hidden, width))
+    return graph.linear(flat, f"{prefix}.o_proj", (decoder.hidden, width), bias=decoder.output_bias)
 
 
 def _mlp(graph: GraphBuilder, decoder: Decoder, layer: int, x: str) -> str:
     prefix = f"model.layers.{layer}.mlp"
-    up_sizes = (decoder.intermediate, decoder.hidden)
-    gate = graph.linear(x, f"{prefix}.gate_proj", up_sizes)
+
+    def linear(y: str, name: str, sizes: tuple[int, int]) -> str:
+        return graph.linear(y, f"{prefix}.{name}_proj", sizes, bias=decoder.mlp_bias)
+
+    gate = linear(x, "gate", (decoder.intermediate, decoder.hidden))
     sigmoid = graph.op("Sigmoid", [gate], f"{prefix}/sigmoid")
     silu = graph.op("Mul", [gate, sigmoid], f"{prefix}/silu")
-    up = graph.linear(x, f"{prefix}.up_proj", up_sizes)
+    up = linear(x, "up", (decoder.intermediate, decoder.hidden))
     gated = graph.op("Mul", [silu, up], f"{prefix}/gated")
-    return graph.linear(gated, f"{prefix}.down_proj", (decoder.hidden, decoder.intermediate))
+    return linear(gated, "down", (decoder.hidden, decoder.intermediate))
 
 
 def _head(graph: GraphBuilder, decoder: Decoder, x: str) -> None:
     """Candidates for the next token from the last position alone."""
-    last_index = numpy_helper.from_array(np.array(-1, dtype=np.int64), "last_index")
-    graph.constants["last_index"] = last_index
-    last = graph.op("Gather", [x, "last_index"], "last_hidden", axis=1)
-    normed = graph.norm(last, "model.norm", decoder.hidden, decoder.rms_epsilon)
+    index = graph.constant("last_index", np.array(-1, dtype=np.int64))
+    last = graph.op("Gather", [x, index], "last_hidden", axis=1)
+    normed = _norm(graph, last, "model.norm", decoder.hidden, decoder.rms_epsilon)
     table = "model.embed_tokens.weight" if decoder.tied_embeddings else "lm_head.weight"
     # Gemm reads the table as [out, in], so that a tied table is stored once
     head = graph.weight(table, (decoder.vocabulary, decoder.hidden))
@@ -212,29 +137,23 @@ def build(
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The graph without its weights, and the weights in the order in which they are stored."""
     graph = GraphBuilder(tensors)
-    cosines, sines = rotary_tables(decoder, max_len)
+
+    def norm(y: str, prefix: str) -> str:
+        return _norm(graph, y, prefix, decoder.hidden, decoder.rms_epsilon)
+
+    cosines, sines = decoder.rope.tables(max_len)
     graph.table("rotary_cos", cosines)
     graph.table("rotary_sin", sines)
     embedding = graph.weight("model.embed_tokens.weight", (decoder.vocabulary, decoder.hidden))
     x = graph.op("Gather", [embedding, "input_ids"], "embedded", axis=0)
     for layer in range(decoder.layers):
         prefix = f"model.layers.{layer}"
-        normed = graph.norm(x, f"{prefix}.input_layernorm", decoder.hidden, decoder.rms_epsilon)
+        normed = norm(x, f"{prefix}.input_layernorm")
         attended = _attention(graph, decoder, layer, normed)
         x = graph.op("Add", [x, attended], f"{prefix}/attended")
-        normed = graph.norm(
-            x, f"{prefix}.post_attention_layernorm", decoder.hidden, decoder.rms_epsilon
-        )
+        normed = norm(x, f"{prefix}.post_attention_layernorm")
         x = graph.op("Add", [x, _mlp(graph, decoder, layer, normed)], f"{prefix}/output")
     _head(graph, decoder, x)
     inputs, outputs = _values(decoder, with_logits=with_logits)
-    proto = helper.make_graph(
-        graph.nodes, "decoder", inputs, outputs, initializer=list(graph.constants.values())
-    )
-    model = helper.make_model(
-        proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="deepseek-export",
-    )
+    model = graph.model("decoder", OPSET, IR_VERSION, inputs, outputs)
     return model, list(graph.weights.values())

@@ -34,22 +34,28 @@ class Tensor:
     offset: int
     size: int
 
-    def rows(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Rows start to stop along the first axis, as FP32."""
         width = int(np.prod(self.shape[1:], dtype=np.int64))
-        stop = self.shape[0] if stop is None else stop
-        item = ITEM_BYTES[self.dtype]
-        raw = np.memmap(
-            self.file,
-            dtype={"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.dtype],
-            mode="r",
-            offset=self.offset + start * width * item,
-            shape=((stop - start), *self.shape[1:]),
-        )
-        if self.dtype == "BF16":
-            # bfloat16 is the upper half of an FP32
-            return (raw.astype(np.uint32) << 16).view(np.float32)
+        first = start * width * ITEM_BYTES[self.dtype]
+        return _as_fp32(self._map(first, (stop - start, *self.shape[1:])))
+
+    def columns(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Columns start to stop of a matrix, as FP32 [rows, stop - start]."""
+        return _as_fp32(self._map(0, self.shape)[:, start:stop])
+
+    def _map(self, first: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.dtype]
+        return np.memmap(self.file, dtype=kind, mode="r", offset=self.offset + first, shape=shape)
+
+
+def _as_fp32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if raw.dtype != np.uint16:
         return raw.astype(np.float32)
+    # bfloat16 is the upper half of an FP32
+    wide = raw.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 import deepseek_serving
 from deepseek_serving.errors import GateError, PrepareError
-from deepseek_serving.export.exporter import DATA_FILE, GRAPH_FILE
+from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.prepare import evaluation
 from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
 from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
@@ -29,6 +29,7 @@ from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import read_model, write_weights
 
+DATA_FILE = f"{GRAPH_FILE}.data"
 RECORD_FILE = "export.json"
 EVALUATION_FILE = "evaluation.json"
 BLOCK_BYTES = 2**20

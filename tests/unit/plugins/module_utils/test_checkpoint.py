@@ -54,20 +54,24 @@ def problems(path: Path) -> dict[str, str]:
     return {item.file: item.problem for item in checkpoint.inspect(str(path)).problems}
 
 
-def test_exactly_what_the_exporter_exports_is_supported() -> None:
-    """The module runs where the serving package is not installed, so it has a list of its own."""
-    source = REPOSITORY / "serving" / "src" / "deepseek_serving" / "export" / "architecture.py"
+def exported(module: str, table: str) -> list[str]:
+    """Keys of a table of the serving package, which is not installed where the module runs."""
+    source = REPOSITORY / "serving" / "src" / "deepseek_serving" / "export" / f"{module}.py"
     tables = [
         node.value
         for node in ast.parse(source.read_text()).body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.target, ast.Name)
-        and node.target.id == "ARCHITECTURES"
+        and node.target.id == table
     ]
     assert len(tables) == 1
     assert isinstance(tables[0], ast.Dict)
-    exported = [ast.literal_eval(key) for key in tables[0].keys if key is not None]
-    assert sorted(checkpoint.SUPPORTED_ARCHITECTURES) == sorted(exported)
+    return [ast.literal_eval(key) for key in tables[0].keys if key is not None]
+
+
+def test_exactly_what_the_exporter_exports_is_supported() -> None:
+    assert list(checkpoint.SUPPORTED_ARCHITECTURES) == exported("architecture", "ARCHITECTURES")
+    assert list(checkpoint.SUPPORTED_ROPE_SCALINGS) == exported("rope", "SCALINGS")
 
 
 def test_the_checkpoint_that_is_shipped_is_accepted() -> None:
@@ -101,6 +105,51 @@ def test_an_unsupported_architecture_is_named_with_the_supported_ones(tmp_path: 
     message = checkpoint.failure_message(report)
     assert "DeepseekV3ForCausalLM is not supported" in message
     assert all(name in message for name in checkpoint.SUPPORTED_ARCHITECTURES)
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised already (fp8)"),
+        ({"quantization_config": [4]}, "quantised already (by no named method)"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rotary scaling 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rotary scaling 'longrope'"),
+        ({"rope_scaling": "yes"}, "rotary scaling 'yes'"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"layer_types": "sliding_attention"}, "sliding window"),
+        (
+            {"use_sliding_window": True, "max_window_layers": 3, "num_hidden_layers": 4},
+            "sliding window",
+        ),
+    ],
+)
+def test_what_a_supported_architecture_may_not_have_is_named(
+    folder: Path, changes: dict[str, object], problem: str
+) -> None:
+    change_config(folder, **changes)
+    assert problem in problems(folder)["config.json"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "attn_factor": 0.9}},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "hidden_act": "silu"},
+        {"rope_scaling": None, "use_sliding_window": False, "sliding_window": 4096},
+        {"use_sliding_window": True, "sliding_window": None},
+        {"use_sliding_window": True, "max_window_layers": 4, "num_hidden_layers": 4},
+        {"use_sliding_window": True, "layer_types": ["full_attention"] * 4},
+    ],
+)
+def test_what_it_may_have_is_accepted(folder: Path, changes: dict[str, object]) -> None:
+    change_config(folder, **changes)
+    assert problems(folder) == {}
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
