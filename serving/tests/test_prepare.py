@@ -244,7 +244,7 @@ def test_rounding_is_not_optimised_away(prepared: dict[str, Path], graph: Path) 
 def test_what_the_cache_held_before_is_never_read(prepared: dict[str, Path]) -> None:
     tokenizer = ChatTokenizer(prepared["fp16"])
     prompt = tokenizer.prompt([{"role": "user", "content": trained()[3][0]}])
-    clean, dirty = (OnnxRuntimeEngine(prepared["fp16"], threads=1) for _ in range(2))
+    clean, dirty = (OnnxRuntimeEngine(prepared["fp16"], threads=1) for count in range(2))
     for cache in dirty.caches.values():
         assert cache.shape[2] == 512
         cache[:] = 7
