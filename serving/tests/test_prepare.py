@@ -24,6 +24,7 @@ from support import Texts, command, trained
 from tokenizers import Tokenizer, processors
 
 from deepseek_serving.errors import GateError, PrepareError
+from deepseek_serving.files import write_tensors
 from deepseek_serving.prepare import numerics, preparer
 from deepseek_serving.prepare.cli import main
 from deepseek_serving.prepare.corpus import read_corpus, windows
@@ -33,7 +34,7 @@ from deepseek_serving.prepare.passes import matrices, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
-from deepseek_serving.prepare.tensors import open_weights, read_model, write_weights
+from deepseek_serving.prepare.tensors import open_weights, read_model
 from deepseek_serving.runtime.onnxruntime import EngineError, OnnxRuntimeEngine
 from deepseek_serving.text import ChatTokenizer
 
@@ -332,7 +333,7 @@ def test_smoothing_changes_nothing_but_makes_int8_better(
             scaling=choice.scaling,
         )
         with (out / "decoder.onnx.data").open("wb") as file:
-            prepared.model.graph.initializer.extend(write_weights(file, prepared.weights))
+            prepared.model.graph.initializer.extend(write_tensors(file, prepared.weights))
         distances.append(compare((source, graph), (prepared.model, out), held_out, 1).kl_mean)
     assert distances[0] < 0.7 * distances[1]
 
@@ -411,7 +412,7 @@ def test_memory_is_bounded_by_a_few_matrices(graph: Path, tmp_path: Path) -> Non
         scaling=unsmoothed({}).scaling,
     )
     with (tmp_path / "decoder.onnx.data").open("wb") as file:
-        write_weights(file, prepared.weights)
+        write_tensors(file, prepared.weights)
     _current, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (graph / "decoder.onnx.data").stat().st_size > 9 * largest

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from deepseek_serving.errors import VerificationError
+from deepseek_serving.files import sha256
 from deepseek_serving.signing import SIGNATURE_FILE, verify_signature
 
 SCHEMA = 1
@@ -71,14 +72,10 @@ def _public_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        return sha256(path)
     except OSError as error:
         raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def _check_file(folder: Path, name: str, entry: object) -> None:

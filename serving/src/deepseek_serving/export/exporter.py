@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,10 +21,17 @@ from deepseek_serving.export.architecture import Decoder, describe, describe_enc
 from deepseek_serving.export.builder import Weight
 from deepseek_serving.export.config import read_config, read_object, whole
 from deepseek_serving.export.safetensors import read_checkpoint
+from deepseek_serving.files import (
+    RECORD_FILE,
+    Stored,
+    new_folder,
+    refuse_existing,
+    write_graph,
+    write_json,
+)
 
 GRAPH_FILE = "decoder.onnx"
 ENCODER_FILE = "encoder.onnx"
-ALIGNMENT = 4096
 DEFAULT_MAX_LEN = 4096
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 DECODER_FILES = ("generation_config.json", "chat_template.jinja")
@@ -53,31 +57,6 @@ class _Plan:
     weights: Sequence[Weight]
     copied: Sequence[str]
     record: dict[str, Any]
-
-
-def _external(weight: Weight, location: str, offset: int, size: int) -> onnx.TensorProto:
-    tensor = TensorProto(
-        name=weight.name,
-        data_type=TensorProto.FLOAT,
-        dims=weight.shape,
-        data_location=TensorProto.EXTERNAL,
-    )
-    for key, value in (("location", location), ("offset", offset), ("length", size)):
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
-
-
-def _write_weights(
-    file: BinaryIO, location: str, weights: Sequence[Weight]
-) -> list[onnx.TensorProto]:
-    initializers = []
-    for weight in weights:
-        file.write(b"\0" * (-file.tell() % ALIGNMENT))
-        offset = file.tell()
-        for block in weight.blocks():
-            file.write(np.ascontiguousarray(block, dtype="<f4").data)
-        initializers.append(_external(weight, location, offset, file.tell() - offset))
-    return initializers
 
 
 def _max_len(decoder: Decoder, wanted: int | None) -> int:
@@ -114,33 +93,13 @@ def _record(architecture: str, opset: int, facts: dict[str, Any]) -> dict[str, A
     }
 
 
-def _write_all(folder: Path, plan: _Plan) -> None:
-    data = f"{plan.file}.data"
-    with (folder / data).open("wb") as file:
-        plan.model.graph.initializer.extend(_write_weights(file, data, plan.weights))
-    (folder / plan.file).write_bytes(plan.model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(folder / plan.file, full_check=True)
-    text = json.dumps(plan.record, indent=2, sort_keys=True) + "\n"
-    (folder / "export.json").write_text(text, encoding="utf-8")
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists already; name a folder that does not")
-
-
 def _write(checkpoint: Path, out: Path, plan: _Plan) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        partial.chmod(0o755)
+    with new_folder(out) as partial:
         for name in plan.copied:
             shutil.copyfile(checkpoint / name, partial / name)
-        _write_all(partial, plan)
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        tensors = (Stored(w.name, TensorProto.FLOAT, w.shape, w.blocks) for w in plan.weights)
+        write_graph(partial, plan.file, plan.model, tensors)
+        write_json(partial / RECORD_FILE, plan.record)
 
 
 def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) -> None:
@@ -148,7 +107,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
     parameters = parameters or Parameters()
     if parameters.slots < 1:
         raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
-    _refuse_existing(out)
+    refuse_existing(out, CheckpointError)
     decoder = describe(read_config(checkpoint))
     copied = _copied_files(checkpoint, DECODER_FILES)
     max_len = _max_len(decoder, parameters.max_len)
@@ -179,7 +138,7 @@ def _longest_text(checkpoint: Path, max_positions: int) -> int:
 
 def export_encoder(checkpoint: Path, out: Path) -> None:
     """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
-    _refuse_existing(out)
+    refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
     pooling = encoder_graph.read_pooling(checkpoint)
     copied = _copied_files(checkpoint, ENCODER_FILES)

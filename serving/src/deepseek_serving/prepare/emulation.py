@@ -40,7 +40,8 @@ def at_every_position(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = copy(model)
     graph = changed.graph
     producers = {output: node for node in graph.node for output in node.output}
-    logits = next(node for node in graph.node if node.op_type == "TopK").input[0]
+    top = next(node for node in graph.node if node.op_type == "TopK")
+    logits = top.input[0]
     node = producers.get(logits)
     while node is not None and not (node.op_type == "Gather" and _axis(node) == 1):
         node = producers.get(node.input[0])
@@ -51,7 +52,6 @@ def at_every_position(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.initializer.append(shape)
     hidden, output = node.input[0], node.output[0]
     node.CopyFrom(helper.make_node("Reshape", [hidden, shape.name], [output], name=node.name))
-    top = next(node for node in graph.node if node.op_type == "TopK")
     graph.node.remove(top)
     del graph.output[:], graph.value_info[:]
     graph.output.append(

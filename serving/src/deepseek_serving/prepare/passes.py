@@ -25,9 +25,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from deepseek_serving.errors import PrepareError
+from deepseek_serving.files import Stored
 from deepseek_serving.prepare import numerics
 from deepseek_serving.prepare.precision import Precision
-from deepseek_serving.prepare.tensors import Array, Floats, Stored, open_weights, scalar
+from deepseek_serving.prepare.tensors import Array, Floats, open_weights, scalar
 
 # Operators with a type of their own among the attributes: the exporter uses none of them.
 TYPED = frozenset({"Cast", "Constant", "ConstantOfShape", "EyeLike", "RandomNormal"})

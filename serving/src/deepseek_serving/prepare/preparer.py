@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,17 +19,24 @@ from tokenizers import Tokenizer
 import deepseek_serving
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.export.exporter import GRAPH_FILE
+from deepseek_serving.files import (
+    RECORD_FILE,
+    data_file,
+    new_folder,
+    refuse_existing,
+    sha256,
+    write_graph,
+    write_json,
+)
 from deepseek_serving.prepare import evaluation
 from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
 from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
-from deepseek_serving.prepare.tensors import read_model, write_weights
+from deepseek_serving.prepare.tensors import read_model
 
-DATA_FILE = f"{GRAPH_FILE}.data"
-RECORD_FILE = "export.json"
+DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
-BLOCK_BYTES = 2**20
 # what belongs to the exported artefact alone: its graph, its record, its manifest and signature
 NOT_COPIED = frozenset(
     {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, "manifest.json", "pieces.meta4"}
@@ -107,16 +111,8 @@ def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
         largest=smoothed.largest,
         scaling=smoothed.scaling,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        partial.chmod(0o755)
-        result = _write_all(job, graph, partial)
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return result
+    with new_folder(out) as partial:
+        return _write_all(job, graph, partial)
 
 
 # --- before anything is written -------------------------------------------------------------------
@@ -129,8 +125,7 @@ def _check(folder: Path, out: Path, options: Options) -> _Job:
             f"--precision {options.precision} is unknown; known: {', '.join(PRECISIONS)}"
         )
     _check_numbers(options)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PrepareError(f"{out}: exists already; name a folder that does not")
+    refuse_existing(out, PrepareError)
     record = _read_record(folder)
     if options.held_out is None:
         raise PrepareError(
@@ -236,10 +231,7 @@ def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
     for path in sorted(job.folder.iterdir()):
         if path.is_file() and path.name not in NOT_COPIED:
             shutil.copyfile(path, partial / path.name)
-    with (partial / DATA_FILE).open("wb") as file:
-        graph.model.graph.initializer.extend(write_weights(file, graph.weights))
-    (partial / GRAPH_FILE).write_bytes(graph.model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(partial / GRAPH_FILE, full_check=True)
+    write_graph(partial, GRAPH_FILE, graph.model, graph.weights)
     # judged is what was written, read back
     result = evaluation.compare(
         (job.source, job.folder),
@@ -261,8 +253,8 @@ def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
         "passed": True,
         **result.record(),
     }
-    _write_json(partial / EVALUATION_FILE, judged)
-    _write_json(partial / RECORD_FILE, _record(job, graph, judged))
+    write_json(partial / EVALUATION_FILE, judged)
+    write_json(partial / RECORD_FILE, _record(job, graph, judged))
     return result
 
 
@@ -281,7 +273,7 @@ def _record(job: _Job, graph: Graph, judged: dict[str, Any]) -> dict[str, Any]:
             "quantized": graph.quantized,
             "not_quantized": graph.kept,
             "source": {
-                name: _sha256(job.folder / name) for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
+                name: sha256(job.folder / name) for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
             },
             "tools": {
                 "deepseek-serving": deepseek_serving.__version__,
@@ -294,15 +286,3 @@ def _record(job: _Job, graph: Graph, judged: dict[str, Any]) -> dict[str, Any]:
         },
         "evaluation": judged,
     }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

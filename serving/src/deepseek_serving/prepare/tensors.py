@@ -1,12 +1,9 @@
-"""Weights kept beside an ONNX file, read without loading them and written one after the other."""
+"""Weights kept beside an ONNX file, read without loading them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +14,6 @@ from deepseek_serving.errors import PrepareError
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
-ALIGNMENT = 4096
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor to be written: its type, its shape, and its bytes made only when it is its turn."""
-
-    name: str
-    data_type: int
-    shape: tuple[int, ...]
-    blocks: Callable[[], Iterator[Array]]
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -64,28 +50,6 @@ def open_weights(folder: Path, tensor: onnx.TensorProto) -> Floats:
             f"the file has {path.stat().st_size}"
         )
     return np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=shape)
-
-
-def write_weights(file: BinaryIO, tensors: Iterable[Stored]) -> list[onnx.TensorProto]:
-    """Append the tensors to `file`, each at the start of a page; initializers that point there."""
-    location = Path(file.name).name
-    initializers = []
-    for tensor in tensors:
-        file.write(b"\0" * (-file.tell() % ALIGNMENT))
-        offset = file.tell()
-        for block in tensor.blocks():
-            file.write(np.ascontiguousarray(block).tobytes())
-        proto = TensorProto(
-            name=tensor.name,
-            data_type=tensor.data_type,
-            dims=tensor.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        length = file.tell() - offset
-        for key, value in (("location", location), ("offset", offset), ("length", length)):
-            proto.external_data.add(key=key, value=str(value))
-        initializers.append(proto)
-    return initializers
 
 
 def scalar(name: str, value: Array, data_type: int) -> onnx.TensorProto:

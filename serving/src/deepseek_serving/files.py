@@ -1,0 +1,107 @@
+"""What the commands write: a folder, whole or not at all, and in it a graph with its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from deepseek_serving.errors import ServingError
+
+RECORD_FILE = "export.json"
+ALIGNMENT = 4096
+BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor to be written: its type, its shape, and its bytes made only when it is its turn."""
+
+    name: str
+    data_type: int
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[npt.NDArray[Any]]]
+
+
+def data_file(graph_file: str) -> str:
+    """Where a graph keeps its weights."""
+    return f"{graph_file}.data"
+
+
+def refuse_existing(out: Path, error: type[ServingError]) -> None:
+    """Raise `error` unless a new folder can take the place of `out`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise error(f"{out}: exists already; name a folder that does not")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` when all went well, and is gone otherwise."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_graph(
+    folder: Path, graph_file: str, model: onnx.ModelProto, tensors: Iterable[Stored]
+) -> None:
+    """Write the graph, its tensors beside it, and have ONNX check both."""
+    with (folder / data_file(graph_file)).open("wb") as file:
+        model.graph.initializer.extend(write_tensors(file, tensors))
+    (folder / graph_file).write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(folder / graph_file, full_check=True)
+
+
+def write_tensors(file: BinaryIO, tensors: Iterable[Stored]) -> list[onnx.TensorProto]:
+    """Append each tensor at the start of a page; initializers that point there."""
+    location = Path(file.name).name
+    initializers = []
+    for tensor in tensors:
+        file.write(b"\0" * (-file.tell() % ALIGNMENT))
+        offset = file.tell()
+        for block in tensor.blocks():
+            # as bytes: the buffers of the small types of ml_dtypes cannot be written as they are
+            file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        proto = TensorProto(
+            name=tensor.name,
+            data_type=tensor.data_type,
+            dims=tensor.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        length = file.tell() - offset
+        for key, value in (("location", location), ("offset", offset), ("length", length)):
+            proto.external_data.add(key=key, value=str(value))
+        initializers.append(proto)
+    return initializers
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write it so that the same value gives the same bytes."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, read in bounded blocks; raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
