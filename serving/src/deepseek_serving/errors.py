@@ -22,6 +22,10 @@ class GateError(PrepareError):
     """The prepared graph is too far from the FP32 graph."""
 
 
+class BuildError(ServingError):
+    """The graph cannot become the engine asked for."""
+
+
 class SettingsError(ServingError):
     """The settings file is missing or wrong."""
 
