@@ -36,3 +36,7 @@ class VerificationError(ServingError):
 
 class SigningError(ServingError):
     """The token, the key or the PIN file cannot be used to sign."""
+
+
+class EngineError(ServingError):
+    """The graph or the plan cannot be run as the settings ask, or not on this host."""
