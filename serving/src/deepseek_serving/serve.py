@@ -60,7 +60,7 @@ def _server(settings: Settings) -> _Server:
     context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
     release = verify_release(model.store, model.name, model.version, model.public_key)
     logger.info("verified: %s", release.header)
-    service = load(release, settings.engine)
+    service = load(release, model, settings.engine)
     config = uvicorn.Config(
         create_app(service),
         host=server.host,

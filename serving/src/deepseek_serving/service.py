@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from deepseek_serving.errors import ServingError
 from deepseek_serving.metrics import Metrics
 from deepseek_serving.release import Release
-from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
+from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.sampling import Sampling
 from deepseek_serving.scheduler import Event, Request, Scheduler
-from deepseek_serving.settings import EngineSettings
+from deepseek_serving.settings import EngineSettings, ModelSettings
 from deepseek_serving.text import ChatTokenizer, Defaults, StopScanner, read_defaults
 
 
@@ -157,11 +157,17 @@ async def warm_up(service: Service) -> None:
         raise ServingError("the warm-up generation gave no token")
 
 
-def load(release: Release, settings: EngineSettings) -> Service:
+def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Service:
     """Load a verified release and start its scheduler."""
     tokenizer = ChatTokenizer(release.graph)
-    engine = OnnxRuntimeEngine(
-        release.graph, threads=settings.threads, slots=settings.slots, max_len=settings.max_len
+    engine = open_engine(
+        release,
+        store=model.store,
+        public_key=model.public_key,
+        key=settings.key,
+        threads=settings.threads,
+        slots=settings.slots,
+        max_len=settings.max_len,
     )
     scheduler = Scheduler(engine, queue=settings.queue, prefill_chunk=settings.prefill_chunk)
     service = Service(release, scheduler, tokenizer)

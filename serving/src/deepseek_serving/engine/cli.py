@@ -11,6 +11,7 @@ from typing import Any
 from deepseek_serving.cli import run
 from deepseek_serving.engine import builder
 from deepseek_serving.engine.compiler import Options
+from deepseek_serving.engine.golden import DEFAULT_AGREEMENT
 from deepseek_serving.engine.host import FLAVOURS, find_package, read_gpus
 from deepseek_serving.engine.profiles import DEFAULT_PREFILL_CHUNK
 from deepseek_serving.engine.target import Wish
@@ -18,14 +19,15 @@ from deepseek_serving.engine.target import Wish
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    action = {"build": _build, "info": _info}[options.action]
+    action = {"build": _build, "info": _info, "smoke": _smoke}[options.action]
     return run("deepseek-engine", lambda: print(json.dumps(action(options), sort_keys=True)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepseek-engine", description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="build|info")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="build|info|smoke")
     _add_build(actions.add_parser("build", help="build what has to be built; prints JSON"))
+    _add_smoke(actions.add_parser("smoke", help="compare an engine in the store with its answers"))
     info = actions.add_parser("info", help="GPUs, compilers, and what is at DEST; prints JSON")
     info.add_argument("dest", type=Path, nargs="?", help="folder of an engine")
     return parser
@@ -58,6 +60,21 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--progress", type=Path, help="file that says how far the build is")
 
 
+def _add_smoke(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--version", required=True)
+    parser.add_argument("--precision", required=True)
+    parser.add_argument("--key", required=True, help="of the engine")
+    parser.add_argument("--public-key", type=Path, required=True, help="PEM file")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--min-agreement", type=float, default=DEFAULT_AGREEMENT)
+    parser.add_argument(
+        "--record", type=Path, required=True, help="what was found; the same is not asked twice"
+    )
+    parser.add_argument("--check", action="store_true", help="decide, and change nothing")
+
+
 def _build(options: argparse.Namespace) -> dict[str, Any]:
     request = builder.Request(
         graph=options.graph,
@@ -80,6 +97,14 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
     )
     outcome = builder.build(request)
     return {**asdict(outcome), "dest": str(outcome.dest)}
+
+
+def _smoke(options: argparse.Namespace) -> dict[str, Any]:
+    # it loads what runs engines, which building them does not need
+    from deepseek_serving.engine import smoke
+
+    given = {name: value for name, value in vars(options).items() if name != "action"}
+    return smoke.smoke(smoke.Request(**given))
 
 
 def _info(options: argparse.Namespace) -> dict[str, Any]:

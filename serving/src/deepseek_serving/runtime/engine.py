@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import onnxruntime
+
 from deepseek_serving.errors import EngineError, VerificationError
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import (
@@ -25,7 +27,9 @@ from deepseek_serving.release import (
     Release,
     verify_artefact,
 )
+from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.cuda import Gpu
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.runtime.tensorrt import (
     MODULES,
     Flavour,
@@ -36,7 +40,31 @@ from deepseek_serving.runtime.tensorrt import (
 
 KEY_FILE = "key.json"
 PLAN_FILE = "engine.plan"
+OPTIMIZED_FILE = "engine.onnx"
 BUILD_HERE = "build the engine on this host, or for its GPU"
+
+
+@dataclass(frozen=True)
+class VerifiedEngine:
+    """An engine's folder that the site's key vouches for, made from a graph that it vouches for."""
+
+    folder: Path
+    key: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def flavour(self) -> str:
+        return str(self.key["tensorrt"]["flavour"])
+
+    def plan(self) -> VerifiedPlan:
+        """Its plan, read once; EngineError if engines of its flavour have none."""
+        if self.flavour not in MODULES:
+            raise EngineError(
+                f"{self.folder / KEY_FILE}: an engine of flavour {self.flavour!r} has no plan; "
+                f"TensorRT runs {' and '.join(MODULES)}"
+            )
+        return VerifiedPlan(self.key, _pinned(self.folder, self.manifest, PLAN_FILE), self.record)
 
 
 @dataclass(frozen=True)
@@ -114,7 +142,7 @@ def _check_graph(folder: Path, key: Mapping[str, Any], graph: Mapping[str, Any])
             )
 
 
-def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> VerifiedPlan:
+def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> VerifiedEngine:
     """Check `<store>/engine/<model>/<key>` against its key, its signature and the release."""
     if not re.fullmatch(DIGEST, key):
         raise VerificationError(f"{key!r} is not the key of an engine, 64 hexadecimal digits")
@@ -130,14 +158,10 @@ def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> 
     # the file may have been changed since it was hashed above, but not to these bytes
     parsed = _json(folder / KEY_FILE, fields)
     _check_graph(folder, parsed, _manifest(release.graph, release.digest))
-    flavour = parsed.get("tensorrt", {}).get("flavour")
-    if flavour not in MODULES:
-        raise EngineError(
-            f"{folder / KEY_FILE}: an engine of flavour {flavour!r} has no plan; TensorRT runs "
-            f"{' and '.join(MODULES)}"
-        )
+    if not isinstance(parsed.get("tensorrt"), dict):
+        raise VerificationError(f"{folder / KEY_FILE}: names no flavour")
     record = _json(release.graph / RECORD_FILE, _read(release.graph / RECORD_FILE))
-    return VerifiedPlan(parsed, _pinned(folder, manifest, PLAN_FILE), record)
+    return VerifiedEngine(folder, parsed, manifest, record)
 
 
 def _refuse(what: str, built: object, here: object, remedy: str = BUILD_HERE) -> EngineError:
@@ -148,16 +172,20 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
-def check_host(key: Mapping[str, Any], device: int) -> None:
-    """EngineError unless this host runs engines of that key; asked before deserialising."""
+def _check_platform(key: Mapping[str, Any], installed: str) -> None:
     here = f"{sys.platform}-{platform.machine()}"
     if key["platform"] != here:
         raise _refuse("platform", key["platform"], here)
     flavour, version = key["tensorrt"]["flavour"], key["tensorrt"]["version"]
-    installed = import_flavour(flavour).__version__
     if installed != version:
         remedy = f"install {flavour} {version} here, or build the engine with {installed}"
         raise _refuse(flavour, version, installed, remedy)
+
+
+def check_host(key: Mapping[str, Any], device: int) -> None:
+    """EngineError unless this host runs engines of that key; asked before deserialising."""
+    flavour = key["tensorrt"]["flavour"]
+    _check_platform(key, import_flavour(flavour).__version__)
     gpu, target = Gpu(device), key["target"]
     capability, product = target["compute_capability"], target["product"]
     compatible = key["builder"].get("hardware_compatible", False)
@@ -167,6 +195,25 @@ def check_host(key: Mapping[str, Any], device: int) -> None:
             raise _refuse("compute capability", capability, f"{gpu.capability} ({gpu.name})")
     if product is not None and not compatible and product != gpu.name:
         raise _refuse("the GPU", product, gpu.name)
+
+
+def load_optimized(
+    engine: VerifiedEngine,
+    graph: Path,
+    *,
+    threads: int = 0,
+    slots: int | None = None,
+    max_len: int | None = None,
+) -> OnnxRuntimeEngine:
+    """The engine of flavour onnxruntime: it is data, and its file was verified where it lies."""
+    _check_platform(engine.key, onnxruntime.__version__)
+    return OnnxRuntimeEngine(
+        graph,
+        threads=threads,
+        slots=slots,
+        max_len=max_len,
+        optimized=engine.folder / OPTIMIZED_FILE,
+    )
 
 
 def load_decoder(
@@ -189,3 +236,22 @@ def load_encoder(plan: VerifiedPlan, *, device: int = 0, streams: int = 1) -> Te
     return TensorRtEncoder(
         plan.plan, plan.record, flavour=plan.flavour, device=device, streams=streams
     )
+
+
+def open_engine(
+    release: Release,
+    *,
+    store: Path,
+    public_key: Path,
+    key: str | None,
+    threads: int = 0,
+    slots: int | None = None,
+    max_len: int | None = None,
+) -> Engine:
+    """What runs a verified release: its graph by ONNX Runtime, or the engine with that key."""
+    if key is None:
+        return OnnxRuntimeEngine(release.graph, threads=threads, slots=slots, max_len=max_len)
+    engine = verify_engine(store, release, key, public_key)
+    if engine.flavour == "onnxruntime":
+        return load_optimized(engine, release.graph, threads=threads, slots=slots, max_len=max_len)
+    return load_decoder(engine.plan(), slots=slots, max_len=max_len)

@@ -29,8 +29,11 @@ CACHE_TYPES: Mapping[str, type[np.float32] | type[np.float16]] = {
 }
 
 
-def _session(graph: Path, threads: int) -> ort.InferenceSession:
+def _session(graph: Path, threads: int, optimized: bool = False) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if optimized:
+        # ahead of time, by deepseek-engine
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     # threads that spin while they wait take the cores from whatever else the host runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -91,7 +94,9 @@ class OnnxRuntimeEngine:
         threads: int = 0,
         slots: int | None = None,
         max_len: int | None = None,
+        optimized: Path | None = None,
     ) -> None:
+        """`optimized` is the same graph as deepseek-engine left it, to be run in its place."""
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         exported = record["parameters"]
         self.slots = exported["slots"] if slots is None else slots
@@ -110,7 +115,9 @@ class OnnxRuntimeEngine:
             )
         self._cache_type = CACHE_TYPES[cache_type]
         self._fixed_capacity = exported["max_len"] if cache.get("length") == "fixed" else None
-        self.session = _session(folder / GRAPH_FILE, threads)
+        self.session = _session(
+            optimized or folder / GRAPH_FILE, threads, optimized=optimized is not None
+        )
         self._cache_shape = (self.slots, cache["kv_heads"], cache["head_dim"])
         self._cache_names = [
             f"{kind}.{layer}" for layer in range(cache["layers"]) for kind in ("key", "value")
