@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A build's progress on the screen, by a real ansible-playbook; only deepseek-engine is stood in for."""
+"""A build's progress on the screen of ansible-playbook; deepseek-engine alone is stood in for."""
 
 from __future__ import annotations
 
