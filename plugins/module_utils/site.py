@@ -120,6 +120,10 @@ class Variable:
     required: bool = True
 
 
+# What runs the model: ONNX Runtime on the graph itself, or an engine that is compiled first.
+UNCOMPILED = "none"
+FLAVOURS = (UNCOMPILED, "onnxruntime", "tensorrt", "tensorrt_rtx")
+
 # Every site variable, and no other deepseek_* variable exists. inventories/production.example explains them.
 VARIABLES = {
     "deepseek_service_name": Variable("a DNS name in lower case", _dns),
@@ -136,6 +140,11 @@ VARIABLES = {
     "deepseek_precision": Variable(
         f"one of {', '.join((EXPORTED, *PREPARED))}",
         lambda value: value == EXPORTED or _is_prepared(value),
+        required=False,
+    ),
+    "deepseek_engine_flavour": Variable(
+        f"one of {', '.join(FLAVOURS)}",
+        lambda value: isinstance(value, str) and value in FLAVOURS,
         required=False,
     ),
     "deepseek_config_dir": Variable("an absolute path", _folder),
@@ -219,6 +228,19 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
         )
     yield from _port_problems(hosts)
     yield from _precision_problems(hosts)
+    yield from _flavour_problems(hosts)
+
+
+def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find an engine that would have to be compiled from the graph as exported."""
+    values = hosts[0].variables if hosts else {}
+    flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
+    if flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
+        yield Problem(
+            "deepseek_engine_flavour",
+            f"it is {flavour!r}, and deepseek_precision is {EXPORTED!r}, from which no engine is compiled",
+            f"Set deepseek_precision to one of {', '.join(PREPARED)}, or this to {UNCOMPILED!r}",
+        )
 
 
 def _precision_problems(hosts: Sequence[Host]) -> Iterator[Problem]:

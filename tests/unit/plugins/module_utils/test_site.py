@@ -181,6 +181,20 @@ def test_precisions_may_be_left_out_but_not_on_some_hosts() -> None:
     assert "it is not set for gateway-1, inference-1, storage-1, storage-3" in lines[0]
 
 
+@pytest.mark.parametrize("flavour", ["onnxruntime", "tensorrt", "tensorrt_rtx"])
+def test_an_engine_needs_a_prepared_graph(flavour: str) -> None:
+    (only,) = found(*everywhere(deepseek_engine_flavour=flavour))
+    assert only.startswith(f"deepseek_engine_flavour: it is {flavour!r}, and deepseek_precision is")
+    prepared = {"deepseek_precisions": PRECISIONS, "deepseek_precision": "int8"}
+    assert found(*everywhere(deepseek_engine_flavour=flavour, **prepared)) == []
+
+
+@pytest.mark.parametrize(("flavour", "problems"), [("none", 0), (None, 0), ("cuda", 1), (["x"], 1)])
+def test_flavours_that_are_none(flavour: Any, problems: int) -> None:
+    lines = found(*everywhere(deepseek_engine_flavour=flavour))
+    assert len(lines) == problems
+
+
 @pytest.mark.parametrize("value", ["int3", "", ["fp32"], None])
 def test_precisions_that_cannot_be_served(value: Any) -> None:
     lines = found(*everywhere(deepseek_precision=value))
