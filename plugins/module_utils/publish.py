@@ -515,7 +515,7 @@ def _make(plan: Plan, recipe: Recipe, parent: str, out: str, existing: Existing 
         recipe.make(artefact_path(plan.store, recipe.parent, plan.model, parent), out)
     except PublishError as error:
         fate = "is not published" if existing is None else "stays as it was published"
-        raise PublishError(f"{error} Release {plan.label} {fate}.") from error
+        raise PublishError(f"{str(error).rstrip('.')}. Release {plan.label} {fate}.") from error
 
 
 def _describe_graph(plan: Plan, recipe: Recipe, parent: str, out: str) -> tuple[Manifest, bytes]:

@@ -1,7 +1,8 @@
-"""What the collection says of a checkpoint before a rollout is what the exporter says of it."""
+"""What the collection says before a rollout is what the exporter and deepseek-prepare say."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -17,6 +18,9 @@ from support import CHECKPOINT, ROOT
 
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export.architecture import ARCHITECTURES, ENCODERS, describe
+from deepseek_serving.prepare.passes import SMALLEST_BLOCK
+from deepseek_serving.prepare.precision import PRECISIONS
+from deepseek_serving.prepare.preparer import Options
 
 BASE = {
     "head_dim": 8,
@@ -60,10 +64,10 @@ CHOICES: dict[str, list[Any]] = {
 }
 
 
-def load_module() -> ModuleType:
-    """The module needs the standard library alone: it runs where nothing is installed."""
-    path = ROOT / "plugins" / "module_utils" / "checkpoint.py"
-    spec = importlib.util.spec_from_file_location("preflight_checkpoint", path)
+def load_module(name: str) -> ModuleType:
+    """The modules need the standard library alone: they run where nothing is installed."""
+    path = ROOT / "plugins" / "module_utils" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"preflight_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -75,7 +79,7 @@ def load_module() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def preflight() -> ModuleType:
-    return load_module()
+    return load_module("checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +115,11 @@ def test_both_refuse_the_same_configs(
     problems = [str(problem) for problem in preflight.inspect(str(folder)).problems]
     assert bool(problems) == bool(refusal(config)), (problems, refusal(config))
     assert all(problem.startswith("config.json: ") for problem in problems)
+
+
+def test_both_know_the_same_precisions() -> None:
+    module = load_module("precisions")
+    assert {name: p.activations for name, p in PRECISIONS.items()} == module.PREPARED
+    assert module.SMALLEST_BLOCK == SMALLEST_BLOCK
+    thresholds = {field.name for field in dataclasses.fields(Options)} & set(module.THRESHOLDS)
+    assert thresholds == set(module.THRESHOLDS)

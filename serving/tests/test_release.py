@@ -185,6 +185,15 @@ def test_signing_again_replaces_the_signature(tmp_path: Path, graph: Path, token
     assert verify_artefact(folder, token.public_key) == digest
 
 
+def test_the_service_does_not_start_with_a_precision_that_the_release_lacks(
+    store: Path, token: Token, authority: Authority, tmp_path: Path
+) -> None:
+    text = settings_text(store, token, authority).replace("[model]", '[model]\nprecision = "int8"')
+    status, output = refused(tmp_path, text)
+    assert status == EX_CONFIG
+    assert "names no int8 graph (it names: fp32)" in output
+
+
 @pytest.mark.parametrize("change", ["one byte of the weights", "no signature"])
 def test_the_service_does_not_start_with_a_changed_release(
     store: Path, token: Token, authority: Authority, tmp_path: Path, change: str

@@ -39,6 +39,12 @@ def test_a_good_file() -> None:
     assert settings.server.allowed_clients == ["gateway-1"]
     assert settings.engine.threads == 2
     assert settings.engine.slots is None
+    assert settings.model.precision == "fp32"
+
+
+def test_a_precision() -> None:
+    text = GOOD.replace('version = "1.0.0"', 'version = "1.0.0"\nprecision = "int8"')
+    assert parse(text, VARIABLES).model.precision == "int8"
 
 
 @pytest.mark.parametrize(

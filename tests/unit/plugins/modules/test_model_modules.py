@@ -235,3 +235,132 @@ def test_model_replica_without_a_copy(call: Call, site: dict[str, object], tmp_p
     assert "no sources are configured" in failed["msg"]
     unable = call(model_replica, **arguments, sources=["https://127.0.0.1:1"])
     assert f"{tmp_path}/ca.pem is missing on this host" in unable["msg"]
+
+
+# --- precisions and engines -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_fp16(site: dict[str, object], tmp_path: Path) -> dict[str, object]:
+    """Arguments of model_release for a second precision."""
+    (tmp_path / "held-out.jsonl").write_text('"text"\n')
+    return {
+        **site,
+        "precisions": [{"name": "fp16", "held_out": str(tmp_path / "held-out.jsonl")}],
+    }
+
+
+def test_checkpoint_info_looks_at_the_texts_too(call: Call, site: dict[str, object]) -> None:
+    failed = call(
+        checkpoint_info,
+        path=site["checkpoint"],
+        precisions=[{"name": "fp8", "held_out": "/nowhere"}],
+        fail_on_problems=True,
+    )
+    assert "fp8: it quantises activations and has no calibration text" in failed["msg"]
+    assert "/nowhere: the held_out text of fp8 cannot be read" in failed["msg"]
+
+
+def test_model_release_with_a_prepared_precision(call: Call, in_fp16: dict[str, object]) -> None:
+    predicted = call(model_release, check_mode=True, **in_fp16)
+    assert predicted["diff"]["after"].endswith(
+        "; fp16: the fp32 graph that it is made from is new\n"
+    )
+    done = call(model_release, **in_fp16)
+    assert sorted(done["release"]["graphs"]) == ["fp16", "fp32"]
+    for check_mode in (True, False):
+        again = call(model_release, check_mode=check_mode, **in_fp16)
+        assert not again["changed"]
+        assert again["diff"]["before"] == again["diff"]["after"]
+    refused = call(model_release, **{**in_fp16, "precisions": []})
+    assert "already published in fp16, fp32, and asked for is fp32" in refused["msg"]
+    (found,) = info(call, in_fp16, kinds=["graph"], precisions=["fp16"])["releases"]
+    assert [item["digest"] for item in found["artefacts"]] == [done["release"]["graphs"]["fp16"]]
+    unknown = info(call, in_fp16, precisions=["int8"])
+    assert "has no graph of precision int8 (it has fp16, fp32)" in unknown["msg"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, []),
+        ({"max_len": None, "slots": 4}, ["--slots", "4"]),
+        (
+            {"held_out": "/h", "min_top1_agreement": 0.0},
+            ["--held-out", "/h", "--min-top1-agreement", "0.0"],
+        ),
+    ],
+)
+def test_options_without_a_value_are_left_out(values: dict[str, object], words: list[str]) -> None:
+    assert model_release.options(values) == words
+
+
+@pytest.fixture
+def built(
+    call: Call,
+    site: dict[str, object],
+    tmp_path: Path,
+    key: ec.EllipticCurvePrivateKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, object]:
+    """Arguments of engine_release for a build of the published graph."""
+    graph = call(model_release, **site)["release"]["graphs"]["fp32"]
+    folder = tmp_path / "build"
+    folder.mkdir()
+    document = {
+        "graph": {"decoder.onnx": artefact.sha256_hex(b"graph")},
+        "tensorrt": {"flavour": "tensorrt", "version": "10.15.1"},
+    }
+    (folder / "key.json").write_bytes(artefact.canonical_json(document))
+    (folder / "engine.plan").write_bytes(b"plan")
+    (folder / "golden.json").write_text("{}")
+    monkeypatch.setattr(
+        engine_release, "folder_signer", lambda _module: lambda path: sign_folder(key, path)
+    )
+    shared = ("store", "model", "venv", "public_key", "module_path", "token", "pin_file")
+    return {"folder": str(folder), "graph": graph, **{name: site[name] for name in shared}}
+
+
+def test_engine_release_predicts_stores_and_repeats(call: Call, built: dict[str, object]) -> None:
+    predicted = call(engine_release, check_mode=True, **built)
+    assert predicted["changed"]
+    assert "this host has no copy" in predicted["rebuild_reason"]
+    assert not Path(predicted["engine"]["path"]).exists()
+    done = call(engine_release, **built)
+    assert {key: done[key] for key in ("changed", "engine", "diff")} == {
+        key: predicted[key] for key in ("changed", "engine", "diff")
+    }
+    assert Path(done["engine"]["path"], "engine.plan").read_bytes() == b"plan"
+    for check_mode in (True, False):
+        again = call(engine_release, check_mode=check_mode, **built)
+        assert (again["changed"], again["rebuild_reason"]) == (False, "")
+        assert again["diff"]["before"] == again["diff"]["after"]
+
+
+def test_engine_release_refuses_with_the_reason(call: Call, built: dict[str, object]) -> None:
+    assert "is not in the store" in call(engine_release, **{**built, "graph": "0" * 64})["msg"]
+    assert "not a SHA-256" in call(engine_release, **{**built, "graph": "fp16"})["msg"]
+    assert "cannot be read" in call(engine_release, **{**built, "folder": "/nowhere"})["msg"]
+
+
+def test_engine_replica_holds_or_says_that_there_is_none(
+    call: Call, built: dict[str, object], tmp_path: Path
+) -> None:
+    done = call(engine_release, **built)["engine"]
+    arguments = replica_arguments(built, tmp_path, str(built["store"]))
+    del arguments["version"]
+    arguments.update(engine_key=done["key"], graph=done["graph"])
+    held = call(engine_replica, **arguments)
+    assert (held["state"], held["found"], held["changed"]) == ("present", True, False)
+    assert held["engine"]["path"] == done["path"]
+    assert held["diff"]["before"] == held["diff"]["after"]
+    arguments["store"] = str(tmp_path / "empty")
+    for check_mode in (True, False):
+        none = call(engine_replica, check_mode=check_mode, **arguments)
+        assert (none["state"], none["found"], none["changed"]) == ("absent", False, False)
+        assert none["diff"]["before"] == none["diff"]["after"]
+    assert not (tmp_path / "empty").exists()
+    failed = call(engine_replica, required=True, **arguments)
+    assert failed["failed"]
+    assert "no source has it: no sources are configured" in failed["msg"]
+    assert "not a SHA-256" in call(engine_replica, **{**arguments, "engine_key": "x"})["msg"]
