@@ -95,6 +95,7 @@ def test_every_precision_is_built_once(
     assert first["changed"] is True
     assert first["rebuild_reason"] == f"there is no engine at {dest} yet"
     names = {"engine.plan", "key.json", "inspector.json", "build.log", "build.json"}
+    names |= {path.name for path in prepared[precision].glob("golden.json")}
     assert {path.name for path in dest.iterdir()} == names
     assert {path.stat().st_mode & 0o777 for path in dest.iterdir()} == {0o644}
     assert dest.stat().st_mode & 0o777 == 0o755
