@@ -93,9 +93,10 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
 .PHONY: bench
-bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second
+bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build
 	@python tests/bench/rollout.py
 	@$(SERVING)/bin/python tests/bench/decode.py
+	@$(SERVING)/bin/python tests/bench/engine.py
 
 ##### What they need
 

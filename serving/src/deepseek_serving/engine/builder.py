@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,15 @@ from typing import Any, TextIO
 from deepseek_serving.engine.compiler import Job, Options
 from deepseek_serving.engine.hashes import HashCache
 from deepseek_serving.engine.host import Gpus, platform_name, read_gpus
-from deepseek_serving.engine.key import KEY_FILE, Fields, Key, Tensorrt, differences, read_fields
+from deepseek_serving.engine.key import (
+    KEY_FILE,
+    Fields,
+    Key,
+    Tensorrt,
+    differences,
+    read_fields,
+    summary,
+)
 from deepseek_serving.engine.profiles import (
     DEFAULT_PREFILL_CHUNK,
     Profile,
@@ -96,6 +103,13 @@ def build(request: Request, gpus: Callable[[], Gpus] = read_gpus) -> Outcome:
     """Make `request.dest` the engine asked for; raises BuildError before anything is written."""
     if request.regenerate not in REGENERATE:
         raise BuildError(f"regenerate {request.regenerate!r} is none of {', '.join(REGENERATE)}")
+    try:
+        return _build_if_needed(request, gpus)
+    except OSError as error:
+        raise BuildError(f"{request.dest}: cannot be built: {error}") from error
+
+
+def _build_if_needed(request: Request, gpus: Callable[[], Gpus]) -> Outcome:
     hashes = HashCache(request.dest.parent / HASHES_FILE, force=request.force_hash)
     plan = _decide(request, hashes, gpus)
     outcome = _compare(plan, hashes)
@@ -212,8 +226,13 @@ def _compare(plan: _Plan, hashes: HashCache) -> Outcome:
 
 
 def _refuse_foreign(dest: Path) -> None:
-    if not dest.is_dir() or (any(dest.iterdir()) and not (dest / KEY_FILE).is_file()):
-        raise BuildError(f"{dest}: exists and is no engine (it has no {KEY_FILE}); name another")
+    """Nothing is replaced but an engine, a damaged one included, or an empty folder."""
+    ours = any((dest / name).is_file() for name in (KEY_FILE, RECORD_FILE))
+    if not dest.is_dir() or (any(dest.iterdir()) and not ours):
+        raise BuildError(
+            f"{dest}: exists and is no engine (it has neither {KEY_FILE} nor {RECORD_FILE}); name "
+            "another"
+        )
 
 
 def _difference(dest: Path, outcome: Outcome, hashes: HashCache) -> str:
@@ -223,16 +242,27 @@ def _difference(dest: Path, outcome: Outcome, hashes: HashCache) -> str:
         return str(error)
     changed = differences(outcome.before, outcome.after)
     if changed:
-        return "; ".join(changed)
+        return summary(changed)
     try:
         outcome.build = json.loads((dest / RECORD_FILE).read_text(encoding="utf-8"))
-        files = outcome.build["files"]
-        for name, entry in files.items():
-            if hashes.sha256(dest / name) != entry["sha256"]:
+        expected = {name: entry["sha256"] for name, entry in outcome.build["files"].items()}
+        outcome.driver_changed = outcome.build["driver"] != outcome.driver
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        outcome.build = {}
+        return f"{dest / RECORD_FILE} is damaged: {error!r}"
+    return _damage(dest, expected, hashes)
+
+
+def _damage(dest: Path, expected: Mapping[str, str], hashes: HashCache) -> str:
+    engines = {PLAN_FILE, OPTIMIZED_FILE} & expected.keys()
+    if not engines or KEY_FILE not in expected:
+        return f"{dest / RECORD_FILE} is damaged: it does not name the engine and its key"
+    for name, digest in expected.items():
+        try:
+            if hashes.sha256(dest / name) != digest:
                 return f"{name} is not what was built: its SHA-256 is another"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{dest} is damaged: {error}"
-    outcome.driver_changed = outcome.build.get("driver") != outcome.driver
+        except OSError as error:
+            return f"{dest} is damaged: {error}"
     return ""
 
 
@@ -260,10 +290,15 @@ def _replaced(dest: Path) -> Path:
     return dest.with_name(f".{dest.name}.replaced")
 
 
+def _partial(dest: Path) -> Path:
+    """Where the new engine is while it is being built; the lock says that it is one build's."""
+    return dest.with_name(f".{dest.name}.partial")
+
+
 def _clean(dest: Path) -> None:
     """Undo what a killed build left; the lock says that nobody else is at work."""
-    for path in dest.parent.glob(f".{dest.name}.build-*"):
-        shutil.rmtree(path)
+    if _partial(dest).exists():
+        shutil.rmtree(_partial(dest))
     old = _replaced(dest)
     if old.exists():
         if dest.exists():
@@ -276,7 +311,8 @@ def _build(plan: _Plan) -> dict[str, Any]:
     dest = plan.request.dest
     _check_space(dest.parent, plan.source.size)
     progress = Progress(plan.request.progress)
-    partial = Path(tempfile.mkdtemp(prefix=f".{dest.name}.build-", dir=dest.parent))
+    partial = _partial(dest)
+    partial.mkdir(mode=0o700)
     try:
         record = _write_all(plan, partial, progress)
         _swap(partial, dest)
@@ -389,14 +425,16 @@ def describe(dest: Path) -> dict[str, Any]:
     if not dest.exists():
         return {"found": False, "problems": []}
     _refuse_foreign(dest)
-    outcome = Outcome("", dest)
-    hashes = HashCache(dest.parent / HASHES_FILE)
-    fields = read_fields(dest / KEY_FILE)
-    outcome.after = fields
-    problem = _difference(dest, outcome, hashes)
+    try:
+        fields = read_fields(dest / KEY_FILE)
+        key = hashlib.sha256((dest / KEY_FILE).read_bytes()).hexdigest()
+    except BuildError as error:
+        return {"found": True, "problems": [str(error)]}
+    outcome = Outcome(key, dest, after=fields)
+    problem = _difference(dest, outcome, HashCache(dest.parent / HASHES_FILE))
     return {
         "found": True,
-        "key": hashlib.sha256((dest / KEY_FILE).read_bytes()).hexdigest(),
+        "key": key,
         "fields": fields,
         "build": outcome.build,
         "problems": [problem] if problem else [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from deepseek_serving.errors import BuildError
 SCHEMA = 1
 KEY_FILE = "key.json"
 Fields = Mapping[str, Any]
+# A change of the slots alone changes two shapes of every tensor in every profile.
+MOST_DIFFERENCES = 6
+_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,35 @@ def differences(before: Fields, after: Fields) -> list[str]:
     """The fields that differ, each with both values, by their dotted names."""
     old, new = dict(_flat(before)), dict(_flat(after))
     found = []
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            found.append(f"{name} was {_show(old.get(name))}, is {_show(new.get(name))}")
+    for name in sorted(old.keys() | new.keys(), key=_rank):
+        was, now = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        if _show(was) != _show(now):
+            found.append(f"{name} was {_show(was)}, is {_show(now)}")
     return found
+
+
+def summary(found: Sequence[str]) -> str:
+    """The first differences in words, and how many more there are."""
+    more = len(found) - MOST_DIFFERENCES
+    return "; ".join(found[:MOST_DIFFERENCES]) + (f"; and {more} more fields" * (more > 0))
+
+
+def _rank(name: str) -> tuple[bool, str]:
+    """Shapes come last: they are many, and follow from other choices."""
+    return name.startswith("builder.profiles"), name
 
 
 def _flat(fields: Fields, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in fields.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            yield from _flat({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}.")
+        elif isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 def _show(value: object) -> str:
-    return "not there" if value is None else json.dumps(value)
+    if value is _ABSENT:
+        return "not there"
+    return "none" if value is None else json.dumps(value, sort_keys=True)

@@ -66,19 +66,26 @@ def read_source(path: Path) -> Source:
 
 def _read_model(path: Path) -> onnx.ModelProto:
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise BuildError(f"{path}: no such file") from error
     except Exception as error:
         # the kind depends on the protobuf library: its errors share no base class
         raise BuildError(f"{path}: not an ONNX file: {error}") from error
+    # protobuf takes an empty file, and some that are cut off, for a message without fields
+    if not model.graph.node:
+        raise BuildError(f"{path}: not an ONNX file: it has no nodes")
+    return model
 
 
 def _read_record(path: Path) -> Mapping[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         _needed = record["precision"], record["parameters"]["max_len"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if preparation := record.get("preparation"):
+            _needed = preparation["arguments"], preparation["tools"]
+            _text = (preparation.get("calibration") or {}).get("sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{path}: not what deepseek-export writes: {error!r}") from error
     checked: Mapping[str, Any] = record
     return checked
@@ -136,7 +143,8 @@ def _refuse_unprepared(source: Source) -> None:
             "prepared graphs only (fp16, bf16, int8, int4, fp8): the fused attention of TensorRT "
             "has no FP32 form and drops the number of valid keys. Run deepseek-prepare first"
         )
-    if source.precision in ("int8", "fp8") and not preparation.get("calibration"):
+    calibration = preparation.get("calibration") or {}
+    if source.precision in ("int8", "fp8") and not calibration.get("sha256"):
         raise BuildError(
             f"{source.path}: {source.precision} quantises activations, but {RECORD_FILE} names no "
             "calibration text; prepare it again with --calibration"

@@ -78,8 +78,15 @@ def choose(wish: Wish, source: Source, gpus: Callable[[], Gpus] = read_gpus) -> 
         return Choice(package, Target(capability, None), found.driver)
     _refuse_elsewhere(capability, found)
     _refuse_version(source, package)
-    product = None if wish.hardware_compatible else found.found[0].product
-    return Choice(package, Target(capability, product), found.driver)
+    if wish.hardware_compatible:
+        return Choice(package, Target(capability, None), found.driver)
+    if len(products) > 1:
+        raise BuildError(
+            f"flavour tensorrt measures its kernels on one GPU, and this host has different ones "
+            f"({', '.join(sorted(products))}); ask for hardware compatibility, or build on a host "
+            "with one kind"
+        )
+    return Choice(package, Target(capability, found.found[0].product), found.driver)
 
 
 def _require_gpu(wish: Wish, gpus: Gpus) -> None:

@@ -1,0 +1,104 @@
+"""Helpers of the engine tests: builds for GPUs that are not there, and what a folder holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from support import command
+
+from deepseek_serving.engine.builder import Outcome, Request, build
+from deepseek_serving.engine.host import Gpus
+from deepseek_serving.engine.target import Wish
+
+A100 = Wish("tensorrt_rtx", "8.0")
+CPU = Wish("onnxruntime")
+NO_GPU = Gpus((), None, "NVML: no driver")
+
+
+def no_gpu() -> Gpus:
+    """So that the tests ask the same of a host with a GPU."""
+    return NO_GPU
+
+
+@dataclass(frozen=True)
+class Place:
+    """A graph, and an engine made from it, in a folder of their own."""
+
+    folder: Path
+    wish: Wish
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / "graph" / "decoder.onnx"
+
+    @property
+    def dest(self) -> Path:
+        return self.folder / "engines" / "engine"
+
+    @property
+    def record(self) -> Path:
+        return self.graph.with_name("export.json")
+
+    def build(self, **changes: Any) -> Outcome:
+        request = Request(self.graph, self.dest, self.wish)
+        return build(replace(request, **changes), no_gpu)
+
+    def copy(self, folder: Path) -> Place:
+        """With the time stamps, so that what was hashed long ago stays so."""
+        for name in ("graph", "engines"):
+            shutil.copytree(self.folder / name, folder / name)
+        return Place(folder, self.wish)
+
+    @classmethod
+    def make(cls, folder: Path, graph: Path, wish: Wish) -> Place:
+        shutil.copytree(graph, folder / "graph")
+        place = cls(folder, wish)
+        place.build()
+        return place
+
+
+def arguments(graph: Path, dest: Path, wish: Wish, *more: str) -> list[str]:
+    """The command line of a build."""
+    line = [command("deepseek-engine"), "build", str(graph), str(dest), "--flavour", wish.flavour]
+    if wish.compute_capability:
+        line += ["--compute-capability", wish.compute_capability]
+    return [*line, *more]
+
+
+def run_build(graph: Path, dest: Path, wish: Wish, *more: str) -> dict[str, Any]:
+    """What the command prints."""
+    done = subprocess.run(
+        arguments(graph, dest, wish, *more), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time stamp and bytes of everything in a folder, hidden files included."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def hidden(place: Place) -> set[str]:
+    """What lies beside the engine and outlives a build."""
+    return {path.name for path in place.dest.parent.iterdir()} - {place.dest.name}
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON file in place."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
