@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference import FAMILIES, Reference, random_checkpoint
 
 from deepseek_serving.export.architecture import ARCHITECTURES
-from deepseek_serving.export.exporter import Parameters, export
+from deepseek_serving.export.exporter import export
 from deepseek_serving.export.graph import TOP
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -90,7 +90,7 @@ CASES = [
 
 def agree(folder: Path, checkpoint: Path) -> None:
     """A batch of unequal prompts, read in chunks, then decoded greedily, each step compared."""
-    export(checkpoint, folder / "out", Parameters(with_logits=True))
+    export(checkpoint, folder / "out")
     reference = Reference(checkpoint)
     engine = OnnxRuntimeEngine(folder / "out", threads=1)
     vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
