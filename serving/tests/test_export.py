@@ -43,9 +43,7 @@ def prompts(folder: Path, count: int) -> list[list[int]]:
     ]
 
 
-def test_logits_equal_transformers_at_every_position(
-    graph: Path, shipped: Reference
-) -> None:
+def test_logits_equal_transformers_at_every_position(graph: Path, shipped: Reference) -> None:
     engine = OnnxRuntimeEngine(graph, threads=2)
     for tokens in prompts(graph, 6):
         expected = shipped.logits(tokens)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from support import trained
 
@@ -19,6 +20,7 @@ from deepseek_serving.sampling import Sampling
 from deepseek_serving.scheduler import (
     ClosedError,
     Event,
+    Limits,
     QueueFullError,
     Request,
     Scheduler,
@@ -56,6 +58,9 @@ class CountingEngine:
         self.calls.append(("prefill", (slot, start, len(tokens))))
         return self._answer(tokens[-1:])
 
+    def logits(self) -> npt.NDArray[np.float32]:
+        raise AssertionError("nobody asked for the logits")
+
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
         self.calls.append(("decode", tuple(lengths)))
         return self._answer(tokens)
@@ -90,7 +95,7 @@ def engine() -> CountingEngine:
 
 @pytest.fixture
 def scheduler(engine: CountingEngine) -> Iterator[Scheduler]:
-    scheduler = Scheduler(engine, queue=3, prefill_chunk=4)
+    scheduler = Scheduler(engine, Limits(queue=3, prefill_chunk=4))
     scheduler.start()
     yield scheduler
     engine.held = False
@@ -252,7 +257,7 @@ def test_stopping_ends_what_runs(engine: CountingEngine) -> None:
 def test_answers_do_not_depend_on_the_company(graph: Path) -> None:
     """The real engine: more questions than slots, prompts in small chunks, joining at any time."""
     tokenizer = ChatTokenizer(graph)
-    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=2, slots=3), prefill_chunk=5)
+    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=2, slots=3), Limits(prefill_chunk=5))
     scheduler.start()
     pairs = trained()[::9]
     clients = []

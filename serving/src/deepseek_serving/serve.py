@@ -16,6 +16,7 @@ from deepseek_serving import settings as settings_file
 from deepseek_serving.api.app import create_app
 from deepseek_serving.cli import run
 from deepseek_serving.errors import EX_CONFIG
+from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import verify_release
 from deepseek_serving.service import Service, load, warm_up
 from deepseek_serving.settings import Settings
@@ -60,9 +61,10 @@ def _server(settings: Settings) -> _Server:
     context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
     release = verify_release(model.store, model.name, model.version, model.public_key)
     logger.info("verified: %s", release.header)
+    keys = KeyRing(settings.keys.file, settings.keys.poll_seconds) if settings.keys else None
     service = load(release, settings.engine)
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, keys),
         host=server.host,
         port=server.port,
         http=checked_protocol(frozenset(server.allowed_clients)),

@@ -38,5 +38,11 @@ class Engine(Protocol):
         next real token at that place, and never read before.
         """
 
+    def logits(self) -> npt.NDArray[np.float32]:
+        """All logits of the last step, one row per sequence; a view, as the candidates are.
+
+        Raises EngineError where the graph does not give them.
+        """
+
     def reset(self) -> None:
         """No slot is in use: the engine may forget what the cache holds."""
