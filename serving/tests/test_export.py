@@ -17,12 +17,12 @@ import pytest
 from reference import Reference, random_checkpoint
 from support import CHECKPOINT, command, trained
 
-from deepseek_serving.errors import CheckpointError
+from deepseek_serving.errors import CheckpointError, EngineError
 from deepseek_serving.export.architecture import describe
 from deepseek_serving.export.builder import BLOCK_BYTES
 from deepseek_serving.export.cli import main
 from deepseek_serving.export.exporter import Parameters, export
-from deepseek_serving.runtime.onnxruntime import EngineError, OnnxRuntimeEngine
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.text import ChatTokenizer
 
 TOLERANCE = 1e-3

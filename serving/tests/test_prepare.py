@@ -23,7 +23,7 @@ from onnx import TensorProto, numpy_helper
 from support import Texts, command, trained
 from tokenizers import Tokenizer, processors
 
-from deepseek_serving.errors import GateError, PrepareError
+from deepseek_serving.errors import EngineError, GateError, PrepareError
 from deepseek_serving.files import write_tensors
 from deepseek_serving.prepare import numerics, preparer
 from deepseek_serving.prepare.cli import main
@@ -35,7 +35,7 @@ from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import open_weights, read_model
-from deepseek_serving.runtime.onnxruntime import EngineError, OnnxRuntimeEngine
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.text import ChatTokenizer
 
 # the layers of the shipped checkpoint hold seven matrices each

@@ -22,6 +22,10 @@ class GateError(PrepareError):
     """The prepared graph is too far from the FP32 graph."""
 
 
+class BuildError(ServingError):
+    """The graph cannot become the engine asked for."""
+
+
 class SettingsError(ServingError):
     """The settings file is missing or wrong."""
 
@@ -32,3 +36,7 @@ class VerificationError(ServingError):
 
 class SigningError(ServingError):
     """The token, the key or the PIN file cannot be used to sign."""
+
+
+class EngineError(ServingError):
+    """The graph or the plan cannot be run as the settings ask, or not on this host."""

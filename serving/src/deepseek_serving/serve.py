@@ -62,7 +62,7 @@ def _server(settings: Settings) -> _Server:
     release = verify_release(model.store, model.name, model.version, model.public_key)
     logger.info("verified: %s", release.header)
     keys = KeyRing(settings.keys.file, settings.keys.poll_seconds) if settings.keys else None
-    service = load(release, settings.engine)
+    service = load(release, model, settings.engine)
     config = uvicorn.Config(
         create_app(service, keys),
         host=server.host,

@@ -23,10 +23,10 @@ from deepseek_serving.reply import (
     tool_format,
 )
 from deepseek_serving.runtime import Engine
-from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
+from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.sampling import Choice, Sampling
 from deepseek_serving.scheduler import Event, Limits, Request, Scheduler, Ticket
-from deepseek_serving.settings import EngineSettings
+from deepseek_serving.settings import EngineSettings, ModelSettings
 from deepseek_serving.text import ChatTokenizer, Defaults, TemplateError, TextError, read_defaults
 
 
@@ -421,11 +421,17 @@ def gives_logits(engine: Engine) -> bool:
     return True
 
 
-def load(release: Release, settings: EngineSettings) -> Service:
+def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Service:
     """Load a verified release and start its scheduler."""
     tokenizer = ChatTokenizer(release.graph)
-    engine = OnnxRuntimeEngine(
-        release.graph, threads=settings.threads, slots=settings.slots, max_len=settings.max_len
+    engine = open_engine(
+        release,
+        store=model.store,
+        public_key=model.public_key,
+        key=settings.key,
+        threads=settings.threads,
+        slots=settings.slots,
+        max_len=settings.max_len,
     )
     limits = Limits(
         queue=settings.queue,

@@ -67,6 +67,11 @@ class EngineSettings(_Section):
     max_len: int | None = Field(default=None, ge=2)
     prefill_chunk: int = Field(default=128, ge=1)
     queue: int = Field(default=64, ge=0)
+    key: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the engine in the store that runs the graph; without it the graph itself",
+    )
     queue_per_key: int | None = Field(default=None, ge=0, description="None: as long as queue")
     step_tokens: int | None = Field(
         default=None, ge=1, description="prompt and new tokens of a step; None: prefill_chunk"

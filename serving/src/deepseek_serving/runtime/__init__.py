@@ -1,4 +1,4 @@
-"""What runs the decoder graph: one interface, one file per engine."""
+"""What runs the graphs: one interface for decoders, one for encoders, one file per engine."""
 
 from __future__ import annotations
 
@@ -38,11 +38,21 @@ class Engine(Protocol):
         next real token at that place, and never read before.
         """
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """All logits of the last step, one row per sequence; a view, as the candidates are.
-
-        Raises EngineError where the graph does not give them.
-        """
-
     def reset(self) -> None:
         """No slot is in use: the engine may forget what the cache holds."""
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """All logits of the last step [its sequences, vocabulary]; a view, as Candidates are.
+
+        EngineError if the graph was exported without them.
+        """
+
+
+class Encoder(Protocol):
+    """A text encoder; texts of any number and length up to `max_len` tokens."""
+
+    size: int
+    max_len: int
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """One row [size] for each text, given as its token ids."""

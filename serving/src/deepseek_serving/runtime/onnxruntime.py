@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from deepseek_serving.errors import ServingError
-from deepseek_serving.export.exporter import GRAPH_FILE
+from deepseek_serving.errors import EngineError
+from deepseek_serving.export.exporter import ENCODER_FILE, GRAPH_FILE
+from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.runtime import Candidates
+from deepseek_serving.runtime.texts import Texts
 
 SMALLEST_CAPACITY = 64
 CACHE_TYPES: Mapping[str, type[np.float32] | type[np.float16]] = {
@@ -27,8 +29,15 @@ CACHE_TYPES: Mapping[str, type[np.float32] | type[np.float16]] = {
 }
 
 
-class EngineError(ServingError):
-    """The graph cannot be run as the settings ask."""
+def _session(graph: Path, threads: int, optimized: bool = False) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    if optimized:
+        # ahead of time, by deepseek-engine
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    # threads that spin while they wait take the cores from whatever else the host runs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
 class _Step:
@@ -85,8 +94,10 @@ class OnnxRuntimeEngine:
         threads: int = 0,
         slots: int | None = None,
         max_len: int | None = None,
+        optimized: Path | None = None,
     ) -> None:
-        record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        """`optimized` is the same graph as deepseek-engine left it, to be run in its place."""
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         exported = record["parameters"]
         self.slots = exported["slots"] if slots is None else slots
         self.max_len = exported["max_len"] if max_len is None else max_len
@@ -104,12 +115,8 @@ class OnnxRuntimeEngine:
             )
         self._cache_type = CACHE_TYPES[cache_type]
         self._fixed_capacity = exported["max_len"] if cache.get("length") == "fixed" else None
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        # threads that spin while they wait take the cores from whatever else the host runs
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = ort.InferenceSession(
-            str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+        self.session = _session(
+            optimized or folder / GRAPH_FILE, threads, optimized=optimized is not None
         )
         self._cache_shape = (self.slots, cache["kv_heads"], cache["head_dim"])
         self._cache_names = [
@@ -166,7 +173,35 @@ class OnnxRuntimeEngine:
         return step.run([[token] for token in tokens], lengths)
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """All logits of the last step, if the graph was exported with them (tests)."""
         if self._last is None or "logits" not in self._last.outputs:
             raise EngineError("the graph has no output logits")
         return self._last.outputs["logits"]
+
+
+class OnnxRuntimeEncoder:
+    """The exported text encoder in an ONNX Runtime session."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        if "embedding" not in record:
+            raise EngineError(f"{folder}: not a text encoder; deepseek-export --encoder writes one")
+        self.size: int = record["embedding"]["size"]
+        self.max_len: int = record["parameters"]["max_len"]
+        self._vocabulary: int = record["vocabulary"]
+        self._session = _session(folder / ENCODER_FILE, threads)
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        texts = Texts(batch, self.max_len, self._vocabulary)
+        if not batch:
+            return np.empty((0, self.size), dtype=np.float32)
+        shape = (len(batch), texts.longest(0, len(batch)))
+        tokens, mask = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
+        texts.write(0, len(batch), tokens, mask)
+        inputs = {
+            "input_ids": tokens,
+            "attention_mask": mask,
+            "token_type_ids": np.zeros_like(tokens),
+        }
+        embedding: npt.NDArray[np.float32]
+        (embedding,) = self._session.run(["embedding"], inputs)
+        return embedding

@@ -1,0 +1,92 @@
+"""The key of an engine: everything that makes one engine another, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepseek_serving.errors import BuildError
+
+SCHEMA = 1
+KEY_FILE = "key.json"
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tensorrt:
+    """What compiles: flavour and full version of its packages."""
+
+    flavour: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the engine is compiled for; None where it does not matter.
+
+    `product` is NVML's name of the GPU: TensorRT measures its kernels on the GPU at hand. It is
+    None for an engine that is meant for every GPU of a compute capability.
+    """
+
+    compute_capability: str | None
+    product: str | None
+
+
+@dataclass(frozen=True)
+class Key:
+    """The fields of `key.json`; the key itself is the SHA-256 of that file's bytes."""
+
+    graph: Mapping[str, str]
+    calibration: str | None
+    preparation: Mapping[str, Any] | None
+    builder: Mapping[str, Any]
+    tensorrt: Tensorrt
+    cuda_major: int | None
+    platform: str
+    target: Target
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: the same fields give the same bytes."""
+        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, sort_keys=True)
+        return (text + "\n").encode("ascii")
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def read_fields(path: Path) -> Fields:
+    """The fields of a key file; raises BuildError if it is none."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path}: cannot be read as a key: {error}") from error
+    if not isinstance(fields, dict):
+        raise BuildError(f"{path}: is not a JSON object")
+    return fields
+
+
+def differences(before: Fields, after: Fields) -> list[str]:
+    """The fields that differ, each with both values, by their dotted names."""
+    old, new = dict(_flat(before)), dict(_flat(after))
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            found.append(f"{name} was {_show(old.get(name))}, is {_show(new.get(name))}")
+    return found
+
+
+def _flat(fields: Fields, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _show(value: object) -> str:
+    return "not there" if value is None else json.dumps(value)

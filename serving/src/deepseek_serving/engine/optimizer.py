@@ -1,0 +1,47 @@
+"""The flavour onnxruntime: the graph as ONNX Runtime's optimizer leaves it, to load faster.
+
+Only optimizations that hold on every processor of the architecture are taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from deepseek_serving.engine.source import Source
+from deepseek_serving.errors import BuildError
+from deepseek_serving.files import data_file
+
+# smaller ones stay in the graph itself
+SMALLEST_EXTERNAL_BYTES = 1024
+
+
+def optimize(source: Source, out: Path) -> str:
+    """Write the optimized graph as `out` and its weights beside it; what is in it, as JSON."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 3
+    for name, value in (
+        ("session.optimized_model_external_initializers_file_name", data_file(out.name)),
+        (
+            "session.optimized_model_external_initializers_min_size_in_bytes",
+            str(SMALLEST_EXTERNAL_BYTES),
+        ),
+    ):
+        options.add_session_config_entry(name, value)
+    try:
+        ort.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime's errors share no base class
+        raise BuildError(
+            f"{source.path}: ONNX Runtime has no CPU kernels for this {source.precision} graph: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    model = onnx.load(out, load_external_data=False)
+    operators = Counter(node.op_type for node in model.graph.node)
+    return json.dumps({"of": "graph", "operators": operators}, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,257 @@
+"""From an engine in the store to an engine that runs: verified first, then loaded.
+
+A plan is code. Its bytes are read once, hashed in memory, compared with the manifest that the
+site's key has signed, and those very bytes are deserialised; nobody can change them in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import onnxruntime
+
+from deepseek_serving.errors import EngineError, VerificationError
+from deepseek_serving.files import RECORD_FILE
+from deepseek_serving.release import (
+    DIGEST,
+    MANIFEST_FILE,
+    SCHEMA,
+    Release,
+    verify_artefact,
+)
+from deepseek_serving.runtime import Engine
+from deepseek_serving.runtime.cuda import Gpu
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
+from deepseek_serving.runtime.tensorrt import (
+    MODULES,
+    Flavour,
+    TensorRtEncoder,
+    TensorRtEngine,
+    import_flavour,
+)
+
+KEY_FILE = "key.json"
+PLAN_FILE = "engine.plan"
+OPTIMIZED_FILE = "engine.onnx"
+BUILD_HERE = "build the engine on this host, or for its GPU"
+
+
+@dataclass(frozen=True)
+class VerifiedEngine:
+    """An engine's folder that the site's key vouches for, made from a graph that it vouches for."""
+
+    folder: Path
+    key: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @property
+    def flavour(self) -> str:
+        return str(self.key["tensorrt"]["flavour"])
+
+    def plan(self) -> VerifiedPlan:
+        """Its plan, read once; EngineError if engines of its flavour have none."""
+        if self.flavour not in MODULES:
+            raise EngineError(
+                f"{self.folder / KEY_FILE}: an engine of flavour {self.flavour!r} has no plan; "
+                f"TensorRT runs {' and '.join(MODULES)}"
+            )
+        return VerifiedPlan(self.key, _pinned(self.folder, self.manifest, PLAN_FILE), self.record)
+
+
+@dataclass(frozen=True)
+class VerifiedPlan:
+    """A plan that the site's key vouches for, made from a graph that it vouches for."""
+
+    key: Mapping[str, Any]
+    plan: bytes
+    record: Mapping[str, Any]
+
+    @property
+    def flavour(self) -> Flavour:
+        return cast(Flavour, self.key["tensorrt"]["flavour"])
+
+
+def _json(path: Path, data: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise VerificationError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise VerificationError(f"{path}: not a JSON object of schema {SCHEMA}")
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _pinned(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """A file's bytes, if they are the ones that the manifest names."""
+    data = _read(folder / name)
+    actual, expected = hashlib.sha256(data).hexdigest(), manifest["files"].get(name, {})
+    if actual != expected.get("sha256"):
+        raise VerificationError(
+            f"{folder / name}: changed after signing: SHA-256 is {actual}, the manifest says "
+            f"{expected.get('sha256')}; pull the engine again or build it again"
+        )
+    return data
+
+
+def _manifest(folder: Path, digest: str) -> Mapping[str, Any]:
+    """The manifest with that digest."""
+    path = folder / MANIFEST_FILE
+    data = _read(path)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise VerificationError(f"{path}: changed while it was read; its digest is not {digest}")
+    return _json(path, data)
+
+
+def _check_parents(folder: Path, manifest: Mapping[str, Any], release: Release) -> None:
+    expected = {"kind": "engine", "name": release.model, "parents": [release.digest]}
+    for field, value in expected.items():
+        if manifest.get(field) != value:
+            raise VerificationError(
+                f"{folder / MANIFEST_FILE}: {field} is {manifest.get(field)!r}, for "
+                f"{release.header} it must be {value!r}; build the engine from this release's graph"
+            )
+
+
+def _check_graph(folder: Path, key: Mapping[str, Any], graph: Mapping[str, Any]) -> None:
+    """Every file of the graph that the key names is the release's."""
+    named = key.get("graph")
+    if not isinstance(named, dict) or not named:
+        raise VerificationError(f"{folder / KEY_FILE}: names no graph")
+    for name, sha256 in sorted(named.items()):
+        signed = graph["files"].get(name, {}).get("sha256")
+        if sha256 != signed:
+            raise VerificationError(
+                f"{folder / KEY_FILE}: the engine was built from a {name} with SHA-256 {sha256}, "
+                f"the release has {signed}; build it from this release's graph"
+            )
+
+
+def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> VerifiedEngine:
+    """Check `<store>/engine/<model>/<key>` against its key, its signature and the release."""
+    if not re.fullmatch(DIGEST, key):
+        raise VerificationError(f"{key!r} is not the key of an engine, 64 hexadecimal digits")
+    folder = store / "engine" / release.model / key
+    fields = _read(folder / KEY_FILE)
+    actual = hashlib.sha256(fields).hexdigest()
+    if actual != key:
+        raise VerificationError(
+            f"{folder / KEY_FILE}: is the key of another engine, {actual}; pull the engine again"
+        )
+    manifest = _manifest(folder, verify_artefact(folder, public_key))
+    _check_parents(folder, manifest, release)
+    # the file may have been changed since it was hashed above, but not to these bytes
+    parsed = _json(folder / KEY_FILE, fields)
+    _check_graph(folder, parsed, _manifest(release.graph, release.digest))
+    if not isinstance(parsed.get("tensorrt"), dict):
+        raise VerificationError(f"{folder / KEY_FILE}: names no flavour")
+    record = _json(release.graph / RECORD_FILE, _read(release.graph / RECORD_FILE))
+    return VerifiedEngine(folder, parsed, manifest, record)
+
+
+def _refuse(what: str, built: object, here: object, remedy: str = BUILD_HERE) -> EngineError:
+    return EngineError(f"the engine was built for {what} {built}, this host has {here}; {remedy}")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def _check_platform(key: Mapping[str, Any], installed: str) -> None:
+    here = f"{sys.platform}-{platform.machine()}"
+    if key["platform"] != here:
+        raise _refuse("platform", key["platform"], here)
+    flavour, version = key["tensorrt"]["flavour"], key["tensorrt"]["version"]
+    if installed != version:
+        remedy = f"install {flavour} {version} here, or build the engine with {installed}"
+        raise _refuse(flavour, version, installed, remedy)
+
+
+def check_host(key: Mapping[str, Any], device: int) -> None:
+    """EngineError unless this host runs engines of that key; asked before deserialising."""
+    flavour = key["tensorrt"]["flavour"]
+    _check_platform(key, import_flavour(flavour).__version__)
+    gpu, target = Gpu(device), key["target"]
+    capability, product = target["compute_capability"], target["product"]
+    compatible = key["builder"].get("hardware_compatible", False)
+    if capability is not None and capability != gpu.capability:
+        newer = _version(gpu.capability) >= _version(capability)
+        if not (compatible and newer):
+            raise _refuse("compute capability", capability, f"{gpu.capability} ({gpu.name})")
+    if product is not None and not compatible and product != gpu.name:
+        raise _refuse("the GPU", product, gpu.name)
+
+
+def load_optimized(
+    engine: VerifiedEngine,
+    graph: Path,
+    *,
+    threads: int = 0,
+    slots: int | None = None,
+    max_len: int | None = None,
+) -> OnnxRuntimeEngine:
+    """The engine of flavour onnxruntime: it is data, and its file was verified where it lies."""
+    _check_platform(engine.key, onnxruntime.__version__)
+    return OnnxRuntimeEngine(
+        graph,
+        threads=threads,
+        slots=slots,
+        max_len=max_len,
+        optimized=engine.folder / OPTIMIZED_FILE,
+    )
+
+
+def load_decoder(
+    plan: VerifiedPlan,
+    *,
+    device: int = 0,
+    slots: int | None = None,
+    max_len: int | None = None,
+) -> TensorRtEngine:
+    """The engine of a verified plan, if this host runs it."""
+    check_host(plan.key, device)
+    return TensorRtEngine(
+        plan.plan, plan.record, flavour=plan.flavour, device=device, slots=slots, max_len=max_len
+    )
+
+
+def load_encoder(plan: VerifiedPlan, *, device: int = 0, streams: int = 1) -> TensorRtEncoder:
+    """The text encoder of a verified plan, if this host runs it."""
+    check_host(plan.key, device)
+    return TensorRtEncoder(
+        plan.plan, plan.record, flavour=plan.flavour, device=device, streams=streams
+    )
+
+
+def open_engine(
+    release: Release,
+    *,
+    store: Path,
+    public_key: Path,
+    key: str | None,
+    threads: int = 0,
+    slots: int | None = None,
+    max_len: int | None = None,
+) -> Engine:
+    """What runs a verified release: its graph by ONNX Runtime, or the engine with that key."""
+    if key is None:
+        return OnnxRuntimeEngine(release.graph, threads=threads, slots=slots, max_len=max_len)
+    engine = verify_engine(store, release, key, public_key)
+    if engine.flavour == "onnxruntime":
+        return load_optimized(engine, release.graph, threads=threads, slots=slots, max_len=max_len)
+    return load_decoder(engine.plan(), slots=slots, max_len=max_len)
