@@ -55,8 +55,8 @@ def test_what_may_not_be_chosen_is_never_among_the_best() -> None:
 
 def test_the_logits_are_read_only_where_they_are_needed() -> None:
     values, tokens = best(ROW, CANDIDATES)
-    for options in ({}, {"temperature": 1.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}):
-        assert sampler(**options).choose(values, tokens, unread).token in range(5)
+    for made in (sampler(), sampler(temperature=1.0, top_p=0.5, top_k=3, min_p=0.1)):
+        assert made.choose(values, tokens, unread).token in range(5)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_constraint_that_allows_nothing_is_an_error() -> None:
 
 @given(row=rows, seed=st.integers(0, 2**64 - 1), data=st.data())
 def test_some_allowed_token_is_always_chosen(row: Floats, seed: int, data: st.DataObject) -> None:
-    options = data.draw(
+    options: dict[str, Any] = data.draw(
         st.fixed_dictionaries(
             {
                 "temperature": st.floats(0, 2),
