@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ QUESTION, ANSWER = "What is a release?", dict(trained())["What is a release?"]
 
 
 @pytest.fixture
-def sdk(service: Running, authority: Authority) -> openai.OpenAI:
+def sdk(service: Running, authority: Authority) -> Iterator[openai.OpenAI]:
     http = openai.DefaultHttpxClient(verify=authority.client("gateway-1"))
-    return openai.OpenAI(
-        base_url=f"{service.url}/v1", api_key="unused", http_client=http, max_retries=0
-    )
+    url = f"{service.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="unused", http_client=http, max_retries=0) as sdk:
+        yield sdk
 
 
 def ask(question: str = QUESTION, **more: Any) -> dict[str, Any]:
@@ -228,6 +229,14 @@ fields = st.sampled_from(
         "n",
         "tools",
         "user",
+        "top_k",
+        "min_p",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "frequency_penalty",
+        "response_format",
+        "tool_choice",
     ]
 )
 

@@ -15,6 +15,7 @@ import uvicorn
 from deepseek_serving import settings as settings_file
 from deepseek_serving.api.app import create_app
 from deepseek_serving.cli import run
+from deepseek_serving.embedding import load_embedder
 from deepseek_serving.errors import EX_CONFIG
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import verify_release
@@ -63,8 +64,13 @@ def _server(settings: Settings) -> _Server:
     logger.info("verified: %s", release.header)
     keys = KeyRing(settings.keys.file, settings.keys.poll_seconds) if settings.keys else None
     service = load(release, model, settings.engine)
+    embedder = (
+        load_embedder(settings.embeddings, model.public_key, settings.engine.queue)
+        if settings.embeddings
+        else None
+    )
     config = uvicorn.Config(
-        create_app(service, keys),
+        create_app(service, keys, embedder),
         host=server.host,
         port=server.port,
         http=checked_protocol(frozenset(server.allowed_clients)),

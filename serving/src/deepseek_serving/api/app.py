@@ -14,11 +14,13 @@ from starlette.types import ASGIApp
 
 from deepseek_serving.api.access import Access, Caller, caller
 from deepseek_serving.api.document import ERRORS, REPLIES, publish
+from deepseek_serving.api.embeddings import add_embeddings
 from deepseek_serving.api.errors import ApiError, install
 from deepseek_serving.api.replies import Answers, ChatShape, TextShape, stream, unavailable, whole
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.api.surround import Surround
 from deepseek_serving.constrained import SchemaError
+from deepseek_serving.embedding import Embedder
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import ClosedError, QueueFullError
 from deepseek_serving.service import Job, PromptTooLongError, Service, UnsupportedError
@@ -27,6 +29,7 @@ from deepseek_serving.text import TemplateError, TextError
 ROUTES = (
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/v1/models",
     "/healthz",
     "/readyz",
@@ -162,7 +165,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
         )
 
 
-def _add_models(app: FastAPI, service: Service) -> None:
+def _cards(service: Service, embedder: Embedder | None) -> dict[str, dict[str, Any]]:
     release = service.release
     card = {
         "id": release.model,
@@ -173,32 +176,54 @@ def _add_models(app: FastAPI, service: Service) -> None:
         "release_digest": release.digest,
         "max_model_len": service.scheduler.max_len,
     }
+    cards = {release.model: card}
+    if embedder is not None:
+        cards[embedder.name] = {
+            "id": embedder.name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "onprem.deepseek",
+            "release_digest": embedder.digest,
+            "max_model_len": embedder.max_len,
+        }
+    return cards
+
+
+def _add_models(app: FastAPI, service: Service, embedder: Embedder | None) -> None:
+    cards = _cards(service, embedder)
 
     @app.get("/v1/models", responses=ERRORS, tags=["models"])
     async def models(who: Who) -> dict[str, Any]:
         """What this service has."""
-        return {"object": "list", "data": [card]}
+        return {"object": "list", "data": list(cards.values())}
 
     @app.get("/v1/models/{name}", responses=ERRORS, tags=["models"])
     async def model(name: str, who: Who) -> dict[str, Any]:
         """One model."""
-        _check_model(service, name)
-        return card
+        if name not in cards:
+            _check_model(service, name)
+        return cards[name]
 
 
-def create_app(service: Service, keys: KeyRing | None = None) -> ASGIApp:
+def create_app(
+    service: Service, keys: KeyRing | None = None, embedder: Embedder | None = None
+) -> ASGIApp:
     """The application; it stops the service's scheduler when it shuts down."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.scheduler.stop)
+        if embedder is not None:
+            await asyncio.to_thread(embedder.close)
 
-    # no generated documentation pages: they would load their scripts from elsewhere
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    # without the documentation pages that it can make: they load their scripts from elsewhere
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install(app)
     _add_probes(app, service)
-    _add_models(app, service)
+    _add_models(app, service, embedder)
     _add_answers(app, service)
+    if embedder is not None:
+        add_embeddings(app, embedder)
     publish(app, has_keys=keys is not None)
     return Surround(Access(app, keys), service, ROUTES)
