@@ -140,8 +140,9 @@ def test_penalties_keep_it_from_repeating(client: httpx.Client) -> None:
 
 
 def test_top_k_of_one_is_greedy(client: httpx.Client) -> None:
-    for name in ("top_k", "min_p"):
-        reply = post(client, temperature=2, seed=9, **{name: 1}).json()
+    sharp: list[dict[str, Any]] = [{"top_k": 1}, {"min_p": 1}]
+    for options in sharp:
+        reply = post(client, temperature=2, seed=9, **options).json()
         assert reply["choices"][0]["message"]["content"] == ANSWER
 
 

@@ -226,7 +226,9 @@ class Service:
         self.tool_format = tool_format(tokenizer.template_source) if tokenizer.takes_tools else None
         # one token where the model was trained to think
         self._end_think = tokenizer.token(END_THINK)
-        self._thinks = self._end_think is not None or END_THINK in tokenizer.template_source
+        self._thinks = self._end_think is not None or any(
+            mark in tokenizer.template_source for mark in (THINK, END_THINK)
+        )
         self.metrics = Metrics(scheduler, release)
         self.created = int((release.graph / "export.json").stat().st_mtime)
 
