@@ -186,6 +186,7 @@ class Scheduler:
         self._counts = _Counts()
         self._changed = threading.Condition()
         self._closing = False
+        self._draining = False
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
@@ -209,9 +210,19 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+        with self._changed:
+            self._draining = True
+
     @property
     def healthy(self) -> bool:
-        return self._thread.is_alive() and not self._closing and not self._failed
+        refuses = self._closing or self._draining or self._failed
+        return self._thread.is_alive() and not refuses
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
 
     def state(self) -> State:
         with self._changed:
@@ -243,7 +254,7 @@ class Scheduler:
             for request, listener in requests
         ]
         with self._changed:
-            if self._closing or self._failed:
+            if self._closing or self._draining or self._failed:
                 raise ClosedError
             self._make_sure_of_room(requests[0][0].key, len(tickets))
             for ticket in tickets:

@@ -128,6 +128,8 @@ class Generation:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.finish_reason: str = ""
+        # how it ends if it does not finish
+        self._failure = "cancelled"
 
     @property
     def cached_tokens(self) -> int:
@@ -165,9 +167,10 @@ class Generation:
             finish, piece = "stop", self._parser.finish()
         elif event.finish in ("stop", "length"):
             finish, piece = event.finish, self._parser.finish()
-        elif event.finish == "timeout":
-            raise GenerationTimeoutError(event.finish)
         elif event.finish is not None:
+            self._failure = event.finish
+            if event.finish == "timeout":
+                raise GenerationTimeoutError(event.finish)
             raise GenerationFailedError(event.finish)
         else:
             finish, piece = "", Piece()
@@ -190,16 +193,21 @@ class Generation:
 
     def _record(self, ticket: Ticket) -> None:
         metrics = self._service.metrics
-        metrics.finished.labels(self.finish_reason or "cancelled").inc()
-        metrics.generation_tokens.inc(self.completion_tokens)
+        key = ticket.request.key or "-"
+        now = time.monotonic()
+        metrics.finished.labels(self.finish_reason or self._failure, key).inc()
+        metrics.generation_tokens.labels(key).inc(self.completion_tokens)
         if ticket.started is not None:
-            metrics.prompt_tokens.inc(self.prompt_tokens)
+            metrics.prompt_tokens.labels(key).inc(self.prompt_tokens)
             metrics.queue.observe(ticket.started - ticket.submitted)
         if self._first is not None:
             metrics.ttft.observe(self._first - self._began)
             if self.completion_tokens > 1:
-                taken = time.monotonic() - self._first
-                metrics.tpot.observe(taken / (self.completion_tokens - 1))
+                metrics.tpot.observe((now - self._first) / (self.completion_tokens - 1))
+        if self.finish_reason:
+            metrics.e2e.observe(now - self._began)
+            metrics.prompt_length.observe(self.prompt_tokens)
+            metrics.generation_length.observe(self.completion_tokens)
 
 
 class Service:

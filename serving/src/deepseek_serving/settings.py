@@ -47,6 +47,7 @@ class ServerSettings(_Section):
     tls_client_ca: AbsolutePath
     allowed_clients: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     drain_seconds: int = Field(default=30, ge=0)
+    log_format: Literal["text", "json"] = "text"
 
 
 class ModelSettings(_Section):

@@ -96,13 +96,18 @@ class Surround:
         state = scope.get("state", {})
         client = state.get("tls_client", "-")
         key = getattr(state.get("caller"), "key", None)
+        fields = {
+            "client": client,
+            "method": scope["method"],
+            "path": path,
+            "status": status,
+            "seconds": round(taken, 3),
+            "request_id": request_id,
+            "key": key.id if key else "-",
+        }
         logger.info(
-            "%s %s %r %d %.3f s request=%s key=%s",
-            client,
-            scope["method"],
-            path,
-            status,
-            taken,
-            request_id,
-            key.id if key else "-",
+            "%(client)s %(method)s %(path)r %(status)d %(seconds).3f s request=%(request_id)s "
+            "key=%(key)s",
+            fields,
+            extra=fields,
         )
