@@ -209,6 +209,21 @@ def test_a_schema_that_cannot_be_enforced_is_refused(
     assert reply.json()["error"]["code"] == "invalid_json_schema"
 
 
+def test_a_schema_that_asks_for_too_much_ends_its_own_answer_alone(client: httpx.Client) -> None:
+    """It compiles, and only its first steps show what it takes to enforce it."""
+    texts = [{"type": "string", "pattern": f".*{number}.*"} for number in range(400)]
+    wicked = {
+        "anyOf": [{"type": "object", "properties": {f"k{n}": t}} for n, t in enumerate(texts)]
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": wicked}}
+    reply = post(client, response_format=wanted)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "invalid_json_schema"
+    streamed = post(client, response_format=wanted, stream=True)
+    assert '"code":"invalid_json_schema"' in streamed.text
+    assert post(client).json()["choices"][0]["message"]["content"] == ANSWER
+
+
 def test_tools_are_refused_where_the_template_has_none(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="has no tools") as caught:
         sdk.chat.completions.create(

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from deepseek_serving.sampling import SamplingError
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -46,12 +48,17 @@ class MatcherConstraint:
 
     @property
     def complete(self) -> bool:
-        return self._after is None and self._matcher.is_stopped()
+        stopped = self._after is None and self._matcher.is_stopped()
+        return stopped and not self._matcher.is_error()
 
     def allowed(self) -> npt.NDArray[np.bool_] | None:
+        """Raises SamplingError when the grammar asks for more work than a step may take."""
         if self._after is not None:
             return None
-        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        bits = self._matcher.compute_bitmask()
+        if self._matcher.is_error():
+            raise SamplingError(f"the grammar: {self._matcher.stop_reason()}")
+        mask = np.frombuffer(bits, dtype=np.uint8)
         return np.unpackbits(mask, bitorder="little").astype(np.bool_)
 
     def accept(self, token: int) -> None:
@@ -99,7 +106,9 @@ class Grammars:
             raise SchemaError(str(error)) from error
 
     def _grammar(self, grammar: str, after: int | None) -> Grammar:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        # its longer messages repeat the schema, which is the client's
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise SchemaError(str(matcher.get_error()).splitlines()[0])
         return Grammar(matcher, after)

@@ -29,7 +29,7 @@ from deepseek_serving.sampling import Choice, Constraint, Sampler, Sampling, Sam
 
 logger = logging.getLogger(__name__)
 
-FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "refused", "error"]
 
 
 class QueueFullError(Exception):
@@ -443,7 +443,7 @@ class Scheduler:
             )
         except SamplingError as error:
             logger.warning("a request ends without an answer: %s", error)
-            event = Event(finish="error")
+            event = Event(finish="refused")
         else:
             ticket.last_token = choice.token
             ticket.generated += 1

@@ -52,6 +52,10 @@ class GenerationFailedError(Exception):
     """The engine failed, or the service stopped, before the answer was complete."""
 
 
+class GenerationRefusedError(GenerationFailedError):
+    """No token may follow: what the answer must look like is more than can be enforced."""
+
+
 class GenerationTimeoutError(GenerationFailedError):
     """The answer was not complete in the time that a request may take."""
 
@@ -171,6 +175,8 @@ class Generation:
             self._failure = event.finish
             if event.finish == "timeout":
                 raise GenerationTimeoutError(event.finish)
+            if event.finish == "refused":
+                raise GenerationRefusedError(event.finish)
             raise GenerationFailedError(event.finish)
         else:
             finish, piece = "", Piece()

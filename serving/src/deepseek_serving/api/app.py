@@ -115,6 +115,10 @@ def _completion_jobs(service: Service, body: CompletionRequest) -> list[Job]:
         raise _refusal(error, "prompt") from error
 
 
+def _echo(service: Service, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+
+
 def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", responses=REPLIES, tags=["chat"])
     async def chat_completions(body: ChatRequest, request: Request, who: Who) -> Response:
@@ -134,9 +138,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         jobs = _completion_jobs(service, body)
         answers = _start(service, jobs, who)
         echoes = [
-            service.tokenizer.decode(job.prompt) if body.echo else ""
-            for job in jobs
-            for _choice in range(job.options.n)
+            _echo(service, prompt) if body.echo else ""
+            for prompt in body.prompts()
+            for _choice in range(body.n or 1)
         ]
         shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
         if body.stream:

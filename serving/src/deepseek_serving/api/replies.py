@@ -22,6 +22,7 @@ from deepseek_serving.service import (
     Chunk,
     Generation,
     GenerationFailedError,
+    GenerationRefusedError,
     GenerationTimeoutError,
     Service,
 )
@@ -41,6 +42,14 @@ def _failure(error: GenerationFailedError) -> ApiError:
             "The answer was not complete in the time that a request may take.",
             kind="server_error",
             code="request_timeout",
+        )
+    if isinstance(error, GenerationRefusedError):
+        return ApiError(
+            400,
+            "The answer cannot go on: what it must look like is more than can be enforced. "
+            "Ask for a simpler schema.",
+            param="response_format",
+            code="invalid_json_schema",
         )
     return unavailable()
 
