@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -12,16 +13,18 @@ from pathlib import Path
 import httpx
 import numpy as np
 import numpy.typing as npt
+import onnx
 import uvicorn
-from support import MODEL, Authority, Token, free_port, serve, settings_text
+from support import MODEL, Authority, Token, free_port, serve, serve_app, settings_text
 
 from deepseek_serving.api.app import create_app
 from deepseek_serving.policy import keys
 from deepseek_serving.release import Release
 from deepseek_serving.runtime import Candidates
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.scheduler import Scheduler
 from deepseek_serving.serve import Server
-from deepseek_serving.service import Service
+from deepseek_serving.service import Service, gives_logits
 from deepseek_serving.text import ChatTokenizer
 
 
@@ -185,3 +188,34 @@ def test_an_engine_that_fails_ends_its_answers_and_the_process(graph: Path) -> N
     thread.join(10)
     assert not thread.is_alive()
     assert server.failed
+
+
+def test_a_graph_of_an_earlier_export_answers_and_refuses_what_needs_its_logits(
+    graph: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "graph"
+    shutil.copytree(graph, folder)
+    model = onnx.load(folder / "decoder.onnx", load_external_data=False)
+    (logits,) = [output for output in model.graph.output if output.name == "logits"]
+    model.graph.output.remove(logits)
+    onnx.save(model, folder / "decoder.onnx")
+    engine = OnnxRuntimeEngine(folder, threads=1)
+    assert not gives_logits(engine)
+    assert gives_logits(OnnxRuntimeEngine(graph, threads=1))
+    scheduler = Scheduler(engine)
+    release = Release(MODEL, "1.0.0", "0" * 64, folder)
+    service = Service(release, scheduler, ChatTokenizer(folder), has_logits=False)
+    scheduler.start()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
+    with serve_app(create_app(service)) as url, httpx.Client(base_url=url) as client:
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        wanting: list[dict[str, object]] = [
+            {"logprobs": True},
+            {"frequency_penalty": 1},
+            {"logit_bias": {"5": 1}},
+            {"response_format": {"type": "json_object"}},
+        ]
+        for change in wanting:
+            reply = client.post("/v1/chat/completions", json={**body, **change})
+            assert reply.status_code == 400
+            assert "gives no logits" in reply.json()["error"]["message"]
