@@ -37,7 +37,9 @@ except ImportError:
     HAS_CRYPTOGRAPHY = False
 
 SCHEMA = 1
-KINDS = ("checkpoint", "graph")
+KINDS = ("checkpoint", "graph", "engine")
+# What a release names by digest. Engines are found by their key instead, so that a new kind of GPU adds one to what is published.
+RELEASE_KINDS = ("checkpoint", "graph")
 PIECE_SIZE = 64 * 1024 * 1024
 MANIFEST = "manifest.json"
 PIECES = "pieces.meta4"
@@ -394,13 +396,25 @@ class Release:
             }
         )
 
-    def artefacts(self, kinds: Sequence[str] = KINDS) -> list[tuple[str, str]]:
-        """(kind, digest) of each artefact, without repetition, checkpoint first."""
+    def artefacts(
+        self, kinds: Sequence[str] = RELEASE_KINDS, precisions: Sequence[str] = ()
+    ) -> list[tuple[str, str]]:
+        """(kind, digest) of each artefact, without repetition, checkpoint first.
+
+        With *precisions*, only the graphs of these.
+        """
+        lacking = [name for name in precisions if name not in self.graphs]
+        if lacking:
+            raise ArtefactError(
+                f"release {self.model}/{self.version} has no graph of precision {', '.join(lacking)} "
+                f"(it has {', '.join(sorted(self.graphs))}): publish that precision under a new version"
+            )
         wanted: list[tuple[str, str]] = []
         if "checkpoint" in kinds:
             wanted.append(("checkpoint", self.checkpoint))
         if "graph" in kinds:
-            wanted.extend(("graph", digest) for digest in sorted(set(self.graphs.values())))
+            graphs = {self.graphs[name] for name in precisions or self.graphs}
+            wanted.extend(("graph", digest) for digest in sorted(graphs))
         return wanted
 
 
@@ -799,6 +813,7 @@ def describe(
     tools: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     parents: Sequence[str] = (),
+    evaluation: Mapping[str, Any] | None = None,
 ) -> tuple[Manifest, bytes]:
     """Manifest and Metalink for hashed files; the manifest passes the same checks as one received."""
     pieces = metalink_bytes(files)
@@ -811,6 +826,7 @@ def describe(
         licence=licence,
         tools=tools or {},
         parameters=parameters or {},
+        evaluation=evaluation or {},
         parents=tuple(parents),
     )
     return parse_manifest(manifest.to_bytes()), pieces

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Publish a model version: checkpoint and graph become signed artefacts, a signed release names them.
+"""Publish a model version: checkpoint and graphs become signed artefacts, a signed release names them.
 
 The release file is written last, so a publish that is interrupted anywhere has published nothing, and
 the next one finds by digest what was already done. A published version never changes.
@@ -9,20 +9,13 @@ the next one finds by digest what was already done. A published version never ch
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
-    MANIFEST,
-    PIECES,
-    SIGNATURE,
     ArtefactError,
     FileHash,
     Manifest,
@@ -36,45 +29,55 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     list_folder,
     read_small,
     release_path,
-    seal_folder,
+    sha256_file,
     sha256_hex,
-    sync_path,
-    verify_folder,
-    verify_model_signature,
     verify_release_signature,
-    write_file,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     failure_message,
     inspect,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
+    EXPORTED,
+    Precision,
+    precision_problems,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
-    SPACE_RESERVE,
     read_manifest,
     read_release,
     store_lock,
     write_release,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.writer import (
+    Place,
+    PublishError,
+    clone_file,
+)
 
-# The ioctl that shares blocks between files on XFS and btrfs: FICLONE in linux/fs.h.
-_FICLONE = 0x40049409
-_COPY_BLOCK = 4 * 1024 * 1024
-
-# Run by the serving environment's own Python: what makes a graph, so that the exported bytes depend on it. The
-# exporter is named by its files as well: a package may change while its version does not.
+# Run by the serving environment's own Python: what makes a graph, so that its bytes depend on it. The command's own code is named by
+# its files as well: a package may change while its version does not.
 VERSIONS_PROGRAM = """
-import hashlib, importlib.metadata, json, platform
-versions = {name: importlib.metadata.version(name) for name in ("deepseek-serving", "numpy", "onnx")}
+import hashlib, importlib.metadata, json, platform, sys
+made_by = {
+    "export": ("exporter", ("export/", "files.py"), ("deepseek-serving", "numpy", "onnx")),
+    "prepare": (
+        "preparer",
+        ("files.py", "prepare/"),
+        ("deepseek-serving", "ml_dtypes", "numpy", "onnx", "onnxruntime", "tokenizers"),
+    ),
+}
+code, places, packages = made_by[sys.argv[1]]
+versions = {name: importlib.metadata.version(name) for name in packages}
 versions["python"] = platform.python_version()
 record = importlib.metadata.distribution("deepseek-serving").read_text("RECORD") or ""
-files = sorted(line for line in record.splitlines() if line.startswith("deepseek_serving/export/") and ".pyc" not in line)
-versions["exporter"] = hashlib.sha256("\\n".join(files).encode()).hexdigest()[:16]
+own = tuple("deepseek_serving/" + place for place in places)
+files = sorted(line for line in record.splitlines() if line.startswith(own) and ".pyc" not in line)
+versions[code] = hashlib.sha256("\\n".join(files).encode()).hexdigest()[:16]
 print(json.dumps(versions))
 """
 
 
-class PublishError(Exception):
-    """The version cannot be published; the message says why and what to do."""
+_DONE = {"export": "exported", "prepare": "prepared"}
 
 
 @dataclass(frozen=True)
@@ -88,23 +91,18 @@ class Plan:
     public_key: bytes
     source: str = ""
     licence: str = ""
-    precision: str = "fp32"
+    precisions: Sequence[Precision] = ()
     max_len: int | None = None
     slots: int | None = None
     full: bool = True
 
     def __post_init__(self) -> None:
-        for what, value in (
-            ("model", self.model),
-            ("version", self.version),
-            ("precision", self.precision),
-        ):
-            check_name(value, what)
+        check_name(self.version, "version")
+        check_name(self.model, "model")
 
     @property
-    def arguments(self) -> dict[str, Any]:
-        """What deepseek-export is asked for."""
-        return {"max_len": self.max_len, "slots": self.slots, "precision": self.precision}
+    def place(self) -> Place:
+        return Place(self.store, self.model, self.public_key)
 
     @property
     def label(self) -> str:
@@ -115,10 +113,45 @@ class Plan:
 class Tools:
     """How to reach what needs the serving environment or the signing token."""
 
-    versions: Callable[[], dict[str, str]]
+    versions: Callable[[str], dict[str, str]]
     export: Callable[[str, str], None]
+    prepare: Callable[[str, str, Precision], None]
     sign_folder: Callable[[str], None]
     sign_data: Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the graph of one precision is made; by all of it the store is searched for one that was made before."""
+
+    precision: str
+    parent: str  # the kind of artefact that it is made from
+    verb: str
+    arguments: Mapping[str, Any]
+    texts: Mapping[str, str | None]
+    versions: Mapping[str, str]
+    make: Callable[[str, str], None]
+
+    def differences(self, manifest: Manifest) -> tuple[list[str], list[str]]:
+        """How a graph was asked for differently, and how its tools differ from the installed ones."""
+        made = manifest.parameters.get("arguments")
+        made = made if isinstance(made, dict) else {}
+        asked = [
+            f"{key} was {made.get(key)!r}, is {value!r}"
+            for key, value in self.arguments.items()
+            if made.get(key) != value
+        ]
+        asked += [
+            f"the {name} text was {str(manifest.parameters.get(name))[:12]}, is {str(digest)[:12]}"
+            for name, digest in self.texts.items()
+            if manifest.parameters.get(name) != digest
+        ]
+        tools = [
+            f"{name} was {manifest.tools.get(name)}, is {version}"
+            for name, version in sorted(self.versions.items())
+            if manifest.tools.get(name) != version
+        ]
+        return asked, tools
 
 
 @dataclass
@@ -130,11 +163,19 @@ class Published:
     before: str = ""
     actions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    rebuild_reason: str = ""
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def did(self, action: str) -> None:
         self.changed = True
         self.actions.append(action)
+
+    @property
+    def rebuild_reason(self) -> str:
+        """Why graphs were made, those of other precisions than the exported one by name."""
+        return "; ".join(
+            reason if precision == EXPORTED else f"{precision}: {reason}"
+            for precision, reason in self.reasons.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -148,6 +189,8 @@ class Existing:
 def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     """Publish, or find that it was done before. Everything that can be refused is refused first."""
     report = inspect(plan.checkpoint)
+    for problem in precision_problems(plan.precisions):
+        report.add(*problem)
     if report.problems:
         raise PublishError(failure_message(report))
     done = Published()
@@ -162,23 +205,80 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     if existing is not None:
         done.before = existing.data.decode("utf-8")
         _refuse_other_checkpoint(plan, existing.release, manifest)
-    graph = _choose_graph(plan, tools, manifest.digest, existing, done)
+        _refuse_other_precisions(plan, existing.release)
+    recipes = _recipes(plan, tools)
+    graphs = _choose_graphs(plan, recipes, manifest.digest, existing, done)
     if check_mode:
-        _predict(plan, manifest, graph, existing, done)
+        _predict(plan, recipes, manifest, graphs, existing, done)
         return done
     ensure_folder(plan.store)
     with store_lock(plan.store):
         _publish_checkpoint(plan, tools, manifest, pieces, done)
-        digest = _publish_graph(plan, tools, manifest.digest, graph, existing, done)
-        if existing is None:
-            done.release = Release(
-                plan.model, plan.version, manifest.digest, {plan.precision: digest}
+        made: dict[str, str] = {}
+        for recipe in recipes:
+            parent = made.get(EXPORTED, manifest.digest)
+            chosen = graphs[recipe.precision]
+            made[recipe.precision] = _publish_graph(
+                plan, tools, recipe, parent, chosen, existing, done
             )
+        if existing is None:
+            done.release = Release(plan.model, plan.version, manifest.digest, made)
             _publish_release(plan, tools, done.release)
             done.did(f"wrote release {plan.label}")
         else:
             done.release = existing.release
     return done
+
+
+def _recipes(plan: Plan, tools: Tools) -> list[Recipe]:
+    """The exported graph first: the others are made from it."""
+    arguments = {"max_len": plan.max_len, "slots": plan.slots, "precision": EXPORTED}
+    versions = tools.versions("export")
+    recipes = [Recipe(EXPORTED, "checkpoint", "export", arguments, {}, versions, tools.export)]
+    for precision in plan.precisions:
+        recipes.append(_prepared(tools, precision))
+    return recipes
+
+
+def _prepared(tools: Tools, precision: Precision) -> Recipe:
+    texts = {
+        "held_out": sha256_file(precision.held_out),
+        "calibration": sha256_file(precision.calibration) if precision.calibration else None,
+    }
+
+    def make(source: str, out: str) -> None:
+        tools.prepare(source, out, precision)
+        _check_texts(precision, texts, out)
+
+    return Recipe(
+        precision.name,
+        "graph",
+        "prepare",
+        {"precision": precision.name, **precision.arguments},
+        texts,
+        tools.versions("prepare"),
+        make,
+    )
+
+
+def _check_texts(precision: Precision, texts: Mapping[str, str | None], out: str) -> None:
+    """The manifest must not name a text that was replaced before it was read."""
+    judged = _read_record(out, "evaluation.json").get("held_out") or {}
+    prepared = _read_record(out, "export.json").get("preparation") or {}
+    read = {"held_out": judged, "calibration": prepared.get("calibration") or {}}
+    for what, path in precision.texts.items():
+        if read[what].get("sha256") != texts[what]:
+            raise PublishError(
+                f"{path} changed while {precision.name} was prepared with it. Publish again when nothing writes to it."
+            )
+
+
+def _read_record(folder: str, name: str) -> dict[str, Any]:
+    path = os.path.join(folder, name)
+    value = json.loads(read_small(path).decode("utf-8")) if os.path.lexists(path) else {}
+    if not isinstance(value, dict):
+        raise PublishError(f"{path} is not a JSON object. Install the serving package again.")
+    return value
 
 
 # --- what is there already ------------------------------------------------------------------------
@@ -215,6 +315,16 @@ def _refuse_other_checkpoint(plan: Plan, release: Release, manifest: Manifest) -
     )
 
 
+def _refuse_other_precisions(plan: Plan, release: Release) -> None:
+    asked = {EXPORTED, *(precision.name for precision in plan.precisions)}
+    if asked == release.graphs.keys():
+        return
+    raise PublishError(
+        f"Release {plan.label} is already published in {', '.join(sorted(release.graphs))}, and asked for is "
+        f"{', '.join(sorted(asked))}. A published version never changes: publish other precisions under a new version."
+    )
+
+
 def _compare(before: Manifest, after: Manifest) -> str:
     parts: list[str] = []
     for what, names in (
@@ -240,45 +350,43 @@ def _compare(before: Manifest, after: Manifest) -> str:
     return "; ".join(parts) or "the manifests differ"
 
 
-def _graph_differences(
-    plan: Plan, manifest: Manifest, versions: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """How the graph was asked for differently, and how its tools differ from the installed ones."""
-    made = manifest.parameters.get("arguments")
-    made = made if isinstance(made, dict) else {}
-    arguments = [
-        f"{key} was {made.get(key)!r}, is {value!r}"
-        for key, value in plan.arguments.items()
-        if made.get(key) != value
-    ]
-    tools = [
-        f"{name} was {manifest.tools.get(name)}, is {version}"
-        for name, version in sorted(versions.items())
-        if manifest.tools.get(name) != version
-    ]
-    return arguments, tools
+def _choose_graphs(
+    plan: Plan,
+    recipes: Sequence[Recipe],
+    checkpoint: str,
+    existing: Existing | None,
+    done: Published,
+) -> dict[str, str | None]:
+    """Digest of the graph of each precision, or None with a reason when it has to be made."""
+    chosen: dict[str, str | None] = {}
+    for recipe in recipes:
+        if existing is not None:
+            digest = _published_graph(plan, recipe, existing.release, done)
+        else:
+            digest = _stored_graph(plan, recipe, chosen.get(EXPORTED, checkpoint), done)
+        chosen[recipe.precision] = digest
+    return chosen
 
 
-def _choose_graph(
-    plan: Plan, tools: Tools, checkpoint: str, existing: Existing | None, done: Published
-) -> str | None:
-    """Digest of the graph to use, or None with a reason when one has to be exported."""
-    if existing is not None:
-        return _published_graph(plan, tools, existing.release, done)
-    versions = tools.versions()
+def _stored_graph(plan: Plan, recipe: Recipe, parent: str | None, done: Published) -> str | None:
+    if parent is None:
+        done.reasons[recipe.precision] = f"the {EXPORTED} graph that it is made from is new"
+        return None
     reasons: list[str] = []
-    for digest, manifest in _graphs_of(plan, checkpoint):
-        arguments, changed = _graph_differences(plan, manifest, versions)
-        if not arguments and not changed:
-            return digest
-        reasons.append("; ".join(arguments + changed))
-    done.rebuild_reason = (
-        reasons[-1] if reasons else f"there is no graph of checkpoint {checkpoint[:12]} yet"
+    for digest, manifest in _graphs_of(plan, parent):
+        # A graph is made in several precisions; only those of the same one say what has changed.
+        if manifest.parameters.get("arguments", {}).get("precision") == recipe.precision:
+            asked, changed = recipe.differences(manifest)
+            if not asked and not changed:
+                return digest
+            reasons.append("; ".join(asked + changed))
+    done.reasons[recipe.precision] = (
+        reasons[-1] if reasons else f"there is no graph of {recipe.parent} {parent[:12]} yet"
     )
     return None
 
 
-def _graphs_of(plan: Plan, checkpoint: str) -> list[tuple[str, Manifest]]:
+def _graphs_of(plan: Plan, parent: str) -> list[tuple[str, Manifest]]:
     root = os.path.join(plan.store, "graph", plan.model)
     found: list[tuple[str, Manifest]] = []
     for digest in sorted(os.listdir(root)) if os.path.isdir(root) else []:
@@ -286,35 +394,32 @@ def _graphs_of(plan: Plan, checkpoint: str) -> list[tuple[str, Manifest]]:
             manifest = read_manifest(os.path.join(root, digest), digest)
         except (OSError, ArtefactError):
             continue
-        if manifest.kind == "graph" and manifest.parents == (checkpoint,):
+        if manifest.kind == "graph" and manifest.parents == (parent,):
             found.append((digest, manifest))
     return found
 
 
-def _published_graph(plan: Plan, tools: Tools, release: Release, done: Published) -> str | None:
+def _published_graph(plan: Plan, recipe: Recipe, release: Release, done: Published) -> str | None:
     """The graph of a published version stays, also after an update of the tools: versions never change."""
-    digest = release.graphs.get(plan.precision)
-    if digest is None:
-        raise PublishError(
-            f"Release {plan.label} is already published without a graph of precision {plan.precision} "
-            f"(it has {', '.join(sorted(release.graphs))}). Publish that precision under a new version."
-        )
+    digest = release.graphs[recipe.precision]
     folder = artefact_path(plan.store, "graph", plan.model, digest)
     try:
         manifest = read_manifest(folder, digest)
     except (OSError, ArtefactError):
-        done.rebuild_reason = f"the graph {digest[:12]} of this release is not on this host"
+        done.reasons[recipe.precision] = (
+            f"the graph {digest[:12]} of this release is not on this host"
+        )
         return None
-    arguments, changed = _graph_differences(plan, manifest, tools.versions())
-    if arguments:
+    asked, changed = recipe.differences(manifest)
+    if asked:
         raise PublishError(
-            f"Release {plan.label} is already published with another graph: {'; '.join(arguments)}. "
+            f"Release {plan.label} is already published with another {recipe.precision} graph: {'; '.join(asked)}. "
             "A published version never changes: publish under a new version."
         )
     if changed:
         done.warnings.append(
-            f"Release {plan.label} keeps the graph it was published with, although tools changed since "
-            f"({'; '.join(changed)}). Publish a new version to export it again."
+            f"Release {plan.label} keeps the {recipe.precision} graph it was published with, although tools changed since "
+            f"({'; '.join(changed)}). Publish a new version to {recipe.verb} it again."
         )
     return digest
 
@@ -323,173 +428,121 @@ def _published_graph(plan: Plan, tools: Tools, release: Release, done: Published
 
 
 def _predict(
-    plan: Plan, manifest: Manifest, graph: str | None, existing: Existing | None, done: Published
+    plan: Plan,
+    recipes: Sequence[Recipe],
+    manifest: Manifest,
+    graphs: Mapping[str, str | None],
+    existing: Existing | None,
+    done: Published,
 ) -> None:
     """Check mode: the same questions as the real run asks, without the answers being acted upon."""
-    for kind, digest in (("checkpoint", manifest.digest), ("graph", graph)):
+    _predict_artefact(plan, "checkpoint", manifest.digest, done)
+    for recipe in recipes:
+        digest = graphs[recipe.precision]
         if digest is None:
-            done.did(f"export graph: {done.rebuild_reason}")
+            reason = done.reasons[recipe.precision]
+            done.did(f"{recipe.verb} {recipe.precision} graph: {reason}")
         else:
-            problems = _problems(plan, kind, digest)
-            if problems:
-                done.did(f"write {kind} {digest[:12]}: {problems}")
-    if graph is not None:
-        done.release = Release(plan.model, plan.version, manifest.digest, {plan.precision: graph})
+            _predict_artefact(plan, "graph", digest, done)
+    known = {precision: digest for precision, digest in graphs.items() if digest is not None}
+    if len(known) == len(graphs):
+        done.release = Release(plan.model, plan.version, manifest.digest, known)
     if existing is None:
         done.did(f"write release {plan.label}")
 
 
-def _problems(plan: Plan, kind: str, digest: str) -> str:
-    folder = artefact_path(plan.store, kind, plan.model, digest)
-    _unused_manifest, differences = verify_folder(
-        folder, digest, plan.full, plan.public_key, (kind, plan.model)
-    )
-    return "; ".join(str(item) for item in differences[:5])
-
-
-@contextlib.contextmanager
-def _workspace(plan: Plan, kind: str) -> Iterator[str]:
-    """A folder beside the final place, so that a rename is enough; hidden, so that it is not served."""
-    parent = os.path.join(plan.store, kind, plan.model)
-    ensure_folder(parent)
-    for name in os.listdir(parent):
-        if name.startswith(".publish-"):
-            # Left by a publish that was interrupted: the lock says that nobody else is at work.
-            shutil.rmtree(os.path.join(parent, name))
-    path = tempfile.mkdtemp(prefix=".publish-", dir=parent)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _sign(plan: Plan, tools: Tools, folder: str, manifest: Manifest) -> None:
-    tools.sign_folder(folder)
-    try:
-        verify_model_signature(
-            plan.public_key, read_small(os.path.join(folder, SIGNATURE)), manifest
-        )
-    except (OSError, ArtefactError) as error:
-        raise PublishError(
-            f"The new signature of {manifest.kind} {manifest.digest[:12]} is not acceptable: {error}. "
-            "Check that the release public key belongs to the signing key in the token."
-        ) from error
-
-
-def _finish(
-    plan: Plan, tools: Tools, work: str, folder: str, manifest: Manifest, pieces: bytes
-) -> None:
-    """Complete a folder in the workspace with manifest, Metalink and signature, and give it its name."""
-    write_file(os.path.join(folder, MANIFEST), manifest.to_bytes())
-    write_file(os.path.join(folder, PIECES), pieces)
-    _sign(plan, tools, folder, manifest)
-    seal_folder(folder)
-    _unused_manifest, problems = verify_folder(folder, manifest.digest, True, plan.public_key)
+def _predict_artefact(plan: Plan, kind: str, digest: str, done: Published) -> None:
+    problems = plan.place.problems(kind, digest, plan.full)
     if problems:
-        raise PublishError(
-            f"The {manifest.kind} changed while it was being published: {'; '.join(str(item) for item in problems[:5])}. "
-            "Publish again when nothing writes to the checkpoint."
-        )
-    final = artefact_path(plan.store, manifest.kind, plan.model, manifest.digest)
-    if os.path.lexists(final):
-        # Damaged, else we would not be here. It leaves with the workspace.
-        os.rename(final, os.path.join(work, "damaged"))
-    os.rename(folder, final)
-    sync_path(os.path.dirname(final))
+        done.did(f"write {kind} {digest[:12]}: {problems}")
 
 
 def _publish_checkpoint(
     plan: Plan, tools: Tools, manifest: Manifest, pieces: bytes, done: Published
 ) -> None:
-    if not _problems(plan, "checkpoint", manifest.digest):
+    place = plan.place
+    if not place.problems("checkpoint", manifest.digest, plan.full):
         return
-    _check_space(plan, manifest.size)
-    with _workspace(plan, "checkpoint") as work:
+    place.check_space(manifest.size)
+    with place.workspace("checkpoint") as work:
         folder = os.path.join(work, manifest.digest)
         for path in manifest.files:
             clone_file(os.path.join(plan.checkpoint, path), os.path.join(folder, path))
-        _finish(plan, tools, work, folder, manifest, pieces)
+        place.finish(tools.sign_folder, folder, manifest, pieces, manifest.digest)
     done.did(f"wrote checkpoint {manifest.digest[:12]}")
-
-
-def _check_space(plan: Plan, needed: int) -> None:
-    free = shutil.disk_usage(plan.store).free
-    if needed + SPACE_RESERVE > free:
-        raise PublishError(
-            f"{plan.store} has {free} bytes free, but {needed} are needed and {SPACE_RESERVE} must stay free. "
-            "Remove releases that are no longer used, or give the store more space."
-        )
-
-
-def clone_file(source: str, target: str) -> None:
-    """Copy a file, sharing its blocks where the file system can; never by hard link.
-
-    A hard link would make the operator's own file read-only, and a later change to it would damage a
-    published artefact.
-    """
-    ensure_folder(os.path.dirname(target))
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as reading, open(target, "xb") as writing:
-        try:
-            fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
-        except OSError:
-            shutil.copyfileobj(reading, writing, _COPY_BLOCK)
 
 
 def _publish_graph(
     plan: Plan,
     tools: Tools,
-    checkpoint: str,
+    recipe: Recipe,
+    parent: str,
     graph: str | None,
     existing: Existing | None,
     done: Published,
 ) -> str:
+    place = plan.place
     if graph is not None:
-        problems = _problems(plan, "graph", graph)
+        problems = place.problems("graph", graph, plan.full)
         if not problems:
             return graph
         # Also when only its signature is wrong: signing it again would vouch for bytes of unknown origin,
-        # while the same export from a verified checkpoint gives the same bytes.
-        done.rebuild_reason = f"the graph {graph[:12]} is damaged on this host: {problems}"
-    with _workspace(plan, "graph") as work:
-        # Export what was verified and stored, not a folder that others may write to.
+        # while making it again from what is verified gives the same bytes.
+        done.reasons[recipe.precision] = (
+            f"the graph {graph[:12]} is damaged on this host: {problems}"
+        )
+    with place.workspace("graph") as work:
         out = os.path.join(work, "out")
-        tools.export(artefact_path(plan.store, "checkpoint", plan.model, checkpoint), out)
-        manifest, pieces = _describe_graph(plan, tools, checkpoint, out)
-        _refuse_other_graph(plan, manifest.digest, existing)
+        _make(plan, recipe, parent, out, existing)
+        manifest, pieces = _describe_graph(plan, recipe, parent, out)
+        _refuse_other_graph(plan, recipe, manifest.digest, existing)
         folder = os.path.join(work, manifest.digest)
         os.rename(out, folder)
-        _finish(plan, tools, work, folder, manifest, pieces)
-    done.did(f"exported graph {manifest.digest[:12]}")
+        place.finish(tools.sign_folder, folder, manifest, pieces, manifest.digest)
+    done.did(f"{_DONE[recipe.verb]} {recipe.precision} graph {manifest.digest[:12]}")
     return manifest.digest
 
 
-def _describe_graph(plan: Plan, tools: Tools, checkpoint: str, out: str) -> tuple[Manifest, bytes]:
+def _make(plan: Plan, recipe: Recipe, parent: str, out: str, existing: Existing | None) -> None:
+    """Make a graph from what was verified and stored, not from a folder that others may write to."""
+    if not plan.full:
+        problems = plan.place.problems(recipe.parent, parent)
+        if problems:
+            raise PublishError(
+                f"The {recipe.parent} {parent[:12]} is damaged on this host: {problems}. Publish with verify=full to have it made again."
+            )
+    try:
+        recipe.make(artefact_path(plan.store, recipe.parent, plan.model, parent), out)
+    except PublishError as error:
+        fate = "is not published" if existing is None else "stays as it was published"
+        raise PublishError(f"{error} Release {plan.label} {fate}.") from error
+
+
+def _describe_graph(plan: Plan, recipe: Recipe, parent: str, out: str) -> tuple[Manifest, bytes]:
     files: dict[str, FileHash] = hash_files(out, list_folder(out))
-    parameters: dict[str, Any] = {}
-    if "export.json" in files:
-        recorded = json.loads(read_small(os.path.join(out, "export.json")).decode("utf-8"))
-        if isinstance(recorded, dict) and isinstance(recorded.get("parameters"), dict):
-            parameters.update(recorded["parameters"])
-    parameters["arguments"] = plan.arguments
+    recorded = _read_record(out, "export.json").get("parameters")
+    parameters = dict(recorded) if isinstance(recorded, dict) else {}
+    parameters["arguments"] = recipe.arguments
+    parameters.update(recipe.texts)
     return describe(
         "graph",
         plan.model,
         files,
         plan.source,
         plan.licence,
-        tools.versions(),
+        recipe.versions,
         parameters,
-        (checkpoint,),
+        (parent,),
+        _read_record(out, "evaluation.json"),
     )
 
 
-def _refuse_other_graph(plan: Plan, digest: str, existing: Existing | None) -> None:
-    expected = existing.release.graphs.get(plan.precision) if existing is not None else None
+def _refuse_other_graph(plan: Plan, recipe: Recipe, digest: str, existing: Existing | None) -> None:
+    expected = existing.release.graphs[recipe.precision] if existing is not None else None
     if expected is not None and digest != expected:
         raise PublishError(
-            f"The graph {expected[:12]} of release {plan.label} is damaged or missing on this host, and exporting it "
-            f"again gave {digest[:12]}, since the tools are not the same. Bring it back from a storage host with "
+            f"The graph {expected[:12]} of release {plan.label} is damaged or missing on this host, and the attempt to "
+            f"{recipe.verb} it again gave {digest[:12]}, since the tools are not the same. Bring it back from a storage host with "
             "model_replica, or publish under a new version."
         )
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A host's own, verified copy of a release: pull it, repair it, or say what is wrong with it.
+"""A host's own, verified copy of artefacts: pull them, repair them, or say what is wrong with them.
 
 Sources are never trusted: the release must carry the site's signature, everything below it is pinned
 by digest, and aria2 checks every piece. A copy appears under its final name only when all of it has
@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
-    KINDS,
     MANIFEST,
     PIECES,
+    RELEASE_KINDS,
     RESERVED,
     SIGNATURE,
     ArtefactError,
@@ -35,7 +35,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     FileHash,
     Manifest,
     Release,
-    artefact_path,
     check_digest,
     check_metalink,
     check_name,
@@ -64,6 +63,10 @@ SPACE_RESERVE = 64 * 1024 * 1024
 
 class ReplicaError(Exception):
     """The release could not be brought onto this host; the message says why and what to do."""
+
+
+class NoSourceError(ReplicaError):
+    """No source has what is asked for."""
 
 
 class SourceError(Exception):
@@ -107,7 +110,8 @@ class Request:
     version: str
     public_key: bytes
     sources: Sequence[str] = ()
-    kinds: Sequence[str] = KINDS
+    kinds: Sequence[str] = RELEASE_KINDS
+    precisions: Sequence[str] = ()
     full: bool = True
     release_digest: str | None = None
 
@@ -116,6 +120,26 @@ class Request:
         check_name(self.version, "version")
         if self.release_digest is not None:
             check_digest(self.release_digest, "release_digest")
+
+
+@dataclass(frozen=True)
+class Holding:
+    """An artefact that a host is to hold: how to judge a copy, and which offer of a source to accept.
+
+    ``digest`` names its folder: the digest of its manifest, or an engine's key. ``judge`` gets a folder
+    and whether to hash every byte; ``offer`` gives a source's manifest or raises ArtefactError.
+    """
+
+    kind: str
+    model: str
+    digest: str
+    judge: Callable[[str, bool], tuple[Manifest | None, list[Difference]]]
+    offer: Callable[[Get], bytes]
+
+    @property
+    def path(self) -> str:
+        """Where it is below a store, here and on a source."""
+        return f"{self.kind}/{self.model}/{self.digest}"
 
 
 @dataclass(frozen=True)
@@ -200,18 +224,33 @@ def read_release(
     return data, signature, parse_release(data, model, version)
 
 
-def artefact_state(request: Request, kind: str, digest: str) -> ArtefactState:
+def holding_of(request: Request, kind: str, digest: str) -> Holding:
+    """An artefact that a release names: its manifest is known by its digest."""
+    expect = (kind, request.model)
+
+    def judge(folder: str, full: bool) -> tuple[Manifest | None, list[Difference]]:
+        return verify_folder(folder, digest, full, request.public_key, expect)
+
+    def offer(get: Get) -> bytes:
+        data = get(f"{kind}/{request.model}/{digest}/{MANIFEST}")
+        check_manifest(data, digest, expect)
+        return data
+
+    return Holding(kind, request.model, digest, judge, offer)
+
+
+def artefact_state(store: str, holding: Holding, full: bool) -> ArtefactState:
     """Verify one artefact on this host."""
-    path = artefact_path(request.store, kind, request.model, digest)
+    path = os.path.join(store, holding.path)
     if not os.path.lexists(path):
         missing = Difference(".", "missing", "this host has no copy")
-        return ArtefactState(kind, digest, path, "missing", problems=(missing,))
-    manifest, problems = verify_folder(
-        path, digest, request.full, request.public_key, (kind, request.model)
-    )
-    state = "damaged" if problems else "complete" if request.full else "present"
+        return ArtefactState(holding.kind, holding.digest, path, "missing", problems=(missing,))
+    manifest, problems = holding.judge(path, full)
+    state = "damaged" if problems else "complete" if full else "present"
     size, files = (manifest.size, len(manifest.files)) if manifest else (0, 0)
-    return ArtefactState(kind, digest, path, state, size, files, problems=tuple(problems))
+    return ArtefactState(
+        holding.kind, holding.digest, path, state, size, files, problems=tuple(problems)
+    )
 
 
 def inspect_replica(request: Request) -> Replica:
@@ -229,7 +268,8 @@ def inspect_replica(request: Request) -> Replica:
     replica.signature = "valid"
     replica.digest = sha256_hex(data)
     replica.artefacts = [
-        artefact_state(request, *item) for item in replica.release.artefacts(request.kinds)
+        artefact_state(request.store, holding_of(request, *item), request.full)
+        for item in replica.release.artefacts(request.kinds, request.precisions)
     ]
     return replica
 
@@ -376,8 +416,9 @@ def _pull(request: Request, fetch: Fetch, run: Run, credentials: Credentials) ->
         data, signature, release = _fetch_release(request, sources)
     _check_pinned(request, sha256_hex(data))
     replica = Replica(release, sha256_hex(data), "valid")
-    for kind, digest in release.artefacts(request.kinds):
-        replica.artefacts.append(_ensure_artefact(request, kind, digest, sources, run, credentials))
+    bring = Bring(request.store, request.public_key, sources, run, credentials)
+    for item in release.artefacts(request.kinds, request.precisions):
+        replica.artefacts.append(bring.ensure(holding_of(request, *item), request.full))
     if not local:
         # Last, so that a release is only ever seen on a host that holds all of it.
         write_release(request.store, release, data, signature)
@@ -406,25 +447,78 @@ def _fetch_release(request: Request, sources: Sources) -> tuple[bytes, bytes, Re
     raise ReplicaError(sources.failure(path))
 
 
-def _ensure_artefact(
-    request: Request, kind: str, digest: str, sources: Sources, run: Run, credentials: Credentials
-) -> ArtefactState:
-    found = artefact_state(request, kind, digest)
-    if not found.problems:
-        return found
-    if found.state == "damaged" and all(item.kind in LOCAL_KINDS for item in found.problems):
-        _tidy(found.path, read_manifest(found.path, digest))
-        seal_folder(found.path)
-        fetched = 0
-    else:
-        fetched = _download(request, kind, digest, sources, run, credentials)
-    left = artefact_state(request, kind, digest)
-    if left.problems:
-        raise ReplicaError(f"{left.path} is still damaged after repair: {_list(left.problems)}")
-    state = "pulled" if found.state == "missing" else "repaired"
-    return ArtefactState(
-        kind, digest, left.path, state, left.size, left.files, fetched, (), found.problems
-    )
+@dataclass(frozen=True)
+class Bring:
+    """How artefacts come into a store: from where, with what, and whose signatures count."""
+
+    store: str
+    public_key: bytes
+    sources: Sources
+    run: Run
+    credentials: Credentials
+
+    def ensure(self, holding: Holding, full: bool = True) -> ArtefactState:
+        """Have a whole, verified copy: the one that is here, mended if that is enough, or a download."""
+        found = artefact_state(self.store, holding, full)
+        if not found.problems:
+            return found
+        manifest = holding.judge(found.path, False)[0] if mendable(found) else None
+        if manifest is not None:
+            _tidy(found.path, manifest)
+            seal_folder(found.path)
+            fetched = 0
+        else:
+            fetched = self._download(holding)
+        left = artefact_state(self.store, holding, full)
+        if left.problems:
+            raise ReplicaError(f"{left.path} is still damaged after repair: {_list(left.problems)}")
+        state = "pulled" if found.state == "missing" else "repaired"
+        return replace(left, state=state, fetched=fetched, repaired=found.problems)
+
+    def offers(self, holding: Holding) -> tuple[bytes, list[str]]:
+        """The manifest that the first good source has, and all sources that have the same."""
+        path = f"{holding.path}/{MANIFEST}"
+        offers = list(self.sources.results(path, holding.offer))
+        if not offers:
+            raise NoSourceError(self.sources.failure(path))
+        first = offers[0][1]
+        return first, [url for url, data in offers if data == first]
+
+    def _download(self, holding: Holding) -> int:
+        """Bring an artefact to its final name from what is here and what the sources have."""
+        path = holding.path
+        folder = os.path.join(self.store, path)
+        data, urls = self.offers(holding)
+        manifest = parse_manifest(data)
+        pieces = self.sources.first(f"{path}/{PIECES}", lambda data: check_metalink(data, manifest))
+        signature = self.sources.first(
+            f"{path}/{SIGNATURE}",
+            lambda data: verify_model_signature(self.public_key, data, manifest),
+        )
+        part = f"{folder}.part"
+        start = folder if os.path.isdir(folder) and not os.path.islink(folder) else part
+        wanted = _wanted(start, check_metalink(pieces, manifest))
+        _check_space(self.store, start, wanted)
+        _withdraw(folder, part)
+        _tidy(part, manifest)
+        if wanted:
+            _run_aria2(part, wanted, [f"{url}/{path}" for url in urls], self.run, self.credentials)
+        for name, content in ((MANIFEST, data), (PIECES, pieces), (SIGNATURE, signature)):
+            write_file(os.path.join(part, name), content)
+        seal_folder(part)
+        _unused_manifest, problems = holding.judge(part, True)
+        if problems:
+            raise ReplicaError(
+                f"{part} does not verify after the download and is left for inspection: {_list(problems)}"
+            )
+        os.rename(part, folder)
+        sync_path(os.path.dirname(folder))
+        return sum(item.size for item in wanted.values())
+
+
+def mendable(found: ArtefactState) -> bool:
+    """Whether nothing is wrong but what needs no bytes from elsewhere."""
+    return found.state == "damaged" and all(item.kind in LOCAL_KINDS for item in found.problems)
 
 
 def _list(problems: Sequence[Difference]) -> str:
@@ -447,50 +541,6 @@ def check_manifest(data: bytes, digest: str, expect: tuple[str, str] | None = No
             f"{MANIFEST} is of a {manifest.kind} of {manifest.name}, expected a {expect[0]} of {expect[1]}"
         )
     return manifest
-
-
-def _download(
-    request: Request, kind: str, digest: str, sources: Sources, run: Run, credentials: Credentials
-) -> int:
-    """Bring an artefact to its final name from what is here and what the sources have."""
-    path = f"{kind}/{request.model}/{digest}"
-    folder = artefact_path(request.store, kind, request.model, digest)
-
-    def read(get: Get) -> bytes:
-        data = get(f"{path}/{MANIFEST}")
-        check_manifest(data, digest, (kind, request.model))
-        return data
-
-    offers = list(sources.results(f"{path}/{MANIFEST}", read))
-    if not offers:
-        raise ReplicaError(sources.failure(f"{path}/{MANIFEST}"))
-    manifest = check_manifest(offers[0][1], digest)
-    pieces = sources.first(f"{path}/{PIECES}", lambda data: check_metalink(data, manifest))
-    signature = sources.first(
-        f"{path}/{SIGNATURE}",
-        lambda data: verify_model_signature(request.public_key, data, manifest),
-    )
-    part = f"{folder}.part"
-    start = folder if os.path.isdir(folder) and not os.path.islink(folder) else part
-    wanted = _wanted(start, check_metalink(pieces, manifest))
-    _check_space(request.store, start, wanted)
-    _withdraw(folder, part)
-    _tidy(part, manifest)
-    if wanted:
-        _run_aria2(part, wanted, [f"{url}/{path}" for url, _unused in offers], run, credentials)
-    for name, data in ((MANIFEST, offers[0][1]), (PIECES, pieces), (SIGNATURE, signature)):
-        write_file(os.path.join(part, name), data)
-    seal_folder(part)
-    _unused_manifest, problems = verify_folder(
-        part, digest, True, request.public_key, (kind, request.model)
-    )
-    if problems:
-        raise ReplicaError(
-            f"{part} does not verify after the download and is left for inspection: {_list(problems)}"
-        )
-    os.rename(part, folder)
-    sync_path(os.path.dirname(folder))
-    return sum(item.size for item in wanted.values())
 
 
 def _wanted(folder: str, files: Mapping[str, FileHash]) -> dict[str, FileHash]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import EXPORTED, PREPARED
+
 STORAGE_HOSTS = 3
 CLOCK_SECONDS = 60
 SYSTEMS = {"Debian": ("12", "13")}
@@ -90,6 +92,18 @@ def _is_sources(value: Any) -> bool:
     )
 
 
+def _is_precisions(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(item, Mapping) and _is_prepared(item.get("name")) for item in value)
+    )
+
+
+def _is_prepared(name: Any) -> bool:
+    return isinstance(name, str) and name in PREPARED
+
+
 _name = _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
 _dns = _matches(
@@ -103,7 +117,12 @@ class Variable:
 
     rule: str
     accepts: Check
+    required: bool = True
 
+
+# What runs the model: ONNX Runtime on the graph itself, or an engine that is compiled first.
+UNCOMPILED = "none"
+FLAVOURS = (UNCOMPILED, "onnxruntime", "tensorrt", "tensorrt_rtx")
 
 # Every site variable, and no other deepseek_* variable exists. inventories/production.example explains them.
 VARIABLES = {
@@ -113,6 +132,21 @@ VARIABLES = {
         "letters, digits, dots, underscores and hyphens, in quotes so that it stays a string", _name
     ),
     "deepseek_checkpoint": Variable("an absolute path on the release host", _folder),
+    "deepseek_precisions": Variable(
+        f"a list of mappings, each with the name of a precision ({', '.join(PREPARED)}) and its texts",
+        _is_precisions,
+        required=False,
+    ),
+    "deepseek_precision": Variable(
+        f"one of {', '.join((EXPORTED, *PREPARED))}",
+        lambda value: value == EXPORTED or _is_prepared(value),
+        required=False,
+    ),
+    "deepseek_engine_flavour": Variable(
+        f"one of {', '.join(FLAVOURS)}",
+        lambda value: isinstance(value, str) and value in FLAVOURS,
+        required=False,
+    ),
     "deepseek_config_dir": Variable("an absolute path", _folder),
     "deepseek_tls_dir": Variable("an absolute path", _folder),
     "deepseek_release_public_key_file": Variable("an absolute path", _folder),
@@ -167,6 +201,8 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     for name, variable in VARIABLES.items():
         values = {host.name: host.variables.get(name) for host in hosts}
         lacking = [host for host, value in values.items() if value is None]
+        if lacking and not variable.required and len(lacking) == len(values):
+            continue
         if lacking:
             yield Problem(
                 name, f"it is not set for {', '.join(lacking)}", "Set it in group_vars/all"
@@ -191,6 +227,34 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
             else "Remove it, or name your own variables otherwise",
         )
     yield from _port_problems(hosts)
+    yield from _precision_problems(hosts)
+    yield from _flavour_problems(hosts)
+
+
+def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find an engine that would have to be compiled from the graph as exported."""
+    values = hosts[0].variables if hosts else {}
+    flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
+    if flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
+        yield Problem(
+            "deepseek_engine_flavour",
+            f"it is {flavour!r}, and deepseek_precision is {EXPORTED!r}, from which no engine is compiled",
+            f"Set deepseek_precision to one of {', '.join(PREPARED)}, or this to {UNCOMPILED!r}",
+        )
+
+
+def _precision_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find a precision that is to be served and is not published."""
+    values = hosts[0].variables if hosts else {}
+    precision, listed = values.get("deepseek_precision"), values.get("deepseek_precisions") or []
+    if not _is_prepared(precision) or not _is_precisions(listed):
+        return
+    if precision not in [item["name"] for item in listed]:
+        yield Problem(
+            "deepseek_precision",
+            f"it is {precision!r}, which deepseek_precisions does not list",
+            f"Add it there with its texts, or serve {EXPORTED!r}",
+        )
 
 
 def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:

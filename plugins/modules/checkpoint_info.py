@@ -16,6 +16,7 @@ description:
     another rotary scaling or activation).
   - Checks that every shard is there and as long as its header says, that the tokenizer is there, and that nothing in the folder
     is a symbolic link, a pickle or program code.
+  - With O(precisions), checks as well that each has the texts that it needs, and that they are on this host.
   - Reads names, sizes and headers only, so that it answers in moments for a checkpoint of any size.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
@@ -35,6 +36,8 @@ options:
     description: Fail when the checkpoint cannot be published, with all reasons in the message.
     type: bool
     default: false
+extends_documentation_fragment:
+  - onprem.deepseek.store.precisions
 """
 
 EXAMPLES = r"""
@@ -104,12 +107,18 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import 
     failure_message,
     inspect,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
+    parse_precisions,
+    precision_problems,
+    precisions_option,
+)
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
+            "precisions": precisions_option(),
             "fail_on_problems": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -118,6 +127,8 @@ def main():
         report = inspect(module.params["path"])
     except OSError as error:
         module.fail_json(msg=f"The checkpoint {module.params['path']} cannot be read: {error}")
+    for problem in precision_problems(parse_precisions(module.params["precisions"])):
+        report.add(*problem)
     if report.problems and module.params["fail_on_problems"]:
         module.fail_json(msg=failure_message(report), checkpoint=report.as_dict())
     module.exit_json(changed=False, checkpoint=report.as_dict())

@@ -11,11 +11,12 @@ module: model_release
 short_description: Publish a signed model version from a checkpoint
 version_added: "0.1.0"
 description:
-  - Checks and hashes a checkpoint, exports its decoder graph, writes both as immutable artefacts with manifest, Metalink and
-    OpenSSF model signature, and writes the signed release that names them.
-  - Exports only when the store has no graph of this checkpoint that was made with the same arguments and tools.
+  - Checks and hashes a checkpoint, exports its decoder graph, prepares that in the precisions asked for, writes all as immutable
+    artefacts with manifest, Metalink and OpenSSF model signature, and writes the signed release that names them.
+  - Makes only the graphs that the store does not have, from the same checkpoint or graph, with the same arguments, texts and tools.
+  - A precision that fails its accuracy gate fails the module with the gate's report. Nothing of the release is published then.
   - The release file is written last. An interrupted publish has published nothing and is resumed by the next one.
-  - A published version never changes. The same bytes again change nothing, other bytes are refused.
+  - A published version never changes. The same bytes again change nothing, other bytes or precisions are refused.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 attributes:
@@ -26,14 +27,6 @@ attributes:
     description: Shows the release file before and after.
     support: full
 options:
-  store:
-    description: Folder of the store.
-    type: path
-    required: true
-  model:
-    description: Name of the model.
-    type: str
-    required: true
   version:
     description: Version of the model.
     type: str
@@ -52,49 +45,16 @@ options:
     description: Licence of the checkpoint, for the manifest.
     type: str
     default: ""
-  precision:
-    description: Precision of the exported graph.
-    type: str
-    choices: [fp32]
-    default: fp32
   max_len:
     description: Longest sequence that the graph has room for. Without it the exporter decides.
     type: int
   slots:
     description: Sequences that the graph handles at once. Without it the exporter decides.
     type: int
-  venv:
-    description: Virtual environment with the serving package, for C(deepseek-export) and C(deepseek-sign).
-    type: path
-    required: true
-  public_key:
-    description: PEM file with the site's release public key (EC P-256). New signatures must verify against it.
-    type: path
-    required: true
-  module_path:
-    description: PKCS#11 library of the signing token.
-    type: path
-    required: true
-  token:
-    description: Label of the signing token.
-    type: str
-    required: true
-  key:
-    description: Label of the signing key.
-    type: str
-    default: release-signing
-  pin_file:
-    description: File that holds the user PIN, without a newline at the end.
-    type: path
-    required: true
-  verify:
-    description: How to judge artefacts that are in the store, by every byte (V(full)) or by sizes and metadata (V(quick)).
-    type: str
-    choices: [full, quick]
-    default: full
-requirements:
-  - PyKCS11 (Debian package python3-pykcs11)
-  - cryptography >= 38 (Debian package python3-cryptography)
+extends_documentation_fragment:
+  - onprem.deepseek.store
+  - onprem.deepseek.store.signing
+  - onprem.deepseek.store.precisions
 """
 
 EXAMPLES = r"""
@@ -111,11 +71,32 @@ EXAMPLES = r"""
     pin_file: /etc/deepseek/hsm/release/pin
   environment:
     SOFTHSM2_CONF: /etc/deepseek/hsm/release/softhsm2.conf
+
+- name: Publish it for GPUs too
+  onprem.deepseek.model_release:
+    store: /srv/deepseek/store
+    model: tiny-onprem
+    version: 1.1.0
+    checkpoint: /srv/import/tiny-onprem
+    precisions:
+      - name: fp16
+        held_out: /srv/import/held-out.jsonl
+      - name: int8
+        held_out: /srv/import/held-out.jsonl
+        calibration: /srv/import/calibration.jsonl
+        min_top1_agreement: 0.95
+    venv: /opt/deepseek/serving
+    public_key: /etc/deepseek/release.pub
+    module_path: /usr/lib/softhsm/libsofthsm2.so
+    token: deepseek-release
+    pin_file: /etc/deepseek/hsm/release/pin
+  environment:
+    SOFTHSM2_CONF: /etc/deepseek/hsm/release/softhsm2.conf
 """
 
 RETURN = r"""
 release:
-  description: The release. Empty in check mode when a graph would have to be exported.
+  description: The release. Empty in check mode when a graph would have to be made.
   type: dict
   returned: success
   contains:
@@ -151,11 +132,12 @@ actions:
   elements: str
   returned: success
 rebuild_reason:
-  description: Why the graph was exported, empty when the store had it.
+  description: Why graphs were made, empty when the store had them. That of a prepared graph begins with its precision.
   type: str
   returned: success
 """
 
+import functools
 import json
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -165,10 +147,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     ArtefactError,
     read_small,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
-    Pkcs11Error,
-    read_pin,
-    sign_bytes,
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
+    parse_precisions,
+    precisions_option,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
     VERSIONS_PROGRAM,
@@ -179,56 +161,41 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
     summary,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+    data_signer,
+    folder_signer,
+    run_program,
+    signing_arguments,
+    store_arguments,
+)
+
+
+def options(values):
+    """Options of a command, those that have a value."""
+    pairs = [(f"--{name.replace('_', '-')}", value) for name, value in values.items()]
+    return [word for name, value in pairs if value is not None for word in (name, str(value))]
 
 
 def tools_of(module):
     """The serving environment's programs and the signing key in the token."""
     params = module.params
-    programs = f"{params['venv']}/bin"
 
-    def run(command, purpose):
-        rc, stdout, stderr = module.run_command(command)
-        if rc != 0:
-            raise PublishError(f"{purpose} failed with status {rc}: {(stderr or stdout).strip()}")
-        return stdout
-
-    def versions():
-        return json.loads(
-            run(
-                [f"{programs}/python", "-c", VERSIONS_PROGRAM],
-                "Asking for the versions of the tools",
-            )
-        )
+    @functools.cache
+    def versions(command):
+        purpose = "Asking for the versions of the tools"
+        return json.loads(run_program(module, "python", ["-c", VERSIONS_PROGRAM, command], purpose))
 
     def export(checkpoint, out):
-        command = [f"{programs}/deepseek-export", checkpoint, out]
-        for option, value in (("--max-len", params["max_len"]), ("--slots", params["slots"])):
-            if value is not None:
-                command += [option, str(value)]
-        run(command, f"Exporting the graph of {checkpoint}")
+        size = {"max_len": params["max_len"], "slots": params["slots"]}
+        purpose = f"Exporting the graph of {checkpoint}"
+        run_program(module, "deepseek-export", [checkpoint, out, *options(size)], purpose)
 
-    def sign_folder(folder):
-        command = [
-            f"{programs}/deepseek-sign",
-            folder,
-            "--token",
-            params["token"],
-            "--key",
-            params["key"],
-        ]
-        command += ["--module", params["module_path"], "--pin-file", params["pin_file"]]
-        run(command, f"Signing {folder}")
+    def prepare(graph, out, precision):
+        asked = {"precision": precision.name, **precision.texts, **precision.arguments}
+        purpose = f"Preparing {precision.name}"
+        run_program(module, "deepseek-prepare", [graph, out, *options(asked)], purpose)
 
-    def sign_data(data):
-        return sign_bytes(
-            params["module_path"],
-            params["token"],
-            params["key"],
-            read_pin(params["pin_file"]),
-            data,
-        )
-
-    return Tools(versions, export, sign_folder, sign_data)
+    return Tools(versions, export, prepare, folder_signer(module), data_signer(module))
 
 
 def work(module):
@@ -241,7 +208,7 @@ def work(module):
         public_key=read_small(params["public_key"]),
         source=params["source"],
         licence=params["licence"],
-        precision=params["precision"],
+        precisions=parse_precisions(params["precisions"]),
         max_len=params["max_len"],
         slots=params["slots"],
         full=params["verify"] == "full",
@@ -252,7 +219,7 @@ def work(module):
     after = (
         done.release.to_bytes().decode("ascii")
         if done.release
-        else f"# to be exported: {done.rebuild_reason}\n"
+        else f"# graphs to be made: {done.rebuild_reason}\n"
     )
     return {
         "changed": done.changed,
@@ -266,22 +233,15 @@ def work(module):
 def main():
     module = AnsibleModule(
         argument_spec={
-            "store": {"type": "path", "required": True},
-            "model": {"type": "str", "required": True},
+            **store_arguments(),
+            **signing_arguments(),
             "version": {"type": "str", "required": True},
             "checkpoint": {"type": "path", "required": True},
             "source": {"type": "str", "default": ""},
             "licence": {"type": "str", "default": ""},
-            "precision": {"type": "str", "choices": ["fp32"], "default": "fp32"},
+            "precisions": precisions_option(),
             "max_len": {"type": "int"},
             "slots": {"type": "int"},
-            "venv": {"type": "path", "required": True},
-            "public_key": {"type": "path", "required": True},
-            "module_path": {"type": "path", "required": True},
-            "token": {"type": "str", "required": True, "no_log": False},
-            "key": {"type": "str", "default": "release-signing", "no_log": False},
-            "pin_file": {"type": "path", "required": True},
-            "verify": {"type": "str", "choices": ["full", "quick"], "default": "full"},
         },
         supports_check_mode=True,
     )

@@ -43,6 +43,11 @@ options:
     elements: str
     choices: [checkpoint, graph]
     default: [checkpoint, graph]
+  precisions:
+    description: Of which precisions this host should hold the graphs. By default of all.
+    type: list
+    elements: str
+    default: []
   verify:
     description: Hash every byte (V(full)), or compare sizes and metadata only (V(quick)).
     type: str
@@ -155,6 +160,7 @@ def survey(params):
             version,
             public_key,
             kinds=params["kinds"],
+            precisions=params["precisions"],
             full=params["verify"] == "full",
         )
         states.append(inspect_replica(request).as_dict(request))
@@ -174,6 +180,7 @@ def main():
                 "choices": ["checkpoint", "graph"],
                 "default": ["checkpoint", "graph"],
             },
+            "precisions": {"type": "list", "elements": "str", "default": []},
             "verify": {"type": "str", "choices": ["full", "quick"], "default": "quick"},
             "fail_on_problems": {"type": "bool", "default": False},
         },

@@ -26,38 +26,9 @@ attributes:
     description: Shows which release and artefacts are added or repaired.
     support: full
 options:
-  store:
-    description: Folder of the store.
-    type: path
-    required: true
-  model:
-    description: Name of the model.
-    type: str
-    required: true
   version:
     description: Version of the model.
     type: str
-    required: true
-  sources:
-    description: Base URLs of hosts that serve the store over mutual TLS 1.3.
-    type: list
-    elements: str
-    default: []
-  public_key:
-    description: PEM file with the site's release public key (EC P-256).
-    type: path
-    required: true
-  ca:
-    description: PEM file with the certificate authority of the sources.
-    type: path
-    required: true
-  certificate:
-    description: PEM file with this host's certificate.
-    type: path
-    required: true
-  private_key:
-    description: PEM file with the private key of O(certificate).
-    type: path
     required: true
   kinds:
     description: Which artefacts of the release to hold. An inference host needs only V(graph).
@@ -65,21 +36,17 @@ options:
     elements: str
     choices: [checkpoint, graph]
     default: [checkpoint, graph]
-  verify:
-    description: How to judge the copy that is here, by every byte (V(full)) or by sizes and metadata (V(quick)).
-    type: str
-    choices: [full, quick]
-    default: full
+  precisions:
+    description: Hold only the graphs of these precisions. By default those of all. An inference host needs only the one that it serves.
+    type: list
+    elements: str
+    default: []
   release_sha256:
     description: SHA-256 that the release file must have, as returned by M(onprem.deepseek.model_release).
     type: str
-  timeout:
-    description: Seconds to wait for a source that does not answer.
-    type: float
-    default: 5.0
-requirements:
-  - cryptography >= 38 (Debian package python3-cryptography)
-  - aria2 >= 1.36 (Debian package aria2)
+extends_documentation_fragment:
+  - onprem.deepseek.store
+  - onprem.deepseek.store.sources
 """
 
 EXAMPLES = r"""
@@ -172,39 +139,18 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
-    Completed,
-    Credentials,
     ReplicaError,
     Request,
     ensure_replica,
-    https_fetcher,
     inspect_replica,
 )
-
-# Sources are hosts of the site: a proxy of the environment must not come between.
-NO_PROXY = {
-    "http_proxy": "",
-    "https_proxy": "",
-    "all_proxy": "",
-    "HTTP_PROXY": "",
-    "HTTPS_PROXY": "",
-    "ALL_PROXY": "",
-}
-
-
-def runner(module):
-    """Run a command whose program must be installed."""
-
-    def run(command):
-        program = module.get_bin_path(command[0])
-        if program is None:
-            raise ReplicaError(
-                f"{command[0]} is not installed on this host: install the package aria2."
-            )
-        rc, stdout, stderr = module.run_command([program, *command[1:]], environ_update=NO_PROXY)
-        return Completed(rc, stdout, stderr)
-
-    return run
+from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+    credentials_of,
+    fetcher,
+    runner,
+    source_arguments,
+    store_arguments,
+)
 
 
 def lines(state):
@@ -225,16 +171,14 @@ def hold(module):
         public_key=read_small(params["public_key"]),
         sources=params["sources"],
         kinds=params["kinds"],
+        precisions=params["precisions"],
         full=params["verify"] == "full",
         release_digest=params["release_sha256"],
     )
-    credentials = Credentials(params["ca"], params["certificate"], params["private_key"])
-
-    def fetch(url, limit):
-        return https_fetcher(credentials, params["timeout"])(url, limit)
-
     before = inspect_replica(request)
-    after = ensure_replica(request, fetch, runner(module), credentials, before, module.check_mode)
+    after = ensure_replica(
+        request, fetcher(module), runner(module), credentials_of(module), before, module.check_mode
+    )
     old, new = before.as_dict(request), after.as_dict(request)
     return {
         "changed": after.changed,
@@ -248,23 +192,17 @@ def hold(module):
 def main():
     module = AnsibleModule(
         argument_spec={
-            "store": {"type": "path", "required": True},
-            "model": {"type": "str", "required": True},
+            **store_arguments(),
+            **source_arguments(),
             "version": {"type": "str", "required": True},
-            "sources": {"type": "list", "elements": "str", "default": []},
-            "public_key": {"type": "path", "required": True},
-            "ca": {"type": "path", "required": True},
-            "certificate": {"type": "path", "required": True},
-            "private_key": {"type": "path", "required": True},
             "kinds": {
                 "type": "list",
                 "elements": "str",
                 "choices": ["checkpoint", "graph"],
                 "default": ["checkpoint", "graph"],
             },
-            "verify": {"type": "str", "choices": ["full", "quick"], "default": "full"},
+            "precisions": {"type": "list", "elements": "str", "default": []},
             "release_sha256": {"type": "str"},
-            "timeout": {"type": "float", "default": 5.0},
         },
         supports_check_mode=True,
     )

@@ -20,16 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, numpy_helper
-from support import Texts, command, trained
+from support import CHECKPOINT, Texts, command, trained
 from tokenizers import Tokenizer, processors
 
-from deepseek_serving.errors import EngineError, GateError, PrepareError
-from deepseek_serving.files import write_tensors
+from deepseek_serving.errors import CheckpointError, EngineError, GateError, PrepareError
+from deepseek_serving.export.exporter import export
+from deepseek_serving.files import Stored, size_of_weights, write_tensors
 from deepseek_serving.prepare import numerics, preparer
 from deepseek_serving.prepare.cli import main
 from deepseek_serving.prepare.corpus import read_corpus, windows
 from deepseek_serving.prepare.emulation import at_every_position, in_fp32
 from deepseek_serving.prepare.evaluation import Runner, channel_magnitudes, compare
+from deepseek_serving.prepare.golden import Golden
 from deepseek_serving.prepare.passes import matrices, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
@@ -133,6 +135,7 @@ def test_every_weight_is_used_and_files_lie_beside_the_graph(
         assert {path.name for path in folder.iterdir()} == {
             *(path.name for path in graph.iterdir()),
             "evaluation.json",
+            "golden.json",
         }
     sizes = {name: (prepared[name] / "decoder.onnx.data").stat().st_size for name in prepared}
     assert sizes["int4"] < sizes["int8"] == sizes["fp8"] < sizes["fp16"] == sizes["bf16"]
@@ -685,3 +688,83 @@ def test_identical_graphs_are_at_distance_zero(graph: Path, texts: Texts) -> Non
             losses.append(np.log(np.exp(row - row.max()).sum()) - (row[following] - row.max()))
     assert result.predictions == len(losses)
     assert result.reference_perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-9)
+
+
+# --- golden answers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_golden_answers_are_those_of_the_judged_graph(
+    prepared: dict[str, Path], texts: Texts, name: str
+) -> None:
+    folder = prepared[name]
+    golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    assert (golden["schema"], golden["kind"], golden["tokens"]) == (1, "decoder", 8)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    held_out = windows(read_corpus(texts.held_out), tokenizer, length=512, limit=16384)
+    inputs = [list(sequence[:32]) for sequence in held_out.sequences[:4]]
+    assert [sequence["input"] for sequence in golden["sequences"]] == inputs
+    emulated = in_fp32(at_every_position(read_model(folder / "decoder.onnx")), 32)
+    runner = Runner(emulated, folder, 32, 1)
+    for sequence in golden["sequences"]:
+        (logits,) = runner.run(sequence["input"])
+        assert len(sequence["top_indices"]) == len(sequence["top_values"]) == len(logits)
+        for row, best, values in zip(
+            logits, sequence["top_indices"], sequence["top_values"], strict=True
+        ):
+            assert len(set(best)) == 8
+            np.testing.assert_allclose(row[best], values, rtol=1e-2, atol=1e-2)
+            assert values == sorted(values, reverse=True)
+            assert values[-1] >= np.sort(row)[-8] - 0.05
+
+
+def test_equal_values_come_in_the_order_of_their_tokens() -> None:
+    golden = Golden()
+    row = np.zeros(20, dtype=np.float32)
+    row[[3, 7]] = 1.0000001, 1.0
+    golden.add([1, 2], np.stack([row, -row]))
+    (sequence,) = golden.record()["sequences"]
+    assert sequence["top_indices"][0] == [3, 7, 0, 1, 2, 4, 5, 6]
+    assert sequence["top_values"][0] == [1.0, 1.0] + [0.0] * 6
+    assert sequence["top_indices"][1] == [0, 1, 2, 4, 5, 6, 8, 9]
+
+
+def test_golden_answers_are_few_and_short() -> None:
+    golden = Golden()
+    for length in (40, 2, 3, 4, 5):
+        golden.add(list(range(length)), np.zeros((length, 3), dtype=np.float32))
+    record = golden.record()
+    assert record["tokens"] == 3
+    assert [len(sequence["input"]) for sequence in record["sequences"]] == [32, 2, 3, 4]
+    assert all(
+        len(sequence["input"]) == len(sequence["top_values"]) for sequence in record["sequences"]
+    )
+
+
+# --- space ----------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_found_before_anything_is_written(
+    graph: Path, texts: Texts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2**20))
+    with pytest.raises(PrepareError, match=r"\d+ bytes are needed, and .* has 1048576 bytes free"):
+        prepare(graph, tmp_path / "out", Options("fp16", texts.held_out))
+    with pytest.raises(CheckpointError, match=r"\d+ bytes are needed, and .* 1048576 bytes free"):
+        export(CHECKPOINT, tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_the_size_of_weights_is_known_before_they_are_made(
+    prepared: dict[str, Path], name: str
+) -> None:
+    model = read_model(prepared[name] / "decoder.onnx")
+    stored = [
+        Stored(tensor.name, tensor.data_type, tuple(tensor.dims), lambda: iter(()))
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    ]
+    written = (prepared[name] / "decoder.onnx.data").stat().st_size
+    assert written <= size_of_weights(stored) < written + 4096

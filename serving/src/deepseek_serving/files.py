@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -16,13 +17,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from deepseek_serving.errors import ServingError
 
 RECORD_FILE = "export.json"
 ALIGNMENT = 4096
 BLOCK_BYTES = 2**20
+# for the graph without its weights, and the records
+SMALL_FILES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,29 @@ def refuse_existing(out: Path, error: type[ServingError]) -> None:
     """Raise `error` unless a new folder can take the place of `out`."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise error(f"{out}: exists already; name a folder that does not")
+
+
+def size_of_weights(tensors: Iterable[Stored]) -> int:
+    """Bytes that the tensors take on disk, each on pages of its own."""
+    total = 0
+    for tensor in tensors:
+        # two values of four bits share a byte
+        packed = 2 if tensor.data_type == TensorProto.INT4 else 1
+        item = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        length = math.prod(tensor.shape) * item // packed
+        total += length + -length % ALIGNMENT
+    return total
+
+
+def refuse_without_space(out: Path, needed: int, error: type[ServingError]) -> None:
+    """Raise `error` unless `needed` bytes and the small files fit where `out` will be."""
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    needed, free = needed + SMALL_FILES, shutil.disk_usage(place).free
+    if free < needed:
+        raise error(
+            f"{out}: {needed} bytes are needed, and {place} has {free} bytes free; free some "
+            "space, or name a folder on a larger file system"
+        )
 
 
 @contextmanager

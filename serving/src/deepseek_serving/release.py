@@ -166,7 +166,8 @@ def verify_release(
     graphs = release.get("graphs")
     digest = graphs.get(graph) if isinstance(graphs, dict) else None
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-        raise VerificationError(f"{path}: names no {graph} graph")
+        named = ", ".join(sorted(graphs)) if isinstance(graphs, dict) else "none"
+        raise VerificationError(f"{path}: names no {graph} graph (it names: {named})")
     folder = store / "graph" / name / digest
     verify_artefact(folder, public_key, digest)
     return Release(model=name, version=version, digest=digest, graph=folder)

@@ -80,7 +80,9 @@ def _server(settings: Settings) -> Server:
     """All that can fail for a wrong setting or release fails here, before anything listens."""
     server, model = settings.server, settings.model
     context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
-    release = verify_release(model.store, model.name, model.version, model.public_key)
+    release = verify_release(
+        model.store, model.name, model.version, model.public_key, model.precision
+    )
     logger.info("verified: %s", release.header)
     keys = KeyRing(settings.keys.file, settings.keys.poll_seconds) if settings.keys else None
     service = load(release, model, settings.engine)

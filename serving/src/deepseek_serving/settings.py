@@ -51,12 +51,13 @@ class ServerSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """Which release is served, and the key it must be signed with."""
+    """Which release is served, in which precision, and the key it must be signed with."""
 
     store: AbsolutePath
     name: Name
     version: Name
     public_key: AbsolutePath
+    precision: Name = "fp32"
 
 
 class EngineSettings(_Section):

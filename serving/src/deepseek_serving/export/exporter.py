@@ -26,6 +26,8 @@ from deepseek_serving.files import (
     Stored,
     new_folder,
     refuse_existing,
+    refuse_without_space,
+    size_of_weights,
     write_graph,
     write_json,
 )
@@ -93,10 +95,12 @@ def _record(architecture: str, opset: int, facts: dict[str, Any]) -> dict[str, A
 
 
 def _write(checkpoint: Path, out: Path, plan: _Plan) -> None:
+    tensors = [Stored(w.name, TensorProto.FLOAT, w.shape, w.blocks) for w in plan.weights]
+    copied = sum((checkpoint / name).stat().st_size for name in plan.copied)
+    refuse_without_space(out, copied + size_of_weights(tensors), CheckpointError)
     with new_folder(out) as partial:
         for name in plan.copied:
             shutil.copyfile(checkpoint / name, partial / name)
-        tensors = (Stored(w.name, TensorProto.FLOAT, w.shape, w.blocks) for w in plan.weights)
         write_graph(partial, plan.file, plan.model, tensors)
         write_json(partial / RECORD_FILE, plan.record)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import onnxruntime as ort
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.prepare.corpus import Windows
 from deepseek_serving.prepare.emulation import at_every_position, in_fp32, with_magnitudes
+from deepseek_serving.prepare.golden import short
 from deepseek_serving.prepare.passes import matrices
 from deepseek_serving.prepare.precision import Thresholds
 from deepseek_serving.prepare.tensors import Floats
@@ -129,15 +130,15 @@ class Result:
         return {
             "predictions": self.predictions,
             "perplexity": {
-                "fp32": _short(self.reference_perplexity),
-                "prepared": _short(self.prepared_perplexity),
-                "increase": _short(self.perplexity_increase),
+                "fp32": short(self.reference_perplexity),
+                "prepared": short(self.prepared_perplexity),
+                "increase": short(self.perplexity_increase),
             },
-            "top1_agreement": _short(self.top1_agreement),
+            "top1_agreement": short(self.top1_agreement),
             "kl_divergence": {
-                "mean": _short(self.kl_mean),
-                "p99": _short(self.kl_p99),
-                "largest": _short(self.kl_largest),
+                "mean": short(self.kl_mean),
+                "p99": short(self.kl_p99),
+                "largest": short(self.kl_largest),
             },
         }
 
@@ -147,8 +148,12 @@ def compare(
     prepared: tuple[onnx.ModelProto, Path],
     texts: Windows,
     threads: int,
+    observe: Callable[[Sequence[int], Floats], None] | None = None,
 ) -> Result:
-    """Both graphs, each with the folder of its weights, on every position of the texts."""
+    """Both graphs, each with the folder of its weights, on every position of the texts.
+
+    `observe` gets each window and what the prepared graph makes of it.
+    """
     predictions = sum(len(sequence) - 1 for sequence in texts.sequences)
     if predictions < FEWEST_PREDICTIONS:
         raise PrepareError(
@@ -170,6 +175,8 @@ def compare(
                 "accuracy gate failed: the prepared graph gives logits that are not finite: its "
                 "activations overflow the type; prepare it in bf16"
             )
+        if observe is not None:
+            observe(sequence, second)
         for part in _parts(len(following)):
             sums.add(first[part], second[part], following[part])
     return _result(sums)
@@ -220,8 +227,3 @@ def _log_softmax(logits: Floats) -> Doubles:
 def _parts(count: int) -> Iterator[slice]:
     for start in range(0, count, ROWS):
         yield slice(start, min(start + ROWS, count))
-
-
-def _short(value: float) -> float:
-    """Six digits: what follows them depends on the processor."""
-    return float(f"{value:.6g}")

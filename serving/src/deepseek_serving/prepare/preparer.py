@@ -24,12 +24,15 @@ from deepseek_serving.files import (
     data_file,
     new_folder,
     refuse_existing,
+    refuse_without_space,
     sha256,
+    size_of_weights,
     write_graph,
     write_json,
 )
 from deepseek_serving.prepare import evaluation
 from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
+from deepseek_serving.prepare.golden import GOLDEN_FILE, Golden
 from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
@@ -39,8 +42,8 @@ DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
 # what belongs to the exported artefact alone: its graph, its record, its manifest and signature
 NOT_COPIED = frozenset(
-    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, "manifest.json", "pieces.meta4"}
-    | {"model.sig"}
+    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, GOLDEN_FILE}
+    | {"manifest.json", "pieces.meta4", "model.sig"}
 )
 CACHE_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT16: "float16",
@@ -111,7 +114,14 @@ def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
         largest=smoothed.largest,
         scaling=smoothed.scaling,
     )
+    copied = [
+        path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in NOT_COPIED
+    ]
+    needed = sum(path.stat().st_size for path in copied) + size_of_weights(graph.weights)
+    refuse_without_space(out, needed, PrepareError)
     with new_folder(out) as partial:
+        for path in copied:
+            shutil.copyfile(path, partial / path.name)
         return _write_all(job, graph, partial)
 
 
@@ -228,16 +238,15 @@ def _thresholds(precision: Precision, options: Options) -> Thresholds:
 
 
 def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
-    for path in sorted(job.folder.iterdir()):
-        if path.is_file() and path.name not in NOT_COPIED:
-            shutil.copyfile(path, partial / path.name)
     write_graph(partial, GRAPH_FILE, graph.model, graph.weights)
+    golden = Golden()
     # judged is what was written, read back
     result = evaluation.compare(
         (job.source, job.folder),
         (read_model(partial / GRAPH_FILE), partial),
         job.held_out.windows,
         job.options.threads,
+        golden.add,
     )
     failed = evaluation.failures(result, job.thresholds)
     if failed:
@@ -254,6 +263,7 @@ def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
         **result.record(),
     }
     write_json(partial / EVALUATION_FILE, judged)
+    write_json(partial / GOLDEN_FILE, golden.record())
     write_json(partial / RECORD_FILE, _record(job, graph, judged))
     return result
 

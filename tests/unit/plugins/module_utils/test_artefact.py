@@ -220,7 +220,7 @@ def valid() -> dict[str, object]:
     [
         ("schema", 2),
         ("schema", True),
-        ("kind", "engine"),
+        ("kind", "wheel"),
         ("name", "../x"),
         ("source", None),
         ("files", {}),

@@ -37,6 +37,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact, publish, replica
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import ArtefactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
     Plan,
     PublishError,
@@ -66,6 +67,8 @@ class Signer:
         self.versions = {"onnx": "1.19.0"}
         self.exports = 0
         self.graph = b"graph"
+        self.prepared: list[str] = []
+        self.gate = False
 
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
@@ -100,7 +103,33 @@ class Signer:
         )
 
     def tools(self) -> Tools:
-        return Tools(lambda: dict(self.versions), self.export, self.sign_folder, self.sign)
+        return Tools(
+            lambda _command: dict(self.versions),
+            self.export,
+            self.prepare,
+            self.sign_folder,
+            self.sign,
+        )
+
+    def prepare(self, source: str, out: str, precision: Precision) -> None:
+        """Write what deepseek-prepare does, or refuse as its gate does."""
+        self.prepared.append(precision.name)
+        replica.read_manifest(source, Path(source).name)
+        if self.gate:
+            raise PublishError(f"deepseek-prepare: accuracy gate failed: {precision.name}")
+        os.mkdir(out)
+        Path(out, "decoder.onnx").write_bytes(self.graph + precision.name.encode())
+        read = {
+            what: {"sha256": artefact.sha256_file(path)} for what, path in precision.texts.items()
+        }
+        record = {
+            "parameters": {"opset": 24},
+            "preparation": {"calibration": read.get("calibration")},
+        }
+        Path(out, "export.json").write_text(json.dumps(record))
+        Path(out, "evaluation.json").write_text(
+            json.dumps({"held_out": read["held_out"], "top1_agreement": 0.97})
+        )
 
 
 def write_checkpoint(path: Path, size: int = 1000) -> Path:

@@ -167,6 +167,64 @@ def test_two_services_on_one_port() -> None:
     assert only.startswith("deepseek_storage_port: it is 8000, as deepseek_inference_port is")
 
 
+PRECISIONS = [
+    {"name": "fp16", "held_out": "/srv/import/held-out.jsonl"},
+    {"name": "int8", "held_out": "/srv/h", "calibration": "/srv/c", "min_top1_agreement": 0.9},
+]
+
+
+def test_precisions_may_be_left_out_but_not_on_some_hosts() -> None:
+    both = {"deepseek_precisions": PRECISIONS, "deepseek_precision": "int8"}
+    assert found(*everywhere(**both)) == []
+    lines = found(host("storage-2", variables={**SITE, **both}))
+    assert [line.split(":")[0] for line in lines] == ["deepseek_precisions", "deepseek_precision"]
+    assert "it is not set for gateway-1, inference-1, storage-1, storage-3" in lines[0]
+
+
+@pytest.mark.parametrize("flavour", ["onnxruntime", "tensorrt", "tensorrt_rtx"])
+def test_an_engine_needs_a_prepared_graph(flavour: str) -> None:
+    (only,) = found(*everywhere(deepseek_engine_flavour=flavour))
+    assert only.startswith(f"deepseek_engine_flavour: it is {flavour!r}, and deepseek_precision is")
+    prepared = {"deepseek_precisions": PRECISIONS, "deepseek_precision": "int8"}
+    assert found(*everywhere(deepseek_engine_flavour=flavour, **prepared)) == []
+
+
+@pytest.mark.parametrize(("flavour", "problems"), [("none", 0), (None, 0), ("cuda", 1), (["x"], 1)])
+def test_flavours_that_are_none(flavour: Any, problems: int) -> None:
+    lines = found(*everywhere(deepseek_engine_flavour=flavour))
+    assert len(lines) == problems
+
+
+@pytest.mark.parametrize("value", ["int3", "", ["fp32"], None])
+def test_precisions_that_cannot_be_served(value: Any) -> None:
+    lines = found(*everywhere(deepseek_precision=value))
+    assert lines == (
+        []
+        if value is None
+        else [
+            f"deepseek_precision: it is {value!r}. It must be one of fp32, fp16, bf16, int8, int4, fp8."
+        ]
+    )
+
+
+@pytest.mark.parametrize("value", ["int8", ["int8"], [{"held_out": "/h"}], [{"name": "fp32"}], {}])
+def test_precisions_that_cannot_be_published(value: Any) -> None:
+    lines = found(*everywhere(deepseek_precisions=value))
+    if value == {}:
+        assert "It must be a list" in lines[0]
+    else:
+        assert lines[0].startswith(f"deepseek_precisions: it is {value!r}. It must be a list of")
+
+
+def test_what_is_served_must_be_published() -> None:
+    (only,) = found(*everywhere(deepseek_precision="fp8", deepseek_precisions=PRECISIONS))
+    assert only == (
+        "deepseek_precision: it is 'fp8', which deepseek_precisions does not list. "
+        "Add it there with its texts, or serve 'fp32'."
+    )
+    assert found(*everywhere(deepseek_precision="fp32")) == []
+
+
 @pytest.mark.parametrize(
     ("addresses", "says"),
     [

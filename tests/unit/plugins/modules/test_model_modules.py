@@ -20,9 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact
+from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import Tools
 from ansible_collections.onprem.deepseek.plugins.modules import (
     checkpoint_info,
+    engine_release,
+    engine_replica,
     model_release,
     model_release_info,
     model_replica,
@@ -77,6 +80,12 @@ def export(_checkpoint: str, out: str) -> None:
     Path(out, "decoder.onnx").write_bytes(b"graph")
 
 
+def prepare(_graph: str, out: str, precision: Precision) -> None:
+    export("", out)
+    held_out = artefact.sha256_file(precision.held_out)
+    Path(out, "evaluation.json").write_text(json.dumps({"held_out": {"sha256": held_out}}))
+
+
 @pytest.fixture
 def site(
     tmp_path: Path, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
@@ -96,8 +105,9 @@ def site(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
     tools = Tools(
-        lambda: {"onnx": "1"},
+        lambda _command: {"onnx": "1"},
         export,
+        prepare,
         lambda folder: sign_folder(key, folder),
         lambda data: key.sign(data, ec.ECDSA(hashes.SHA256())),
     )
@@ -139,7 +149,7 @@ def test_model_release_predicts_does_and_repeats(call: Call, site: dict[str, obj
     assert predicted["release"] == {}
     assert predicted["diff"] == {
         "before": "",
-        "after": f"# to be exported: {predicted['rebuild_reason']}\n",
+        "after": f"# graphs to be made: {predicted['rebuild_reason']}\n",
     }
     assert not Path(str(site["store"])).exists()
     done = call(model_release, **site)
@@ -157,7 +167,8 @@ def test_model_release_refuses_with_the_reason(call: Call, site: dict[str, objec
     refused = call(model_release, **{**site, "slots": 8})
     assert refused["failed"]
     assert "slots was None, is 8" in refused["msg"]
-    assert "must be one of" in call(model_release, **{**site, "precision": "int3"})["msg"]
+    unknown = [{"name": "int3", "held_out": "/nowhere"}]
+    assert "must be one of" in call(model_release, **{**site, "precisions": unknown})["msg"]
     assert "not usable" in call(model_release, **{**site, "version": "../1"})["msg"]
     assert "No such file" in call(model_release, **{**site, "public_key": "/nowhere"})["msg"]
 

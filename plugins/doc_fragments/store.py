@@ -1,0 +1,125 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Documentation shared by the modules that write and pull artefacts."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Options that all of them have, and those of the ones that sign or pull."""
+
+    DOCUMENTATION = r"""
+options:
+  store:
+    description: Folder of the store.
+    type: path
+    required: true
+  model:
+    description: Name of the model.
+    type: str
+    required: true
+  public_key:
+    description: PEM file with the site's release public key (EC P-256). All signatures must verify against it, new ones too.
+    type: path
+    required: true
+  verify:
+    description: How to judge what is in the store on this host, by every byte (V(full)) or by sizes and metadata (V(quick)).
+    type: str
+    choices: [full, quick]
+    default: full
+requirements:
+  - cryptography >= 38 (Debian package python3-cryptography)
+"""
+
+    SIGNING = r"""
+options:
+  venv:
+    description: Virtual environment with the serving package, for its programs.
+    type: path
+    required: true
+  module_path:
+    description: PKCS#11 library of the signing token.
+    type: path
+    required: true
+  token:
+    description: Label of the signing token.
+    type: str
+    required: true
+  key:
+    description: Label of the signing key.
+    type: str
+    default: release-signing
+  pin_file:
+    description: File that holds the user PIN, without a newline at the end.
+    type: path
+    required: true
+requirements:
+  - PyKCS11 (Debian package python3-pykcs11)
+"""
+
+    SOURCES = r"""
+options:
+  sources:
+    description: Base URLs of hosts that serve the store over mutual TLS 1.3.
+    type: list
+    elements: str
+    default: []
+  ca:
+    description: PEM file with the certificate authority of the sources.
+    type: path
+    required: true
+  certificate:
+    description: PEM file with this host's certificate.
+    type: path
+    required: true
+  private_key:
+    description: PEM file with the private key of O(certificate).
+    type: path
+    required: true
+  timeout:
+    description: Seconds to wait for a source that does not answer.
+    type: float
+    default: 5.0
+requirements:
+  - aria2 >= 1.36 (Debian package aria2)
+"""
+
+    PRECISIONS = r"""
+options:
+  precisions:
+    description:
+      - The precisions of the release beside V(fp32), each made from the V(fp32) graph by C(deepseek-prepare), and only if it is close
+        enough to it on the held-out text.
+      - Texts are files on the host where the module runs, with one document per line, plain or (C(.jsonl)) as JSON strings or objects
+        with C(text). Their hashes are recorded.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The precision. V(fp8) needs a GPU of compute capability 8.9 or later.
+        type: str
+        choices: [fp16, bf16, int8, int4, fp8]
+        required: true
+      held_out:
+        description: What the graph is judged on. It must not share a document with O(precisions[].calibration).
+        type: path
+        required: true
+      calibration:
+        description: What the ranges of activations are measured on. Required for V(int8) and V(fp8), and of no use for the others.
+        type: path
+      block_size:
+        description: Inputs that share a scale, for V(int4) only. Without it C(deepseek-prepare) decides.
+        type: int
+      max_perplexity_increase:
+        description: Accuracy gate, V(0.03) for 3 percent over the V(fp32) graph. Without it the precision's own.
+        type: float
+      min_top1_agreement:
+        description: Accuracy gate, the share of positions at which both graphs find the same token most likely. Without it the precision's own.
+        type: float
+      max_kl_divergence:
+        description: Accuracy gate, the mean over the positions, in nats. Without it the precision's own.
+        type: float
+"""

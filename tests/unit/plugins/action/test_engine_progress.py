@@ -1,0 +1,111 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A build's progress on the screen of ansible-playbook; deepseek-engine alone is stood in for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+
+# Says that it is at 40 percent, works until nobody can have missed it, and answers.
+PROGRAM = """#!{python}
+import json, pathlib, sys, time
+progress = pathlib.Path(sys.argv[sys.argv.index("--progress") + 1])
+if sys.argv[2] == "/refused/decoder.onnx":
+    sys.exit("deepseek-engine: 10%\\ndeepseek-engine: this graph is refused")
+check = "--check" in sys.argv
+if not check:
+    progress.write_text(json.dumps({{"text": "40% tactics", "fraction": 0.4, "seconds": 7}}))
+    time.sleep(3)
+    progress.unlink()
+print(json.dumps({{"changed": True, "rebuild_reason": "no engine yet", "key": "k", "driver": None,
+    "driver_changed": False, "build": {{"check": check}}, "before": {{}}, "after": {{"a": 1}}}}))
+"""
+
+TASKS = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - name: Build
+      onprem.deepseek.tensorrt_engine:
+        onnx: "{onnx}"
+        dest: "{folder}/engine"
+        venv: "{folder}"
+        progress_seconds: 1
+      register: built
+    - name: Result
+      ansible.builtin.copy:
+        content: "{{{{ built | to_json }}}}"
+        dest: "{folder}/result.json"
+        mode: "0600"
+      check_mode: false
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "deepseek-engine"
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(0o755)
+    return tmp_path
+
+
+def play(folder: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[int, str]:
+    (folder / "play.yml").write_text(TASKS.format(folder=folder, onnx=onnx))
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
+        "ANSIBLE_ASYNC_DIR": str(folder / "async"),
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+    }
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "--inventory=localhost,",
+            str(folder / "play.yml"),
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_long_build_says_how_far_it_is(folder: Path) -> None:
+    status, output = play(folder)
+    assert status == 0, output
+    assert output.count("[localhost] tensorrt_engine: 40% tactics (7 s)") == 1
+    result = json.loads((folder / "result.json").read_text())
+    assert result["changed"] is True
+    assert result["rebuild_reason"] == "no engine yet"
+    assert "ansible_job_id" not in result
+    assert list((folder / "async").iterdir()) == []
+
+
+def test_check_mode_asks_the_module_alone(folder: Path) -> None:
+    status, output = play(folder, "--check")
+    assert status == 0, output
+    assert "40% tactics" not in output
+    assert json.loads((folder / "result.json").read_text())["build"] == {"check": True}
+    assert not (folder / "async").exists()
+
+
+def test_a_refusal_comes_back_in_the_programs_words(folder: Path) -> None:
+    status, output = play(folder, onnx="/refused/decoder.onnx")
+    assert status == 2, output
+    assert "this graph is refused" in output
+    assert "10%" not in output
