@@ -16,6 +16,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from deepseek_serving.sampling import SamplingError
+from deepseek_serving.text import TokenizerError
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -76,8 +77,18 @@ class Grammars:
     """Makes grammars over one tokenizer's vocabulary."""
 
     def __init__(self, folder: Path, vocabulary: int, end_tokens: Collection[int]) -> None:
-        source = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        self._tokenizer = LLTokenizer(source, n_vocab=vocabulary, eos_token=sorted(end_tokens))
+        path = folder / "tokenizer.json"
+        try:
+            self._tokenizer = LLTokenizer(
+                path.read_text(encoding="utf-8"),
+                n_vocab=vocabulary,
+                eos_token=sorted(end_tokens) or None,
+            )
+        except ValueError as error:
+            raise TokenizerError(
+                f"{path}: llguidance cannot read it, so that no answer could be held to a "
+                f"grammar: {error}"
+            ) from error
 
     def token_bytes(self, token: int) -> bytes:
         """The token's part of the text; it may be less than a character."""

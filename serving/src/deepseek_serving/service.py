@@ -236,7 +236,9 @@ class Service:
         self.defaults: Defaults = read_defaults(release.graph)
         record = json.loads((release.graph / "export.json").read_text(encoding="utf-8"))
         self.vocabulary: int = record["vocabulary"]
-        self.grammars = Grammars(release.graph, self.vocabulary, self.defaults.end_tokens)
+        # the table of a model may be larger than its tokenizer's vocabulary, or smaller
+        tokens = max(self.vocabulary, tokenizer.size)
+        self.grammars = Grammars(release.graph, tokens, self.defaults.end_tokens)
         self.tool_format = tool_format(tokenizer.template_source) if tokenizer.takes_tools else None
         # one token where the model was trained to think
         self._end_think = tokenizer.token(END_THINK)

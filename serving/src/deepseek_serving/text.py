@@ -144,6 +144,11 @@ class ChatTokenizer:
         """Whether the chat template knows tools."""
         return self._template.takes_tools
 
+    @property
+    def size(self) -> int:
+        """Tokens that there are, added ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
     def token(self, content: str) -> int | None:
         """The number of a token, if the tokenizer has it as one."""
         number = self._tokenizer.token_to_id(content)
