@@ -20,7 +20,7 @@ from support import (
     write_release,
 )
 
-from deepseek_serving.export.exporter import Parameters, export
+from deepseek_serving.export.exporter import export
 from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
 
@@ -36,13 +36,6 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def graph_with_logits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("graph") / "with-logits"
-    export(CHECKPOINT, out, Parameters(with_logits=True))
-    return out
-
-
-@pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory, graph: Path) -> Texts:
     """Every other trained conversation to calibrate with, the rest held out."""
     return Texts.write(tmp_path_factory.mktemp("texts"), graph)
@@ -50,14 +43,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory, graph: Path) -> Texts:
 
 @pytest.fixture(scope="session")
 def prepared(
-    tmp_path_factory: pytest.TempPathFactory, graph_with_logits: Path, texts: Texts
+    tmp_path_factory: pytest.TempPathFactory, graph: Path, texts: Texts
 ) -> dict[str, Path]:
     """The shipped checkpoint in every precision, as deepseek-prepare makes it."""
     folder = tmp_path_factory.mktemp("prepared")
     for name, precision in PRECISIONS.items():
         calibration = texts.calibration if precision.activations else None
         options = Options(name, texts.held_out, calibration, threads=1)
-        prepare(graph_with_logits, folder / name, options)
+        prepare(graph, folder / name, options)
     return {name: folder / name for name in PRECISIONS}
 
 

@@ -14,6 +14,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,12 @@ from typing import Any
 
 import PyKCS11
 import tomllib
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from starlette.types import ASGIApp
 
 from deepseek_serving.text import ChatTokenizer
 
@@ -180,7 +184,9 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_artefact(store: Path, source: Path, token: Token, kind: str = "graph") -> str:
+def write_artefact(
+    store: Path, source: Path, token: Token, kind: str = "graph", name: str = MODEL
+) -> str:
     """Put a copy of `source` into the store as a signed artefact; return its digest."""
     work = store / "work"
     shutil.copytree(source, work)
@@ -196,7 +202,7 @@ def write_artefact(store: Path, source: Path, token: Token, kind: str = "graph")
     manifest = {
         "schema": 1,
         "kind": kind,
-        "name": MODEL,
+        "name": name,
         "source": "tests",
         "licence": "GPL-3.0-or-later",
         "tools": {},
@@ -211,7 +217,7 @@ def write_artefact(store: Path, source: Path, token: Token, kind: str = "graph")
     result = token.run_sign(work)
     assert result.returncode == 0, result.stderr
     digest = hashlib.sha256(data).hexdigest()
-    folder = store / kind / MODEL / digest
+    folder = store / kind / name / digest
     folder.parent.mkdir(parents=True, exist_ok=True)
     work.rename(folder)
     return digest
@@ -304,7 +310,12 @@ def free_port() -> int:
 
 
 def settings_text(
-    store: Path, token: Token, authority: Authority, *, engine: str = "threads = 2"
+    store: Path,
+    token: Token,
+    authority: Authority,
+    *,
+    engine: str = "threads = 2",
+    more: str = "",
 ) -> str:
     certificate, key = authority.issue("inference-1")
     return f"""
@@ -325,6 +336,8 @@ public_key = "{token.public_key}"
 [engine]
 kind = "onnxruntime"
 {engine}
+
+{more}
 """
 
 
@@ -377,6 +390,23 @@ def serve(folder: Path, settings: str) -> Iterator[Running]:
         finally:
             process.terminate()
             process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def serve_app(app: ASGIApp) -> Iterator[str]:
+    """An application on a port of its own, in this process and without TLS."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 def refused(folder: Path, settings: str) -> tuple[int, str]:

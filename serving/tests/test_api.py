@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ QUESTION, ANSWER = "What is a release?", dict(trained())["What is a release?"]
 
 
 @pytest.fixture
-def sdk(service: Running, authority: Authority) -> openai.OpenAI:
+def sdk(service: Running, authority: Authority) -> Iterator[openai.OpenAI]:
     http = openai.DefaultHttpxClient(verify=authority.client("gateway-1"))
-    return openai.OpenAI(
-        base_url=f"{service.url}/v1", api_key="unused", http_client=http, max_retries=0
-    )
+    url = f"{service.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="unused", http_client=http, max_retries=0) as sdk:
+        yield sdk
 
 
 def ask(question: str = QUESTION, **more: Any) -> dict[str, Any]:
@@ -33,10 +34,11 @@ def ask(question: str = QUESTION, **more: Any) -> dict[str, Any]:
 
 
 def metric(client: httpx.Client, name: str) -> float:
-    for line in client.get("/metrics").text.splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[-1])
-    raise AssertionError(f"no metric {name}")
+    """The sum over a metric's labels."""
+    lines = client.get("/metrics").text.splitlines()
+    found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+    assert found, f"no metric {name}"
+    return sum(float(line.split()[-1]) for line in found)
 
 
 def test_whole_answer(sdk: openai.OpenAI) -> None:
@@ -166,12 +168,15 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
     [
         ({"model": "gpt-4"}, 404, "model"),
         ({"messages": []}, 400, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "oracle", "content": "x"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages"),
         ({"temperature": 3}, 400, "temperature"),
         ({"top_p": -1}, 400, "top_p"),
         ({"max_tokens": 0}, 400, "max_tokens"),
-        ({"n": 2}, 400, "n"),
+        ({"n": 17}, 400, "n"),
+        ({"n": 16}, 400, "n"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
         ({"colour": "red"}, 400, "colour"),
         ({"messages": [{"role": "user", "content": "many words " * 400}]}, 400, "messages"),
     ],
@@ -225,6 +230,14 @@ fields = st.sampled_from(
         "n",
         "tools",
         "user",
+        "top_k",
+        "min_p",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "frequency_penalty",
+        "response_format",
+        "tool_choice",
     ]
 )
 

@@ -43,11 +43,9 @@ def prompts(folder: Path, count: int) -> list[list[int]]:
     ]
 
 
-def test_logits_equal_transformers_at_every_position(
-    graph_with_logits: Path, shipped: Reference
-) -> None:
-    engine = OnnxRuntimeEngine(graph_with_logits, threads=2)
-    for tokens in prompts(graph_with_logits, 6):
+def test_logits_equal_transformers_at_every_position(graph: Path, shipped: Reference) -> None:
+    engine = OnnxRuntimeEngine(graph, threads=2)
+    for tokens in prompts(graph, 6):
         expected = shipped.logits(tokens)
         for position, token in enumerate(tokens):
             engine.prefill(1, [token], position)
@@ -98,9 +96,9 @@ def generate(engine: OnnxRuntimeEngine, prompt: list[int], count: int) -> list[i
     return tokens
 
 
-def test_whole_and_chunked_prefill_give_the_same_logits(graph_with_logits: Path) -> None:
-    engine = OnnxRuntimeEngine(graph_with_logits, threads=2)
-    (tokens,) = prompts(graph_with_logits, 1)
+def test_whole_and_chunked_prefill_give_the_same_logits(graph: Path) -> None:
+    engine = OnnxRuntimeEngine(graph, threads=2)
+    (tokens,) = prompts(graph, 1)
     engine.prefill(0, tokens, 0)
     whole = engine.logits()[0].copy()
     for sizes in ([6, 4], [3, 3, 4], [1] * len(tokens)):
@@ -113,10 +111,10 @@ def test_whole_and_chunked_prefill_give_the_same_logits(graph_with_logits: Path)
         assert np.abs(engine.logits()[0] - whole).max() < 1e-4
 
 
-def test_slots_do_not_disturb_each_other(graph_with_logits: Path) -> None:
+def test_slots_do_not_disturb_each_other(graph: Path) -> None:
     """A batch of unequal lengths gives each sequence the logits it has alone."""
-    engine = OnnxRuntimeEngine(graph_with_logits, threads=2)
-    sequences = [[*prompt, 5, 6] for prompt in prompts(graph_with_logits, 4)]
+    engine = OnnxRuntimeEngine(graph, threads=2)
+    sequences = [[*prompt, 5, 6] for prompt in prompts(graph, 4)]
     lengths = [len(sequence) - 1 - 2 * row for row, sequence in enumerate(sequences)]
     alone = []
     for sequence, length in zip(sequences, lengths, strict=True):
@@ -129,9 +127,9 @@ def test_slots_do_not_disturb_each_other(graph_with_logits: Path) -> None:
     assert np.abs(engine.logits() - np.array(alone)).max() < 1e-4
 
 
-def test_the_cache_grows_without_changing_the_answer(graph_with_logits: Path) -> None:
+def test_the_cache_grows_without_changing_the_answer(graph: Path) -> None:
     """A sequence passes several capacities while a short one stays in the slot beside it."""
-    engine = OnnxRuntimeEngine(graph_with_logits, threads=2, slots=2)
+    engine = OnnxRuntimeEngine(graph, threads=2, slots=2)
     tokens = np.random.default_rng(5).integers(3, 1000, 300).tolist()
     engine.prefill(0, tokens, 0)
     expected = engine.logits()[0].copy()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference import FAMILIES, Reference, random_checkpoint
 
 from deepseek_serving.export.architecture import ARCHITECTURES
-from deepseek_serving.export.exporter import Parameters, export
+from deepseek_serving.export.exporter import export
 from deepseek_serving.export.graph import TOP
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 
@@ -90,7 +90,7 @@ CASES = [
 
 def agree(folder: Path, checkpoint: Path) -> None:
     """A batch of unequal prompts, read in chunks, then decoded greedily, each step compared."""
-    export(checkpoint, folder / "out", Parameters(with_logits=True))
+    export(checkpoint, folder / "out")
     reference = Reference(checkpoint)
     engine = OnnxRuntimeEngine(folder / "out", threads=1)
     vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
@@ -197,5 +197,5 @@ def test_standard_operators_of_opset_24_only(tmp_path: Path, family: str) -> Non
     assert {node.domain for node in model.graph.node} == {""}
     kinds = {node.op_type for node in model.graph.node}
     assert {"Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization"} <= kinds
-    assert [output.name for output in model.graph.output][:2] == ["top_values", "top_indices"]
-    assert "logits" not in {output.name for output in model.graph.output}
+    outputs = [output.name for output in model.graph.output]
+    assert outputs[:3] == ["top_values", "top_indices", "logits"]

@@ -143,10 +143,10 @@ def test_every_weight_is_used_and_files_lie_beside_the_graph(
 
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_the_record_says_how_it_was_made_and_how_good_it_is(
-    prepared: dict[str, Path], graph_with_logits: Path, texts: Texts, name: str
+    prepared: dict[str, Path], graph: Path, texts: Texts, name: str
 ) -> None:
     found = record(prepared[name])
-    exported = record(graph_with_logits)
+    exported = record(graph)
     assert found["precision"] == name
     assert found["parameters"] == exported["parameters"]
     assert found["tools"] == exported["tools"]
@@ -180,10 +180,10 @@ def test_fewer_bits_are_further_from_the_model(prepared: dict[str, Path]) -> Non
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_the_same_input_gives_the_same_bytes(
-    prepared: dict[str, Path], graph_with_logits: Path, texts: Texts, tmp_path: Path, name: str
+    prepared: dict[str, Path], graph: Path, texts: Texts, tmp_path: Path, name: str
 ) -> None:
     """In another process, through the command, and with another number of threads."""
-    arguments = [str(graph_with_logits), str(tmp_path / "out"), "--precision", name]
+    arguments = [str(graph), str(tmp_path / "out"), "--precision", name]
     if PRECISIONS[name].activations:
         arguments += ["--calibration", str(texts.calibration)]
     arguments += ["--held-out", str(texts.held_out), "--threads", "2"]
@@ -267,12 +267,12 @@ def test_bf16_is_refused_by_the_engine_without_its_kernels(prepared: dict[str, P
 
 
 def test_scales_come_from_the_calibration_text(
-    prepared: dict[str, Path], graph_with_logits: Path, texts: Texts, tmp_path: Path
+    prepared: dict[str, Path], graph: Path, texts: Texts, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text("Which hosts are in the lab?\nzzzz 0x1f &&&& qqq\n", encoding="utf-8")
     loose = Options("fp8", texts.held_out, other, max_kl_divergence=10, min_top1_agreement=0)
-    prepare(graph_with_logits, tmp_path / "out", replace(loose, max_perplexity_increase=10))
+    prepare(graph, tmp_path / "out", replace(loose, max_perplexity_increase=10))
     one, two = initializers(prepared["fp8"]), initializers(tmp_path / "out")
     scales = [name for name in one if name.endswith("norm/scale")]
     assert len(scales) == 2 * 4
@@ -680,8 +680,6 @@ def test_identical_graphs_are_at_distance_zero(graph: Path, texts: Texts) -> Non
     model = read_model(graph / "decoder.onnx")
     result = compare((model, graph), (model, graph), read, 1)
     assert (result.top1_agreement, result.kl_mean, result.perplexity_increase) == (1.0, 0.0, 0.0)
-    engine = OnnxRuntimeEngine(graph, threads=1)
-    assert "logits" not in engine.output_shapes
     losses = []
     runner = Runner(at_every_position(model), graph, 64, 1)
     for sequence in read.sequences:

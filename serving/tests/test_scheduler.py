@@ -8,9 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import trained
 
 from deepseek_serving.runtime import Candidates
@@ -19,6 +23,7 @@ from deepseek_serving.sampling import Sampling
 from deepseek_serving.scheduler import (
     ClosedError,
     Event,
+    Limits,
     QueueFullError,
     Request,
     Scheduler,
@@ -56,6 +61,9 @@ class CountingEngine:
         self.calls.append(("prefill", (slot, start, len(tokens))))
         return self._answer(tokens[-1:])
 
+    def logits(self) -> npt.NDArray[np.float32]:
+        raise AssertionError("nobody asked for the logits")
+
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
         self.calls.append(("decode", tuple(lengths)))
         return self._answer(tokens)
@@ -65,12 +73,17 @@ class Client:
     """One request's listener."""
 
     def __init__(
-        self, scheduler: Scheduler, prompt: Sequence[int], count: int, end: int | None = None
+        self,
+        scheduler: Scheduler,
+        prompt: Sequence[int],
+        count: int,
+        end: int | None = None,
+        **more: Any,
     ) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self.tokens: list[int] = []
         ends = frozenset() if end is None else frozenset([end])
-        request = Request(prompt, count, ends, GREEDY)
+        request = Request(prompt, count, ends, **{"sampling": GREEDY, **more})
         self.ticket: Ticket = scheduler.submit(request, self.events.put)
 
     def wait(self) -> str:
@@ -90,7 +103,7 @@ def engine() -> CountingEngine:
 
 @pytest.fixture
 def scheduler(engine: CountingEngine) -> Iterator[Scheduler]:
-    scheduler = Scheduler(engine, queue=3, prefill_chunk=4)
+    scheduler = Scheduler(engine, Limits(queue=3, prefill_chunk=4))
     scheduler.start()
     yield scheduler
     engine.held = False
@@ -252,7 +265,7 @@ def test_stopping_ends_what_runs(engine: CountingEngine) -> None:
 def test_answers_do_not_depend_on_the_company(graph: Path) -> None:
     """The real engine: more questions than slots, prompts in small chunks, joining at any time."""
     tokenizer = ChatTokenizer(graph)
-    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=2, slots=3), prefill_chunk=5)
+    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=2, slots=3), Limits(prefill_chunk=5))
     scheduler.start()
     pairs = trained()[::9]
     clients = []
@@ -265,3 +278,280 @@ def test_answers_do_not_depend_on_the_company(graph: Path) -> None:
         stream = tokenizer.stream()
         assert "".join(stream.push(token) for token in client.tokens) == answer
     scheduler.stop()
+
+
+def hold(engine: CountingEngine, scheduler: Scheduler) -> list[Client]:
+    """Fill both slots with requests that go on until the gate opens."""
+    engine.held = True
+    clients = [Client(scheduler, [n], 900, key="first") for n in range(2)]
+
+    def both_have_a_slot() -> bool:
+        engine.gate.release()
+        return scheduler.state().busy == 2
+
+    until(both_have_a_slot)
+    return clients
+
+
+def let_go(engine: CountingEngine) -> None:
+    engine.held = False
+    engine.gate.release(100000)
+
+
+def test_keys_take_turns(engine: CountingEngine) -> None:
+    scheduler = Scheduler(engine, Limits(queue=20))
+    scheduler.start()
+    clients = hold(engine, scheduler)
+    busy = [Client(scheduler, [100], 2, key="busy") for _number in range(6)]
+    rare = Client(scheduler, [200], 2, key="rare")
+    let_go(engine)
+    for client in [*clients, *busy, rare]:
+        assert client.wait() == "length"
+    later = [client for client in busy if (client.ticket.started or 0) > (rare.ticket.started or 0)]
+    assert len(later) >= 4
+    scheduler.stop()
+
+
+def test_a_key_may_not_fill_the_queue(engine: CountingEngine) -> None:
+    scheduler = Scheduler(engine, Limits(queue=3, queue_per_key=1))
+    scheduler.start()
+    clients = hold(engine, scheduler)
+    clients += [Client(scheduler, [5], 2, key="one")]
+    with pytest.raises(QueueFullError) as caught:
+        Client(scheduler, [6], 2, key="one")
+    assert caught.value.of_key
+    clients += [Client(scheduler, [7], 2, key="two"), Client(scheduler, [8], 2, key="three")]
+    with pytest.raises(QueueFullError) as caught:
+        Client(scheduler, [9], 2, key="four")
+    assert not caught.value.of_key
+    let_go(engine)
+    assert {client.wait() for client in clients} == {"length"}
+    scheduler.stop()
+
+
+def test_requests_are_queued_together_or_not_at_all(
+    engine: CountingEngine, scheduler: Scheduler
+) -> None:
+    clients = hold(engine, scheduler)
+    events: queue.Queue[Event] = queue.Queue()
+    with pytest.raises(QueueFullError):
+        scheduler.submit_all([(Request([1], 2), events.put)] * 4)
+    assert scheduler.state().waiting == 0
+    scheduler.submit_all([(Request([1], 1, sampling=GREEDY), events.put)] * 3)
+    let_go(engine)
+    assert {client.wait() for client in clients} == {"length"}
+    assert [events.get(timeout=5).finish for _request in range(3)] == ["length"] * 3
+
+
+def test_what_is_late_ends_wherever_it_is(engine: CountingEngine, scheduler: Scheduler) -> None:
+    clients = hold(engine, scheduler)
+    waiting = Client(scheduler, [50], 3, timeout=0.05)
+    time.sleep(0.06)
+    let_go(engine)
+    assert waiting.wait() == "timeout"
+    assert waiting.tokens == []
+    assert {client.wait() for client in clients} == {"length"}
+    engine.gate = threading.Semaphore(2)
+    engine.held = True
+    running = Client(scheduler, [1], 900, timeout=0.05)
+    time.sleep(0.06)
+    let_go(engine)
+    assert running.wait() == "timeout"
+    assert 0 < len(running.tokens) < 900
+    until(lambda: scheduler.state().busy == 0)
+
+
+@pytest.mark.parametrize(
+    ("step_tokens", "chunks_per_step"), [(None, 1), (4, 1), (8, 1), (9, 2), (13, 3)]
+)
+def test_a_step_reads_as_much_as_its_budget_allows(
+    step_tokens: int | None, chunks_per_step: int
+) -> None:
+    """One slot decodes, so that is what is left of the budget; one chunk is always read."""
+    engine = CountingEngine(slots=5)
+    scheduler = Scheduler(engine, Limits(prefill_chunk=4, step_tokens=step_tokens, queue=9))
+    scheduler.start()
+    engine.held = True
+    clients = [Client(scheduler, [1], 200)]
+    until(lambda: engine.calls)
+    clients += [Client(scheduler, list(range(24)), 1) for _number in range(4)]
+    let_go(engine)
+    assert {client.wait() for client in clients} == {"length"}
+    kinds = [kind for kind, _sizes in engine.calls[1:]]
+    runs = [len(list(run)) for kind, run in itertools.groupby(kinds) if kind == "prefill"]
+    assert sum(runs) == 24
+    assert set(runs) == {chunks_per_step}
+    scheduler.stop()
+
+
+class RememberingEngine:
+    """A cache of tokens; the next one depends on all that the cache holds of its sequence."""
+
+    def __init__(self, slots: int, max_len: int) -> None:
+        self.slots = slots
+        self.max_len = max_len
+        self.read = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.cache = np.full((self.slots, self.max_len), -1, dtype=np.int64)
+
+    def _next(self, slot: int, length: int) -> int:
+        held = self.cache[slot, :length]
+        assert (held >= 0).all(), "read before it was written"
+        return int(np.dot(held, np.arange(1, length + 1)) % 97)
+
+    def _candidates(self, tokens: list[int]) -> Candidates:
+        best = np.array(tokens, dtype=np.int64)[:, None]
+        return Candidates(np.zeros_like(best, dtype=np.float32), best)
+
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
+        self.read += len(tokens)
+        self.cache[slot, start : start + len(tokens)] = tokens
+        return self._candidates([self._next(slot, start + len(tokens))])
+
+    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
+        best = []
+        for slot, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+            self.cache[slot, length] = token
+            whole = (self.cache[slot, : length + 1] >= 0).all()
+            best.append(self._next(slot, length + 1) if whole else 0)
+        return self._candidates(best)
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        raise AssertionError("nobody asked for the logits")
+
+
+def alone(prompt: Sequence[int], count: int, max_len: int) -> list[int]:
+    """What the engine answers to a request that has it to itself."""
+    engine = RememberingEngine(1, max_len)
+    tokens = [int(engine.prefill(0, prompt, 0).tokens[0, 0])]
+    while len(tokens) < count and len(prompt) + len(tokens) < max_len:
+        answer = engine.decode(tokens[-1:], [len(prompt) + len(tokens) - 1])
+        tokens.append(int(answer.tokens[0, 0]))
+    return tokens
+
+
+# prompts that share beginnings, of lengths on both sides of the chunk's
+prompts = st.builds(
+    lambda head, count, tail: [head] * count + tail,
+    st.integers(0, 1),
+    st.integers(1, 14),
+    st.lists(st.integers(2, 3), max_size=4),
+)
+asked = st.tuples(prompts, st.integers(1, 6), st.sampled_from(["one", "two"]), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=st.lists(asked, min_size=1, max_size=12),
+    slots=st.integers(1, 3),
+    chunk=st.integers(1, 5),
+    step_tokens=st.none() | st.integers(1, 12),
+    idle=st.sampled_from([0.0, 60.0]),
+)
+def test_reused_prompts_never_change_an_answer(
+    requests: list[tuple[list[int], int, str, bool]],
+    slots: int,
+    chunk: int,
+    step_tokens: int | None,
+    idle: float,
+) -> None:
+    """Whatever comes, in whatever order, together or one after the other, or is cancelled."""
+    engine = RememberingEngine(slots, 24)
+    limits = Limits(20, prefill_chunk=chunk, step_tokens=step_tokens, idle_seconds=idle)
+    scheduler = Scheduler(engine, limits)
+    scheduler.start()
+    clients = []
+    for number, (prompt, count, key, together) in enumerate(requests):
+        client = Client(scheduler, prompt, count, key=key)
+        if number % 4 == 3:
+            scheduler.cancel(client.ticket)
+        elif not together:
+            client.wait()
+        clients.append(client)
+    for number, (client, (prompt, count, _key, together)) in enumerate(
+        zip(clients, requests, strict=True)
+    ):
+        expected = alone(prompt, count, 24)
+        if number % 4 == 3:
+            client.wait()
+            assert client.tokens == expected[: len(client.tokens)]
+        else:
+            assert not together or client.wait() == "length"
+            assert client.tokens == expected
+    state = scheduler.state()
+    assert state.prompts <= len(requests)
+    scheduler.stop()
+
+
+def test_a_shared_beginning_is_read_once(engine: CountingEngine) -> None:
+    remembering = RememberingEngine(2, 100)
+    scheduler = Scheduler(remembering, Limits(prefill_chunk=4))
+    scheduler.start()
+
+    def ask(tail: int, key: str) -> Ticket:
+        client = Client(scheduler, [*range(10), tail], 3, key=key)
+        assert client.wait() == "length"
+        assert client.tokens == alone([*range(10), tail], 3, 100)
+        return client.ticket
+
+    assert ask(20, "one").reused == 0
+    # whole chunks of the same tokens
+    assert ask(30, "one").reused == 8
+    # another key must not learn from the time it takes what the first one asks
+    assert ask(30, "two").reused == 0
+    assert remembering.read == 11 + 3 + 11
+    state = scheduler.state()
+    assert (state.prompts, state.prompts_reused) == (3, 1)
+    assert (state.prompt_tokens, state.prompt_tokens_reused) == (33, 8)
+    scheduler.stop()
+
+
+def test_an_idle_engine_forgets_prompts_in_the_end(engine: CountingEngine) -> None:
+    scheduler = Scheduler(engine, Limits(prefill_chunk=4, idle_seconds=0.05))
+    scheduler.start()
+    until(lambda: engine.resets == 1)
+    assert Client(scheduler, list(range(9)), 2).wait() == "length"
+    until(lambda: scheduler.state().busy == 0)
+    assert scheduler.state().cache_tokens == 8
+    until(lambda: engine.resets == 2)
+    assert scheduler.state().cache_tokens == 0
+    scheduler.stop()
+
+
+def sampled(
+    graph: Path, prompts: Sequence[Sequence[int]], slots: int, limits: Limits, together: bool
+) -> list[list[int]]:
+    """Answers of the real engine, each with a seed of its own."""
+    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=2, slots=slots), limits)
+    scheduler.start()
+    clients = []
+    for number, prompt in enumerate(prompts):
+        sampling = Sampling(temperature=1.5, top_p=0.95, seed=number)
+        clients.append(Client(scheduler, prompt, 40, end=2, sampling=sampling))
+        if not together:
+            clients[-1].wait()
+    for client in clients:
+        if together:
+            client.wait()
+    scheduler.stop()
+    return [client.tokens for client in clients]
+
+
+def test_a_seed_gives_the_same_answer_in_any_company(graph: Path) -> None:
+    """Alone; with others in the batch; with a beginning that the slot holds already."""
+    tokenizer = ChatTokenizer(graph)
+    system = {"role": "system", "content": "You answer questions about this project, briefly."}
+    prompts = [
+        tokenizer.prompt([system, {"role": "user", "content": question}])
+        for question, _answer in trained()[::40]
+    ]
+    limits = Limits(prefill_chunk=16)
+    alone = Limits(prefill_chunk=16, idle_seconds=0)
+    one_by_one = sampled(graph, prompts, 1, alone, together=False)
+    # one after the other, each begins with what the slot holds of the one before
+    assert sampled(graph, prompts, 1, limits, together=False) == one_by_one
+    for slots, step_tokens in ((3, None), (4, 40)):
+        company = Limits(prefill_chunk=16, step_tokens=step_tokens)
+        assert sampled(graph, prompts, slots, company, together=True) == one_by_one

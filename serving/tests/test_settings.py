@@ -68,6 +68,35 @@ def test_each_mistake_is_named_by_its_place(old: str, new: str, message: str) ->
         parse(GOOD.replace(old, new), VARIABLES)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("step_tokens = 0", "engine.step_tokens: .*greater than or equal to 1"),
+        ("request_timeout = 0", "engine.request_timeout: .*greater than 0"),
+        ("request_timeout = nan", "engine.request_timeout: .*finite"),
+        ("queue_per_key = -1", "engine.queue_per_key: .*greater than or equal to 0"),
+        ('[keys]\nfile = "keys.json"', "keys.file: must be an absolute path"),
+        ("[keys]", "keys.file: missing"),
+        ('[keys]\nfile = "/k"\nkeys = []', "keys.keys: unknown setting"),
+        ("[embeddings]", "embeddings.graph: missing"),
+    ],
+)
+def test_mistakes_of_limits_keys_and_embeddings(more: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parse(f"{GOOD}\n{more}\n", VARIABLES)
+
+
+def test_limits_and_keys_are_optional() -> None:
+    settings = parse(GOOD, VARIABLES)
+    assert (settings.keys, settings.embeddings) == (None, None)
+    assert (settings.engine.queue_per_key, settings.engine.request_timeout) == (None, None)
+    text = GOOD + 'step_tokens = 256\nrequest_timeout = 60\n[keys]\nfile = "/etc/keys.json"\n'
+    settings = parse(text, VARIABLES)
+    assert settings.engine.step_tokens == 256
+    assert settings.keys is not None
+    assert settings.keys.file == Path("/etc/keys.json")
+
+
 def test_every_mistake_is_reported_at_once() -> None:
     text = GOOD.replace("port = 8000", "").replace('name = "tiny-onprem"', "")
     with pytest.raises(SettingsError, match=r"server\.port: missing; model\.name: missing"):

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from deepseek_serving.constrained import Grammars
 from deepseek_serving.sampling import Sampling, choose
 from deepseek_serving.text import (
     ChatTokenizer,
@@ -159,6 +162,13 @@ def test_a_template_as_the_distills_have_it(folder: Path) -> None:
     stream = tokenizer.stream()
     text = "".join(stream.push(token) for token in tokens)
     assert text == "Be brief.U:One?A:Yes.U:Two?A:<think>"
+
+
+def test_a_tokenizer_that_grammars_cannot_use_is_named(folder: Path) -> None:
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    words.save(str(folder / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: llguidance cannot read it"):
+        Grammars(folder, 2, {0})
 
 
 def test_a_template_can_refuse(folder: Path) -> None:

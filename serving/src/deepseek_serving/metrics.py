@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from deepseek_serving.release import Release
 from deepseek_serving.scheduler import Scheduler
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
@@ -31,6 +32,29 @@ class _Live(Collector):
         yield GaugeMetricFamily(
             "deepseek_slots_busy", "Slots with a sequence in them", value=state.busy
         )
+        yield GaugeMetricFamily(
+            "deepseek_kv_cache_tokens",
+            "Tokens in the KV cache, kept ones of earlier prompts included",
+            value=state.cache_tokens,
+        )
+        yield GaugeMetricFamily(
+            "deepseek_kv_cache_capacity_tokens",
+            "Tokens that the KV cache can hold",
+            value=state.slots * self._scheduler.max_len,
+        )
+        for name, text, count in (
+            ("prefix_cache_queries", "Prompts looked for in the slots", state.prompts),
+            ("prefix_cache_hits", "Prompts whose beginning a slot held", state.prompts_reused),
+            ("prefix_cache_query_tokens", "Tokens of these prompts", state.prompt_tokens),
+            ("prefix_cache_hit_tokens", "Tokens not read again", state.prompt_tokens_reused),
+            ("decode_steps", "Steps that decoded", state.decode_steps),
+            (
+                "decode_step_tokens",
+                "Tokens decoded by them; by decode_steps: how full batches are",
+                state.decoded_tokens,
+            ),
+        ):
+            yield CounterMetricFamily(f"deepseek_{name}", text, value=count)
         yield GaugeMetricFamily(
             "deepseek_ready", "1 while requests are accepted", value=self._scheduler.healthy
         )
@@ -56,31 +80,34 @@ class Metrics:
         self.finished = Counter(
             "deepseek_generations",
             "Generations by the reason for which they ended",
-            ["reason"],
+            ["reason", "key"],
             registry=self.registry,
         )
         self.prompt_tokens = Counter(
-            "deepseek_prompt_tokens", "Tokens read from prompts", registry=self.registry
+            "deepseek_prompt_tokens",
+            "Tokens of the prompts that got a slot",
+            ["key"],
+            registry=self.registry,
         )
         self.generation_tokens = Counter(
-            "deepseek_generation_tokens", "Tokens generated", registry=self.registry
+            "deepseek_generation_tokens", "Tokens generated", ["key"], registry=self.registry
         )
-        self.queue = Histogram(
-            "deepseek_queue_seconds",
-            "Time that a request waited for a slot",
-            buckets=SECONDS,
-            registry=self.registry,
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f"deepseek_{name}", text, buckets=buckets, registry=self.registry)
+
+        self.queue = histogram("queue_seconds", "Time that a request waited for a slot")
+        self.ttft = histogram(
+            "time_to_first_token_seconds", "TTFT: from the request to its first token"
         )
-        self.ttft = Histogram(
-            "deepseek_time_to_first_token_seconds",
-            "TTFT: from the request to its first token",
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.tpot = Histogram(
-            "deepseek_time_per_output_token_seconds",
+        self.tpot = histogram(
+            "time_per_output_token_seconds",
             "TPOT: mean time per token after the first, per request",
-            buckets=TOKEN_SECONDS,
-            registry=self.registry,
+            TOKEN_SECONDS,
+        )
+        self.e2e = histogram("e2e_request_latency_seconds", "From the request to its last token")
+        self.prompt_length = histogram("request_prompt_tokens", "Tokens of a prompt", TOKENS)
+        self.generation_length = histogram(
+            "request_generation_tokens", "Tokens of an answer", TOKENS
         )
         self.registry.register(_Live(scheduler, release))

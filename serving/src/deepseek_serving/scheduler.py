@@ -1,33 +1,43 @@
 """Continuous batching over fixed slots.
 
-One thread owns the engine. Every turn of its loop frees the slots of cancelled requests, gives
-free slots to those that wait longest, reads one chunk of one prompt, and decodes one token for
-every slot past its prompt. So a long prompt delays the others by one chunk at a time, never by all
-of it.
+One thread owns the engine. Every step of its loop frees the slots of requests that were cancelled
+or are past their deadline, gives free slots to those that wait, reads chunks of prompts within a
+budget of tokens, and decodes one token for every slot past its prompt. So a long prompt delays the
+others by one step's budget at a time, never by all of it.
+
+Prompts are read in chunks that begin at multiples of the chunk's size, whatever the load is and
+whatever a slot holds already. The same prompt is thus computed in the same pieces every time, and
+what a slot keeps of an earlier prompt is bit for bit what reading it again would give.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from deepseek_serving.fair import FairQueue
 from deepseek_serving.runtime import Candidates, Engine
-from deepseek_serving.sampling import Sampling, choose
+from deepseek_serving.sampling import Choice, Constraint, Sampler, Sampling, SamplingError
 
 logger = logging.getLogger(__name__)
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "refused", "error"]
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may wait."""
+    """As many requests wait as may wait, in all or of one key."""
+
+    def __init__(self, *, of_key: bool = False) -> None:
+        super().__init__("too many requests are waiting")
+        self.of_key = of_key
 
 
 class ClosedError(Exception):
@@ -35,21 +45,45 @@ class ClosedError(Exception):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How much waits, and how much a step does; None: as much as the queue, or one chunk."""
+
+    queue: int = 64
+    queue_per_key: int | None = None
+    prefill_chunk: int = 128
+    step_tokens: int | None = None
+    # how long an idle engine keeps prompts that may come again
+    idle_seconds: float = 60
+
+
+@dataclass(frozen=True)
 class Request:
-    """What to generate: at most `max_tokens` after `prompt`, up to one of `end_tokens`."""
+    """What to generate: at most `max_tokens` after `prompt`, up to one of `end_tokens`.
+
+    Requests of one `key` wait in one line, and may reuse what the cache holds of each other; those
+    of different keys must not, since the time to the first token would tell what others ask.
+    """
 
     prompt: Sequence[int]
     max_tokens: int
     end_tokens: frozenset[int] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
+    key: str = ""
+    timeout: float | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """A token, the reason why no more will come, or both."""
+    """A token, the reason why no more will come, or both; an end token has no text."""
 
-    token: int | None = None
+    choice: Choice | None = None
     finish: FinishReason | None = None
+    is_end: bool = False
+
+    @property
+    def token(self) -> int | None:
+        return None if self.choice is None else self.choice.token
 
 
 Listener = Callable[[Event], None]
@@ -61,10 +95,11 @@ class Ticket:
 
     request: Request
     listener: Listener
-    generator: np.random.Generator
+    sampler: Sampler
     submitted: float
     started: float | None = None
     read: int = 0
+    reused: int = 0
     generated: int = 0
     last_token: int = 0
     cancelled: bool = False
@@ -78,34 +113,92 @@ class Ticket:
         """Tokens in the slot's cache; the last generated one is written by the next step."""
         return self.read + max(0, self.generated - 1)
 
+    def unwanted(self, now: float) -> FinishReason | None:
+        if self.cancelled:
+            return "cancelled"
+        timeout = self.request.timeout
+        return "timeout" if timeout is not None and now >= self.submitted + timeout else None
+
+
+@dataclass
+class Slot:
+    """A sequence's place in the batch, and whole chunks of the prompt that was there last."""
+
+    ticket: Ticket | None = None
+    key: str = ""
+    held: Sequence[int] = ()
+
+    @property
+    def length(self) -> int:
+        """Where a step may write without spoiling what the cache holds."""
+        return self.ticket.length if self.ticket else len(self.held)
+
 
 @dataclass(frozen=True)
 class State:
-    """How busy the scheduler is."""
+    """How busy the scheduler is, and what it has done so far."""
 
     waiting: int
     busy: int
     slots: int
+    cache_tokens: int
+    prompts: int
+    prompts_reused: int
+    prompt_tokens: int
+    prompt_tokens_reused: int
+    decode_steps: int
+    decoded_tokens: int
+
+
+@dataclass(frozen=True)
+class _Counts:
+    prompts: int = 0
+    prompts_reused: int = 0
+    prompt_tokens: int = 0
+    prompt_tokens_reused: int = 0
+    decode_steps: int = 0
+    decoded_tokens: int = 0
+
+
+def _common(first: Sequence[int], second: Sequence[int], size: int) -> int:
+    """Tokens in the whole chunks with which both begin."""
+    count = 0
+    while count + size <= min(len(first), len(second)):
+        end = count + size
+        if list(first[count:end]) != list(second[count:end]):
+            break
+        count = end
+    return count
 
 
 class Scheduler:
     """Runs requests on an engine, `engine.slots` at a time."""
 
-    def __init__(self, engine: Engine, *, queue: int = 64, prefill_chunk: int = 128) -> None:
+    def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
         self._engine = engine
-        self._queue_limit = queue
-        self._chunk = prefill_chunk
-        self._waiting: deque[Ticket] = deque()
-        self._slots: list[Ticket | None] = [None] * engine.slots
+        self.limits = limits or Limits()
+        self._chunk = self.limits.prefill_chunk
+        self._budget = self.limits.step_tokens or self._chunk
+        self._per_key = self.limits.queue_per_key
+        self._waiting: FairQueue[Ticket] = FairQueue()
+        self._slots = [Slot() for _slot in range(engine.slots)]
         self._turn = 0
+        self._counts = _Counts()
         self._changed = threading.Condition()
         self._closing = False
+        self._draining = False
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     @property
     def max_len(self) -> int:
         return self._engine.max_len
+
+    @property
+    def most(self) -> int:
+        """Requests of one key that can be in work and wait together, when nobody else is there."""
+        queue = self.limits.queue
+        return len(self._slots) + (queue if self._per_key is None else min(queue, self._per_key))
 
     def start(self) -> None:
         self._thread.start()
@@ -117,17 +210,59 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+        with self._changed:
+            self._draining = True
+
     @property
     def healthy(self) -> bool:
-        return self._thread.is_alive() and not self._closing and not self._failed
+        refuses = self._closing or self._draining or self._failed
+        return self._thread.is_alive() and not refuses
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
 
     def state(self) -> State:
         with self._changed:
-            busy = sum(ticket is not None for ticket in self._slots)
-            return State(len(self._waiting), busy, len(self._slots))
+            return State(
+                waiting=len(self._waiting),
+                busy=sum(slot.ticket is not None for slot in self._slots),
+                slots=len(self._slots),
+                cache_tokens=sum(slot.length for slot in self._slots),
+                **vars(self._counts),
+            )
 
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Queue a request; `listener` is called from the scheduler's thread and must not block."""
+        (ticket,) = self.submit_all([(request, listener)])
+        return ticket
+
+    def submit_all(self, requests: Sequence[tuple[Request, Listener]]) -> list[Ticket]:
+        """Queue requests of one key, all of them or none."""
+        for request, _listener in requests:
+            self._check(request)
+        now = time.monotonic()
+        tickets = [
+            Ticket(
+                request,
+                listener,
+                Sampler(request.sampling, request.prompt, request.constraint),
+                now,
+            )
+            for request, listener in requests
+        ]
+        with self._changed:
+            if self._closing or self._draining or self._failed:
+                raise ClosedError
+            self._make_sure_of_room(requests[0][0].key, len(tickets))
+            for ticket in tickets:
+                self._waiting.push(ticket.request.key, ticket)
+            self._changed.notify()
+        return tickets
+
+    def _check(self, request: Request) -> None:
         if not 0 < len(request.prompt) < self._engine.max_len:
             raise ValueError(
                 f"a prompt of {len(request.prompt)} tokens does not fit: 1 to "
@@ -135,21 +270,17 @@ class Scheduler:
             )
         if request.max_tokens < 1:
             raise ValueError("max_tokens must be at least 1")
-        generator = request.sampling.generator()
-        ticket = Ticket(request, listener, generator, time.monotonic())
-        with self._changed:
-            if self._closing or self._failed:
-                raise ClosedError
-            # those that a free slot takes at the next turn do not wait
-            free = sum(slot is None for slot in self._slots)
-            if len(self._waiting) >= self._queue_limit + free:
-                raise QueueFullError
-            self._waiting.append(ticket)
-            self._changed.notify()
-        return ticket
+
+    def _make_sure_of_room(self, key: str, count: int) -> None:
+        # those that a free slot takes at the next step do not wait
+        free = sum(slot.ticket is None for slot in self._slots)
+        if len(self._waiting) + count > self.limits.queue + free:
+            raise QueueFullError
+        if self._per_key is not None and self._waiting.waiting(key) + count > self._per_key + free:
+            raise QueueFullError(of_key=True)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Stop generating; the slot is free at the next turn. Safe at any time, from any thread."""
+        """Stop generating; the slot is free at the next step. Safe at any time, from any thread."""
         with self._changed:
             ticket.cancelled = True
             self._changed.notify()
@@ -170,92 +301,170 @@ class Scheduler:
     def _admit(self) -> bool:
         """Free and fill slots; sleep while there is nothing to do; False to stop."""
         while True:
-            ended: list[Ticket] = []
             with self._changed:
-                for index, ticket in enumerate(self._slots):
-                    if ticket is not None and ticket.cancelled:
-                        self._slots[index] = None
-                        ended.append(ticket)
-                ended += [ticket for ticket in self._waiting if ticket.cancelled]
-                self._waiting = deque(t for t in self._waiting if not t.cancelled)
-                for index, ticket in enumerate(self._slots):
-                    if ticket is None and self._waiting:
-                        self._slots[index] = started = self._waiting.popleft()
-                        started.started = time.monotonic()
-                active = any(ticket is not None for ticket in self._slots)
+                ended = self._take_out()
+                while self._waiting and any(slot.ticket is None for slot in self._slots):
+                    _key, ticket = self._waiting.pop()
+                    self._place(ticket)
+                active = any(slot.ticket is not None for slot in self._slots)
                 if not ended and not active and not self._closing:
-                    self._engine.reset()
-                    self._changed.wait()
+                    self._sleep()
                     continue
             # outside the lock: a listener may call back
-            for ticket in ended:
-                ticket.listener(Event(finish="cancelled"))
+            for ticket, reason in ended:
+                ticket.listener(Event(finish=reason))
             if self._closing:
                 return False
             if active:
                 return True
 
-    def _prefill_turn(self) -> None:
-        """One chunk of one prompt; the prompts take turns."""
+    def _sleep(self) -> None:
+        """Until something changes; the engine may forget what nobody has asked for in a while."""
+        if any(slot.held for slot in self._slots) and self._changed.wait(self.limits.idle_seconds):
+            return
+        for slot in self._slots:
+            slot.held = ()
+        self._engine.reset()
+        # a request may have come while the lock was held by the wait that timed out
+        if not self._waiting and not self._closing:
+            self._changed.wait()
+
+    def _take_out(self) -> list[tuple[Ticket, FinishReason]]:
+        """What is cancelled or late, from the slots and from the queue."""
+        now = time.monotonic()
+        ended: list[Ticket] = []
+        for slot in self._slots:
+            if slot.ticket is not None and slot.ticket.unwanted(now):
+                ended.append(slot.ticket)
+                self._free(slot)
+        ended += self._waiting.remove(lambda ticket: ticket.unwanted(now) is not None)
+        return [(ticket, ticket.unwanted(now) or "cancelled") for ticket in ended]
+
+    def _place(self, ticket: Ticket) -> None:
+        """Into the free slot that holds most of the prompt; the first one if none does."""
+        request = ticket.request
+        # the last token must be read, since what follows it is what was asked for
+        prompt = request.prompt[: len(request.prompt) - 1]
+        best, reused = None, -1
+        for slot in self._slots:
+            if slot.ticket is not None:
+                continue
+            known = _common(slot.held, prompt, self._chunk) if slot.key == request.key else 0
+            if known > reused:
+                best, reused = slot, known
+        assert best is not None
+        best.ticket, best.key, best.held = ticket, request.key, ()
+        ticket.started = time.monotonic()
+        ticket.read = ticket.reused = reused
+        counts = self._counts
+        self._counts = replace(
+            counts,
+            prompts=counts.prompts + 1,
+            prompts_reused=counts.prompts_reused + (reused > 0),
+            prompt_tokens=counts.prompt_tokens + len(request.prompt),
+            prompt_tokens_reused=counts.prompt_tokens_reused + reused,
+        )
+
+    def _free(self, slot: Slot) -> None:
+        assert slot.ticket is not None
+        whole = slot.ticket.read // self._chunk * self._chunk
+        slot.held = slot.ticket.request.prompt[:whole]
+        slot.ticket = None
+
+    def _next_prefill(self) -> int | None:
+        """The prompts take turns."""
         count = len(self._slots)
         for step in range(count):
-            slot = (self._turn + step) % count
-            ticket = self._slots[slot]
+            index = (self._turn + step) % count
+            ticket = self._slots[index].ticket
             if ticket is not None and ticket.in_prefill:
-                break
-        else:
-            return
-        self._turn = slot + 1
-        chunk = ticket.request.prompt[ticket.read : ticket.read + self._chunk]
-        candidates = self._engine.prefill(slot, chunk, ticket.read)
-        ticket.read += len(chunk)
-        if not ticket.in_prefill:
-            self._advance(slot, ticket, candidates, 0)
+                return index
+        return None
+
+    def _prefill_turn(self) -> None:
+        """Chunks of prompts, as many as fit into the step beside decoding, and at least one."""
+        left = self._budget - sum(
+            slot.ticket is not None and not slot.ticket.in_prefill for slot in self._slots
+        )
+        begun = False
+        while (index := self._next_prefill()) is not None:
+            ticket = self._slots[index].ticket
+            assert ticket is not None
+            chunk = ticket.request.prompt[ticket.read : ticket.read + self._chunk]
+            if begun and len(chunk) > left:
+                return
+            begun = True
+            left -= len(chunk)
+            self._turn = index + 1
+            candidates = self._engine.prefill(index, chunk, ticket.read)
+            ticket.read += len(chunk)
+            if not ticket.in_prefill:
+                self._advance(index, candidates, 0, self._engine.logits)
 
     def _decode_turn(self) -> None:
         """One token for every slot past its prompt, up to the last such slot."""
         ready = [
-            slot
-            for slot, ticket in enumerate(self._slots)
-            if ticket is not None and not ticket.in_prefill
+            index
+            for index, slot in enumerate(self._slots)
+            if slot.ticket is not None and not slot.ticket.in_prefill
         ]
         if not ready:
             return
         batch = self._slots[: ready[-1] + 1]
         candidates = self._engine.decode(
-            [ticket.last_token if ticket else 0 for ticket in batch],
-            [ticket.length if ticket else 0 for ticket in batch],
+            [slot.ticket.last_token if slot.ticket else 0 for slot in batch],
+            [slot.length for slot in batch],
         )
-        for slot in ready:
-            ticket = self._slots[slot]
-            assert ticket is not None
-            self._advance(slot, ticket, candidates, slot)
+        counts = self._counts
+        self._counts = replace(
+            counts,
+            decode_steps=counts.decode_steps + 1,
+            decoded_tokens=counts.decoded_tokens + len(ready),
+        )
+        # fetched once a step, and only if a sequence asks for it
+        logits = functools.cache(self._engine.logits)
+        for index in ready:
+            self._advance(index, candidates, index, logits)
 
-    def _advance(self, slot: int, ticket: Ticket, candidates: Candidates, row: int) -> None:
+    def _advance(
+        self,
+        index: int,
+        candidates: Candidates,
+        row: int,
+        logits: Callable[[], npt.NDArray[np.float32]],
+    ) -> None:
         """Choose the sequence's next token, tell its listener, and free the slot at the end."""
-        request = ticket.request
-        token = choose(
-            candidates.values[row], candidates.tokens[row], request.sampling, ticket.generator
-        )
-        ticket.last_token = token
-        ticket.generated += 1
-        finish: FinishReason | None = None
-        if token in request.end_tokens:
-            finish = "stop"
-        elif (
-            ticket.generated >= request.max_tokens
-            or len(request.prompt) + ticket.generated >= self._engine.max_len
-        ):
-            finish = "length"
-        if finish is not None:
+        slot = self._slots[index]
+        ticket = slot.ticket
+        assert ticket is not None
+        try:
+            choice = ticket.sampler.choose(
+                candidates.values[row], candidates.tokens[row], lambda: logits()[row]
+            )
+        except SamplingError as error:
+            logger.warning("a request ends without an answer: %s", error)
+            event = Event(finish="refused")
+        else:
+            ticket.last_token = choice.token
+            ticket.generated += 1
+            finish = self._finish(ticket, choice.token)
+            event = Event(choice, finish, is_end=choice.token in ticket.request.end_tokens)
+        if event.finish is not None:
             with self._changed:
-                self._slots[slot] = None
-        ticket.listener(Event(token=token, finish=finish))
+                self._free(slot)
+        ticket.listener(event)
+
+    def _finish(self, ticket: Ticket, token: int) -> FinishReason | None:
+        request = ticket.request
+        if token in request.end_tokens or ticket.sampler.complete:
+            return "stop"
+        full = len(request.prompt) + ticket.generated >= self._engine.max_len
+        return "length" if full or ticket.generated >= request.max_tokens else None
 
     def _end_all(self, reason: FinishReason) -> None:
         with self._changed:
-            left = [ticket for ticket in (*self._slots, *self._waiting) if ticket is not None]
-            self._slots = [None] * len(self._slots)
-            self._waiting.clear()
+            left = [slot.ticket for slot in self._slots if slot.ticket is not None]
+            left += self._waiting.remove(lambda _ticket: True)
+            self._slots = [Slot() for _slot in self._slots]
         for ticket in left:
             ticket.listener(Event(finish=reason))

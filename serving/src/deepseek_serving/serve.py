@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import uvicorn
@@ -15,7 +17,10 @@ import uvicorn
 from deepseek_serving import settings as settings_file
 from deepseek_serving.api.app import create_app
 from deepseek_serving.cli import run
+from deepseek_serving.embedding import load_embedder
 from deepseek_serving.errors import EX_CONFIG
+from deepseek_serving.log import log_to
+from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import verify_release
 from deepseek_serving.service import Service, load, warm_up
 from deepseek_serving.settings import Settings
@@ -35,26 +40,43 @@ def notify(state: str) -> None:
         sender.sendto(state.encode("ascii"), target)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Reports readiness once it listens."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, keys: KeyRing | None) -> None:
         super().__init__(config)
         self._service = service
+        self._keys = keys
+
+    @property
+    def failed(self) -> bool:
+        return self._service.scheduler.failed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await warm_up(self._service)
         await super().startup(sockets)
+        if threading.current_thread() is threading.main_thread():
+            # without keys there is nothing to read again, and no reason to die of it
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started:
             logger.info("ready: %s", self._service.release.header)
             notify("READY=1")
 
+    def _reload(self) -> None:
+        if self._keys is not None:
+            self._keys.reload()
+
+    async def on_tick(self, counter: int) -> bool:
+        # an engine that has failed stays so; the next process gets a new one
+        return await super().on_tick(counter) or self.failed
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
+        self._service.scheduler.drain()
         await super().shutdown(sockets)
 
 
-def _server(settings: Settings) -> _Server:
+def _server(settings: Settings) -> Server:
     """All that can fail for a wrong setting or release fails here, before anything listens."""
     server, model = settings.server, settings.model
     context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
@@ -62,9 +84,15 @@ def _server(settings: Settings) -> _Server:
         model.store, model.name, model.version, model.public_key, model.precision
     )
     logger.info("verified: %s", release.header)
+    keys = KeyRing(settings.keys.file, settings.keys.poll_seconds) if settings.keys else None
     service = load(release, model, settings.engine)
+    embedder = (
+        load_embedder(settings.embeddings, model.public_key, settings.engine.queue)
+        if settings.embeddings
+        else None
+    )
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, keys, embedder),
         host=server.host,
         port=server.port,
         http=checked_protocol(frozenset(server.allowed_clients)),
@@ -77,7 +105,7 @@ def _server(settings: Settings) -> _Server:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=server.drain_seconds,
     )
-    return _Server(config, service)
+    return Server(config, service, keys)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,13 +114,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--settings", required=True, type=Path, help="TOML file")
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
-    servers: list[_Server] = []
-    status = run(
-        "deepseek-serve",
-        lambda: servers.append(_server(settings_file.read(options.settings))),
-        failure=EX_CONFIG,
-    )
+    servers: list[Server] = []
+
+    def prepare() -> None:
+        settings = settings_file.read(options.settings)
+        log_to(sys.stdout, as_json=settings.server.log_format == "json")
+        servers.append(_server(settings))
+
+    status = run("deepseek-serve", prepare, failure=EX_CONFIG)
     if status == 0:
         asyncio.run(servers[0].serve())
+        status = int(servers[0].failed)
     return status

@@ -47,6 +47,7 @@ class ServerSettings(_Section):
     tls_client_ca: AbsolutePath
     allowed_clients: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     drain_seconds: int = Field(default=30, ge=0)
+    log_format: Literal["text", "json"] = "text"
 
 
 class ModelSettings(_Section):
@@ -73,12 +74,34 @@ class EngineSettings(_Section):
         pattern=r"^[0-9a-f]{64}$",
         description="of the engine in the store that runs the graph; without it the graph itself",
     )
+    queue_per_key: int | None = Field(default=None, ge=0, description="None: as long as queue")
+    step_tokens: int | None = Field(
+        default=None, ge=1, description="prompt and new tokens of a step; None: prefill_chunk"
+    )
+    idle_seconds: float = Field(default=60, ge=0, allow_inf_nan=False)
+    request_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class KeySettings(_Section):
+    """Who may use the service, beside having an allowed client certificate."""
+
+    file: AbsolutePath
+    poll_seconds: float = Field(default=2, gt=0, allow_inf_nan=False)
+
+
+class EmbeddingSettings(_Section):
+    """An encoder's graph in the store, `<store>/graph/<name>/<digest>`, and how it is run."""
+
+    graph: AbsolutePath
+    threads: int = Field(default=0, ge=0, description="0: one per core")
 
 
 class Settings(_Section):
     server: ServerSettings
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
+    keys: KeySettings | None = None
+    embeddings: EmbeddingSettings | None = None
 
 
 def _expand(value: object, variables: Mapping[str, str], where: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,15 +11,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 import jinja2.sandbox
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from deepseek_serving.errors import ServingError
 
+# of thoughts and of calls, in the families that reply.py knows
+MARK = re.compile(r"^</?(think|tool_call)>$|^<\uff5ctool\u2581")
+
 
 class TemplateError(ValueError):
     """The chat template refuses these messages."""
+
+
+class TextError(ValueError):
+    """The text cannot be made into tokens."""
 
 
 class TokenizerError(ServingError):
@@ -41,21 +50,51 @@ def _special(config: Mapping[str, Any], name: str) -> str:
     return str(value["content"]) if isinstance(value, dict) else str(value or "")
 
 
-def _compile(folder: Path, config: Mapping[str, Any]) -> jinja2.Template:
-    """The checkpoint's own chat template, in a sandbox: it is data, not trusted code."""
+def _source(folder: Path, config: Mapping[str, Any]) -> str:
     file = folder / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
     if not isinstance(source, str):
         raise TokenizerError(f"{folder}: neither tokenizer_config.json nor a file has a template")
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise TokenizerError(f"{folder}: the chat template is wrong: {error}") from error
+    return source
+
+
+def _json(value: object, indent: int | None = None, **_options: object) -> str:
+    """As templates expect it: readable, where Jinja's own filter would escape it for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class _Template:
+    """The checkpoint's own chat template, in a sandbox: it is data, not trusted code."""
+
+    def __init__(self, folder: Path, source: str) -> None:
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.filters["tojson"] = _json
+        try:
+            self._template = environment.from_string(source)
+            names = jinja2.meta.find_undeclared_variables(environment.parse(source))
+        except jinja2.TemplateError as error:
+            raise TokenizerError(f"{folder}: the chat template is wrong: {error}") from error
+        self.takes_tools = "tools" in names
+
+    def render(self, **values: Any) -> str:
+        try:
+            return self._template.render(**values)
+        except (
+            jinja2.TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:
+            raise TemplateError(
+                f"the chat template cannot render these messages: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -88,40 +127,75 @@ class ChatTokenizer:
     def __init__(self, folder: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = _load_object(folder / "tokenizer_config.json")
-        self._template = _compile(folder, config)
+        self.template_source = _source(folder, config)
+        self._template = _Template(folder, self.template_source)
         self._specials = {
             name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
         }
+        # some tokenizers count the marks of thoughts and calls as special; they are text here
+        self._marks = {
+            token: content
+            for token, added in self._tokenizer.get_added_tokens_decoder().items()
+            if added.special and MARK.search(content := str(added.content))
+        }
 
-    def text(self, messages: Sequence[Mapping[str, str]]) -> str:
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the chat template knows tools."""
+        return self._template.takes_tools
+
+    @property
+    def size(self) -> int:
+        """Tokens that there are, added ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def token(self, content: str) -> int | None:
+        """The number of a token, if the tokenizer has it as one."""
+        number = self._tokenizer.token_to_id(content)
+        return None if number is None else int(number)
+
+    def text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The conversation so far, ready for the assistant's turn."""
-        try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._specials
-            )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise TemplateError(
-                f"the chat template cannot render these messages: {error}"
-            ) from error
+        given = {"tools": tools} if tools else {}
+        return self._template.render(
+            messages=messages, add_generation_prompt=True, **given, **self._specials
+        )
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The same as tokens."""
-        # the template writes special tokens itself
-        return list(self._tokenizer.encode(self.text(messages), add_special_tokens=False).ids)
+        return self.encode(self.text(messages), whole=False)
+
+    def encode(self, text: str, *, whole: bool = True) -> list[int]:
+        """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds."""
+        try:
+            # half a surrogate pair, as JSON may carry it
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TextError(f"the text is not Unicode: {error.reason}") from error
+        # a template writes special tokens itself
+        return list(self._tokenizer.encode(text, add_special_tokens=whole).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
 
     def stream(self) -> TextStream:
-        return TextStream(self._tokenizer)
+        return TextStream(self._tokenizer, self._marks)
 
 
 class TextStream:
     """Text of a growing sequence of tokens; holds back bytes that are not yet a character."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, marks: Mapping[int, str]) -> None:
         self._tokenizer = tokenizer
+        self._marks = marks
         self._decoder = DecodeStream(skip_special_tokens=True)
 
     def push(self, token: int) -> str:
-        return self._decoder.step(self._tokenizer, token) or ""
+        return self._marks.get(token) or self._decoder.step(self._tokenizer, token) or ""
 
 
 class StopScanner:
@@ -131,16 +205,21 @@ class StopScanner:
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
+        # what came behind the stop string
+        self.rest = ""
 
     def push(self, text: str) -> str:
         """Text that may be shown now."""
         if self.stopped:
             return ""
         self._held += text
-        found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        found = [
+            (place, len(stop)) for stop in self._stops if (place := self._held.find(stop)) >= 0
+        ]
         if found:
             self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            place, length = min(found)
+            shown, self.rest, self._held = self._held[:place], self._held[place + length :], ""
             return shown
         keep = self._possible_start()
         cut = len(self._held) - keep

@@ -14,6 +14,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.errors import SettingsError
 
+# a connection on which no request begins is given up after
+BEGIN_SECONDS = 30
+CLOSE_SECONDS = 1
+
 
 def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -76,11 +80,22 @@ def checked_protocol(allowed: Collection[str]) -> type[asyncio.Protocol]:
     class CheckedProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.loop.call_later(BEGIN_SECONDS, self._close_unless_begun)
             tls = transport.get_extra_info("ssl_object")
             name = common_name(tls.getpeercert() if tls else None)
             if name is not None and name in allowed:
                 self.app = _named(self.app, name)
             else:
                 self.app = _refusal(name)
+
+        def _close_unless_begun(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.abort()
+
+        def shutdown(self) -> None:
+            super().shutdown()
+            if self.transport.is_closing():
+                # an idle client need not answer the end of TLS, for which asyncio waits long
+                self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
     return CheckedProtocol

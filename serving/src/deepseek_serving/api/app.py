@@ -1,225 +1,175 @@
-"""The routes, and what surrounds each of them."""
+"""The routes of the API."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import time
-import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.types import Message as AsgiMessage
+from starlette.types import ASGIApp
 
+from deepseek_serving.api.access import Access, Caller, caller
+from deepseek_serving.api.document import ERRORS, REPLIES, publish
+from deepseek_serving.api.embeddings import add_embeddings
 from deepseek_serving.api.errors import ApiError, install
-from deepseek_serving.api.schema import ChatRequest
+from deepseek_serving.api.replies import Answers, ChatShape, TextShape, stream, unavailable, whole
+from deepseek_serving.api.schema import ChatRequest, CompletionRequest
+from deepseek_serving.api.surround import Surround
+from deepseek_serving.constrained import SchemaError
+from deepseek_serving.embedding import Embedder
+from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import ClosedError, QueueFullError
-from deepseek_serving.service import (
-    Generation,
-    GenerationFailedError,
-    PromptTooLongError,
-    Service,
+from deepseek_serving.service import Job, PromptTooLongError, Service, UnsupportedError
+from deepseek_serving.text import TemplateError, TextError
+
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
 )
-from deepseek_serving.text import TemplateError
 
-logger = logging.getLogger(__name__)
-
-RELEASE_HEADER = b"x-deepseek-release"
-ROUTES = frozenset({"/v1/chat/completions", "/v1/models", "/healthz", "/readyz", "/metrics"})
-QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+Who = Annotated[Caller, Depends(caller)]
 
 
-class Surround:
-    """Names the release in every response, counts it, and logs all but the probes' requests."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.monotonic()
-        status = 500
-
-        async def send_named(message: AsgiMessage) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                header = (RELEASE_HEADER, self._service.release.header.encode("ascii"))
-                message["headers"] = [*message["headers"], header]
-            await send(message)
-
-        path = scope["path"]
-        try:
-            await self._app(scope, receive, send_named)
-        finally:
-            # only known paths: labels must not grow with what clients invent
-            label = path if path in ROUTES else "other"
-            self._service.metrics.requests.labels(label, str(status)).inc()
-            if path not in QUIET:
-                client = scope.get("state", {}).get("tls_client", "-")
-                taken = time.monotonic() - began
-                logger.info("%s %s %r %d %.3f s", client, scope["method"], path, status, taken)
-
-
-def _start(service: Service, request: ChatRequest) -> Generation:
-    """Begin the answer, or say in OpenAI's terms why not."""
-    if request.model != service.release.model:
+def _check_model(service: Service, name: str) -> None:
+    if name != service.release.model:
         raise ApiError(
             404,
-            f"The model {request.model!r} does not exist here; this service has "
-            f"{service.release.model!r}.",
+            f"The model {name!r} does not exist here; this service has {service.release.model!r}.",
             param="model",
             code="model_not_found",
         )
+
+
+def _refusal(error: Exception, param: str) -> ApiError:
+    """What a job that cannot be begun is in OpenAI's terms."""
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, str(error), param=param, code="context_length_exceeded")
+    if isinstance(error, SchemaError):
+        message = f"The JSON schema cannot be enforced: {error}"
+        return ApiError(400, message, param="response_format", code="invalid_json_schema")
+    if isinstance(error, UnsupportedError):
+        return ApiError(400, str(error), param=error.parameter, code="unsupported_value")
+    return ApiError(400, str(error), param=param, code="invalid_value")
+
+
+REFUSED = (PromptTooLongError, SchemaError, UnsupportedError, TemplateError, TextError)
+
+
+def _start(service: Service, jobs: Sequence[Job], who: Caller) -> Answers:
+    """Begin the answers, or say in OpenAI's terms why not."""
+    reserved = sum(job.reserved for job in jobs)
+    who.take("tokens", reserved)
+    begun = False
     try:
-        return service.generate([m.plain() for m in request.messages], request.options())
-    except TemplateError as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_value") from error
-    except PromptTooLongError as error:
-        raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
+        generations = service.start(jobs, who.line)
+        begun = True
+    except UnsupportedError as error:
+        raise _refusal(error, "n") from error
     except QueueFullError as error:
+        of_key = " of this key" if error.of_key else ""
         raise ApiError(
             429,
-            "Too many requests are waiting; try again later.",
+            f"Too many requests{of_key} are waiting; try again later.",
             kind="rate_limit_error",
             code="queue_full",
             headers={"retry-after": "1"},
         ) from error
     except ClosedError as error:
-        raise _unavailable() from error
-
-
-def _unavailable() -> ApiError:
-    return ApiError(503, "The service is stopping or has failed.", kind="server_error")
-
-
-def _usage(generation: Generation) -> dict[str, int]:
-    return {
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": generation.completion_tokens,
-        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
-    }
-
-
-def _base(service: Service, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": service.release.model,
-        "system_fingerprint": service.release.digest[:12],
-    }
-
-
-async def _collect(generation: Generation) -> str:
-    return "".join([piece async for piece in generation.text()])
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _whole(service: Service, generation: Generation, request: Request) -> Response:
-    """The answer in one piece; abandoned as soon as the client hangs up."""
-    answer = asyncio.ensure_future(_collect(generation))
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        raise unavailable() from error
     finally:
-        gone.cancel()
-        if not answer.done():
-            answer.cancel()
-        generation.close()
-    if not answer.done():
-        # nobody reads it; 499 is what the logs of proxies call this
-        return Response(status_code=499)
+        if not begun:
+            who.settle(reserved, 0)
+    return Answers(service, generations, who, reserved)
+
+
+async def _chat_job(service: Service, body: ChatRequest) -> Job:
+    messages = [message.plain() for message in body.messages]
+    tools, schema = body.called_tools, body.json_schema
+
+    def make() -> Job:
+        return service.chat(messages, body.options(), tools=tools, schema=schema)
+
     try:
-        content = answer.result()
-    except GenerationFailedError as error:
-        raise _unavailable() from error
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": content, "refusal": None},
-        "logprobs": None,
-        "finish_reason": generation.finish_reason,
-    }
-    body = _base(service, "chat.completion")
-    return JSONResponse({**body, "choices": [choice], "usage": _usage(generation)})
+        # a grammar takes milliseconds, and a wicked one more; the others are not to wait for it
+        has_grammar = schema is not None or (tools is not None and tools.force)
+        return await asyncio.to_thread(make) if has_grammar else make()
+    except REFUSED as error:
+        raise _refusal(error, "messages") from error
 
 
-class _EventStream(StreamingResponse):
-    """Ends the generation when the client hangs up, even before the first event."""
-
-    def __init__(self, generation: Generation, events: AsyncIterator[str]) -> None:
-        super().__init__(events, media_type="text/event-stream")
-        self._generation = generation
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._generation.close()
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
-
-
-async def _events(
-    service: Service, generation: Generation, *, include_usage: bool
-) -> AsyncIterator[str]:
-    """The answer as server-sent events."""
-    base = _base(service, "chat.completion.chunk")
-    if include_usage:
-        base["usage"] = None
-
-    def chunk(delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _event({**base, "choices": [choice]})
-
-    yield chunk({"role": "assistant", "content": ""})
+def _completion_jobs(service: Service, body: CompletionRequest) -> list[Job]:
+    options = body.options()
     try:
-        async for piece in generation.text():
-            yield chunk({"content": piece})
-    except GenerationFailedError:
-        # the status line is sent already; clients raise on an event with an error
-        yield _event(_unavailable().body())
-        return
-    yield chunk({}, generation.finish_reason)
-    if include_usage:
-        yield _event({**base, "choices": [], "usage": _usage(generation)})
-    yield "data: [DONE]\n\n"
+        return [service.completion(service.tokens(prompt), options) for prompt in body.prompts()]
+    except REFUSED as error:
+        raise _refusal(error, "prompt") from error
+
+
+def _echo(service: Service, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+
+
+def _add_answers(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", responses=REPLIES, tags=["chat"])
+    async def chat_completions(body: ChatRequest, request: Request, who: Who) -> Response:
+        """Answer a conversation."""
+        _check_model(service, body.model)
+        job = await _chat_job(service, body)
+        answers = _start(service, [job], who)
+        shape = ChatShape(service, logprobs=bool(body.logprobs))
+        if body.stream:
+            return stream(answers, shape, include_usage=body.include_usage)
+        return await whole(answers, shape, request)
+
+    @app.post("/v1/completions", responses=REPLIES, tags=["completions"])
+    async def completions(body: CompletionRequest, request: Request, who: Who) -> Response:
+        """Go on with a text."""
+        _check_model(service, body.model)
+        jobs = _completion_jobs(service, body)
+        answers = _start(service, jobs, who)
+        echoes = [
+            _echo(service, prompt) if body.echo else ""
+            for prompt in body.prompts()
+            for _choice in range(body.n or 1)
+        ]
+        shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
+        if body.stream:
+            return stream(answers, shape, include_usage=body.include_usage)
+        return await whole(answers, shape, request)
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, str]:
+        """The process answers."""
         return {"status": "alive"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", tags=["operation"], responses={503: {"description": "Not ready"}})
     async def readyz() -> Response:
+        """Requests are accepted."""
         if service.scheduler.healthy:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", tags=["operation"])
     async def metrics() -> Response:
+        """For Prometheus."""
         return Response(
             generate_latest(service.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST}
         )
 
 
-def _add_models(app: FastAPI, service: Service) -> None:
+def _cards(service: Service, embedder: Embedder | None) -> dict[str, dict[str, Any]]:
     release = service.release
     card = {
         "id": release.model,
@@ -230,39 +180,54 @@ def _add_models(app: FastAPI, service: Service) -> None:
         "release_digest": release.digest,
         "max_model_len": service.scheduler.max_len,
     }
+    cards = {release.model: card}
+    if embedder is not None:
+        cards[embedder.name] = {
+            "id": embedder.name,
+            "object": "model",
+            "created": service.created,
+            "owned_by": "onprem.deepseek",
+            "release_digest": embedder.digest,
+            "max_model_len": embedder.max_len,
+        }
+    return cards
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card]}
 
-    @app.get("/v1/models/{name}")
-    async def model(name: str) -> dict[str, Any]:
-        if name != release.model:
-            raise ApiError(404, f"The model {name!r} does not exist here.", code="model_not_found")
-        return card
+def _add_models(app: FastAPI, service: Service, embedder: Embedder | None) -> None:
+    cards = _cards(service, embedder)
+
+    @app.get("/v1/models", responses=ERRORS, tags=["models"])
+    async def models(who: Who) -> dict[str, Any]:
+        """What this service has."""
+        return {"object": "list", "data": list(cards.values())}
+
+    @app.get("/v1/models/{name}", responses=ERRORS, tags=["models"])
+    async def model(name: str, who: Who) -> dict[str, Any]:
+        """One model."""
+        if name not in cards:
+            _check_model(service, name)
+        return cards[name]
 
 
-def create_app(service: Service) -> ASGIApp:
+def create_app(
+    service: Service, keys: KeyRing | None = None, embedder: Embedder | None = None
+) -> ASGIApp:
     """The application; it stops the service's scheduler when it shuts down."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.scheduler.stop)
+        if embedder is not None:
+            await asyncio.to_thread(embedder.close)
 
-    # no generated documentation pages: they would load their scripts from elsewhere
+    # without the documentation pages that it can make: they load their scripts from elsewhere
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install(app)
     _add_probes(app, service)
-    _add_models(app, service)
-
-    @app.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        generation = _start(service, body)
-        if not body.stream:
-            return await _whole(service, generation, request)
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = _events(service, generation, include_usage=include_usage)
-        return _EventStream(generation, events)
-
-    return Surround(app, service)
+    _add_models(app, service, embedder)
+    _add_answers(app, service)
+    if embedder is not None:
+        add_embeddings(app, embedder)
+    publish(app, has_keys=keys is not None)
+    return Surround(Access(app, keys), service, ROUTES)

@@ -47,7 +47,6 @@ class Parameters:
 
     max_len: int | None = None
     slots: int = 4
-    with_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
     copied = _copied_files(checkpoint, DECODER_FILES)
     max_len = _max_len(decoder, parameters.max_len)
     tensors = read_checkpoint(checkpoint)
-    model, weights = decoder_graph.build(
-        decoder, tensors, max_len, with_logits=parameters.with_logits
-    )
+    model, weights = decoder_graph.build(decoder, tensors, max_len)
     facts = {
         "parameters": {"max_len": max_len, "slots": parameters.slots},
         "cache": {

@@ -5,8 +5,9 @@ cache is written; `valid_lengths` [batch], the number of valid keys after this s
 `past_key.N`, `past_value.N` [batch, kv_heads, max_len, head_dim].
 
 Outputs: `top_values` and `top_indices` [batch, 64], the best candidates for the token after the
-last one given; and per layer `present_key.N`, `present_value.N`, to be bound to the same buffers
-as the past, which TensorScatter then updates in place.
+last one given; `logits` [batch, vocabulary], of which they are the best, for the requests that need
+more; and per layer `present_key.N`, `present_value.N`, to be bound to the same buffers as the past,
+which TensorScatter then updates in place.
 
 The causal mask of Attention is aligned to the end of the valid keys, so the same graph does a whole
 prompt, a chunk of it at an offset, and a single token.
@@ -107,9 +108,7 @@ def _head(graph: GraphBuilder, decoder: Decoder, x: str) -> None:
     )
 
 
-def _values(
-    decoder: Decoder, *, with_logits: bool
-) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+def _values(decoder: Decoder) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     integer, real = TensorProto.INT64, TensorProto.FLOAT
     cache: list[str | int | None] = ["batch", decoder.kv_heads, "max_len", decoder.head_dim]
     top = min(TOP, decoder.vocabulary)
@@ -122,9 +121,8 @@ def _values(
     outputs = [
         helper.make_tensor_value_info("top_values", real, ["batch", top]),
         helper.make_tensor_value_info("top_indices", integer, ["batch", top]),
+        helper.make_tensor_value_info("logits", real, ["batch", decoder.vocabulary]),
     ]
-    if with_logits:
-        outputs.append(helper.make_tensor_value_info("logits", real, ["batch", decoder.vocabulary]))
     for layer in range(decoder.layers):
         for kind in ("key", "value"):
             inputs.append(helper.make_tensor_value_info(f"past_{kind}.{layer}", real, cache))
@@ -133,7 +131,7 @@ def _values(
 
 
 def build(
-    decoder: Decoder, tensors: Mapping[str, Tensor], max_len: int, *, with_logits: bool = False
+    decoder: Decoder, tensors: Mapping[str, Tensor], max_len: int
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The graph without its weights, and the weights in the order in which they are stored."""
     graph = GraphBuilder(tensors)
@@ -154,6 +152,6 @@ def build(
         normed = norm(x, f"{prefix}.post_attention_layernorm")
         x = graph.op("Add", [x, _mlp(graph, decoder, layer, normed)], f"{prefix}/output")
     _head(graph, decoder, x)
-    inputs, outputs = _values(decoder, with_logits=with_logits)
+    inputs, outputs = _values(decoder)
     model = graph.model("decoder", OPSET, IR_VERSION, inputs, outputs)
     return model, list(graph.weights.values())

@@ -1,0 +1,87 @@
+"""The OpenAPI document: what FastAPI knows, with our errors, and keys where they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+import deepseek_serving
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"description": description, "model": ErrorBody}
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+ERRORS: Responses = {
+    401: _error("No key, or one that is not in force"),
+    403: _error("A key without the scope, or a client certificate that is not allowed"),
+    404: _error("Another model than this service has"),
+    429: _error("The key's rate or quota is used up; retry-after says for how long"),
+}
+REPLIES: Responses = {
+    200: {
+        "description": "In one piece, or as server-sent events where `stream` is true",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    400: _error("A parameter that is wrong or cannot be heeded; `param` names it"),
+    **ERRORS,
+    413: _error("The request body is too large"),
+    503: _error("The service is stopping or has failed"),
+    504: _error("The answer took longer than a request may"),
+}
+EMBEDDINGS: Responses = {
+    200: {"description": "One vector per text", "content": {"application/json": {"schema": {}}}},
+    400: REPLIES[400],
+    **ERRORS,
+    413: REPLIES[413],
+}
+
+
+def publish(app: FastAPI, *, has_keys: bool) -> None:
+    """Have the application describe itself, once all its routes are there."""
+    document = get_openapi(
+        title="onprem.deepseek inference service",
+        version=deepseek_serving.__version__,
+        description="The OpenAI API, as far as this service has it.",
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            # wrong requests are answered with 400, in OpenAI's shape
+            if operation["responses"].pop("422", None) and "400" not in operation["responses"]:
+                operation["responses"]["400"] = {
+                    "description": "A wrong request",
+                    "content": {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
+                    },
+                }
+            if has_keys and path.startswith("/v1/"):
+                operation["security"] = [{"key": []}]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    if has_keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> dict[str, Any]:
+        return document

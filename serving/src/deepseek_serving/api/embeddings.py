@@ -1,0 +1,81 @@
+"""The route that makes vectors of texts."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Depends, FastAPI
+from fastapi.responses import JSONResponse, Response
+
+from deepseek_serving.api.access import Caller, caller
+from deepseek_serving.api.document import EMBEDDINGS
+from deepseek_serving.api.errors import ApiError
+from deepseek_serving.api.schema import EmbeddingRequest
+from deepseek_serving.embedding import BusyError, Embedder, TooLongError
+
+
+def _encoded(vector: npt.NDArray[np.float32], form: str | None) -> str | list[float]:
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    return [float(value) for value in vector]
+
+
+def _check(embedder: Embedder, body: EmbeddingRequest) -> None:
+    if body.model != embedder.name:
+        raise ApiError(
+            404,
+            f"The model {body.model!r} makes no embeddings here; {embedder.name!r} does.",
+            param="model",
+            code="model_not_found",
+        )
+    if body.dimensions not in (None, embedder.size):
+        raise ApiError(
+            400,
+            f"dimensions: this model's embeddings have {embedder.size}, and no fewer.",
+            param="dimensions",
+            code="invalid_value",
+        )
+
+
+def add_embeddings(app: FastAPI, embedder: Embedder) -> None:
+    @app.post("/v1/embeddings", responses=EMBEDDINGS, tags=["embeddings"])
+    async def embeddings(
+        body: EmbeddingRequest, who: Annotated[Caller, Depends(caller)]
+    ) -> Response:
+        """Vectors of texts."""
+        _check(embedder, body)
+        try:
+            texts = [embedder.tokens(text) for text in body.texts()]
+        except TooLongError as error:
+            raise ApiError(
+                400, str(error), param="input", code="context_length_exceeded"
+            ) from error
+        except ValueError as error:
+            raise ApiError(400, str(error), param="input", code="invalid_value") from error
+        who.take("tokens", sum(map(len, texts)))
+        try:
+            made = await embedder.embed(texts)
+        except BusyError as error:
+            who.settle(sum(map(len, texts)), 0)
+            raise ApiError(
+                429,
+                "Too many requests are waiting; try again later.",
+                kind="rate_limit_error",
+                code="queue_full",
+                headers={"retry-after": "1"},
+            ) from error
+        data: list[dict[str, Any]] = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _encoded(vector, body.encoding_format),
+            }
+            for index, vector in enumerate(made.vectors)
+        ]
+        usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+        return JSONResponse(
+            {"object": "list", "data": data, "model": embedder.name, "usage": usage}
+        )

@@ -1,0 +1,210 @@
+"""API keys: made once, kept as hashes, read again when their file changes.
+
+A key's secret has 256 random bits, so that plain SHA-256 is enough at rest: there is no list of
+likely secrets to try, which is what slow hashes such as scrypt are for, and a slow hash would let
+anybody who sends wrong keys keep the service busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from deepseek_serving.errors import ServingError
+
+logger = logging.getLogger(__name__)
+
+Scope = Literal["chat", "completions", "embeddings", "models"]
+SCOPES: tuple[Scope, ...] = ("chat", "completions", "embeddings", "models")
+# what a client sends: a name to find the key by, and the secret
+FORM = re.compile(r"dsk-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
+
+
+class KeyFileError(ServingError):
+    """The file of keys cannot be used."""
+
+
+class Key(BaseModel):
+    """A key as the file has it; nothing in it lets anybody in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: tuple[Scope, ...] = SCOPES
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires <= datetime.now(timezone.utc)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    # `schema` is a method of pydantic's models
+    version: Literal[1] = Field(alias="schema")
+    keys: list[Key]
+
+
+def parse(text: str) -> dict[str, Key]:
+    """Keys by their ids. Raises KeyFileError, which repeats nothing of what the file holds."""
+    try:
+        keys = _File.model_validate_json(text).keys
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise KeyFileError(f"{where}: {first['msg']}") from None
+    found = {key.id: key for key in keys}
+    if len(found) < len(keys):
+        raise KeyFileError("two keys have the same id")
+    return found
+
+
+def read(path: Path) -> dict[str, Key]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{path}: cannot be read: {error}") from error
+    try:
+        return parse(text)
+    except KeyFileError as error:
+        raise KeyFileError(f"{path}: {error}") from error
+
+
+def _write(path: Path, keys: Collection[Key]) -> None:
+    """Replace the file as a whole; its mode and owner stay."""
+    value = {"schema": 1, "keys": [key.model_dump(mode="json") for key in keys]}
+    partial = path.with_name(f".{path.name}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        if path.exists():
+            kept = path.stat()
+            os.fchown(file.fileno(), kept.st_uid, kept.st_gid)
+            os.fchmod(file.fileno(), kept.st_mode & 0o777)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[dict[str, Key]]:
+    """The keys of a file, while nobody else changes it."""
+    try:
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise KeyFileError(f"{path.parent}: cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield read(path) if path.exists() else {}
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("ascii")).hexdigest()
+
+
+def add(
+    path: Path,
+    name: str,
+    *,
+    scopes: Sequence[Scope] = SCOPES,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    expires: datetime | None = None,
+) -> str:
+    """Add a key to the file; returns what the client sends, which is kept nowhere."""
+    with _locked(path) as keys:
+        secret = secrets.token_urlsafe(32)
+        try:
+            key = Key(
+                id=secrets.token_hex(6),
+                name=name,
+                sha256=_hash(secret),
+                scopes=tuple(scopes),
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                created=datetime.now(timezone.utc).replace(microsecond=0),
+                expires=expires,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise KeyFileError(f"{first['loc'][0]}: {first['msg']}") from None
+        _write(path, [*keys.values(), key])
+    return f"dsk-{key.id}-{secret}"
+
+
+def revoke(path: Path, identifier: str) -> Key:
+    """Take a key out of the file; running services refuse it when they next look."""
+    with _locked(path) as keys:
+        if identifier not in keys:
+            raise KeyFileError(f"{path}: has no key {identifier!r}; deepseek-key list names them")
+        revoked = keys.pop(identifier)
+        _write(path, keys.values())
+    return revoked
+
+
+class KeyRing:
+    """The keys of a file, swapped as a whole when it changes; a wrong file changes nothing."""
+
+    def __init__(self, path: Path, poll_seconds: float = 2) -> None:
+        self._path = path
+        self._poll = poll_seconds
+        self._signature = self._look()
+        self._keys: Mapping[str, Key] = read(path)
+        self._looked = time.monotonic()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def reload(self) -> None:
+        """Read the file again, whether it looks changed or not."""
+        self._signature = self._look()
+        try:
+            self._keys = read(self._path)
+        except KeyFileError as error:
+            logger.error("the keys of before stay in force: %s", error)
+        else:
+            logger.info("%d API keys in force", len(self._keys))
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._looked >= self._poll:
+            self._looked = now
+            if self._look() != self._signature:
+                self.reload()
+
+    def find(self, sent: str) -> Key | None:
+        """The key in force that was sent, if it is one."""
+        self._refresh()
+        parts = FORM.fullmatch(sent)
+        key = self._keys.get(parts[1]) if parts else None
+        if parts is None or key is None or key.expired:
+            return None
+        return key if hmac.compare_digest(_hash(parts[2]), key.sha256) else None
