@@ -278,9 +278,9 @@ class FakeEngine:
             self.get_aliased_input_tensor = self._aliased
 
     def _aliased(self, name: str) -> str | None:
-        return name.replace("present_", "past_") if self.facts["aliased"] else None
+        return str(name).replace("present_", "past_") if self.facts["aliased"] else None
 
-    def get_tensor_name(self, index: int) -> str:
+    def get_tensor_name(self, index: int) -> Any:
         return self.names[index]
 
     def get_tensor_mode(self, name: str) -> Mode:
@@ -352,7 +352,8 @@ def at(address: int, shape: Sequence[int], kind: str) -> Any:
     """An array over memory that was given out before."""
     size = math.prod(shape) * np.dtype(NUMPY_TYPES[kind]).itemsize
     block = (ctypes.c_uint8 * size).from_address(address)
-    return np.frombuffer(block, dtype=NUMPY_TYPES[kind]).reshape(shape)
+    dtype: np.dtype[Any] = np.dtype(NUMPY_TYPES[kind])
+    return np.ndarray(shape, dtype=dtype, buffer=memoryview(block))
 
 
 def run(engine: FakeEngine, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import PyKCS11
 import tomllib
 import uvicorn
@@ -175,6 +176,16 @@ class Token:
         )
 
 
+def without_logits(graph: Path, folder: Path) -> Path:
+    """A copy of a graph as it was exported before it had the output `logits`."""
+    shutil.copytree(graph, folder)
+    model = onnx.load(folder / "decoder.onnx", load_external_data=False)
+    (logits,) = [output for output in model.graph.output if output.name == "logits"]
+    model.graph.output.remove(logits)
+    onnx.save(model, folder / "decoder.onnx")
+    return folder
+
+
 def canonical(value: object) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
@@ -185,9 +196,17 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def write_artefact(
-    store: Path, source: Path, token: Token, kind: str = "graph", name: str = MODEL
+    store: Path,
+    source: Path,
+    token: Token,
+    kind: str = "graph",
+    name: str = MODEL,
+    parents: Sequence[str] = (),
 ) -> str:
-    """Put a copy of `source` into the store as a signed artefact; return its digest."""
+    """Put a copy of `source` into the store as a signed artefact; return what it is found by.
+
+    That is the digest of its manifest, or of the key that an engine has.
+    """
     work = store / "work"
     shutil.copytree(source, work)
     files = {
@@ -208,7 +227,7 @@ def write_artefact(
         "tools": {},
         "parameters": {},
         "evaluation": {},
-        "parents": [],
+        "parents": list(parents),
         "files": files,
         "pieces": _entry(work / "pieces.meta4"),
     }
@@ -216,21 +235,23 @@ def write_artefact(
     (work / "manifest.json").write_bytes(data)
     result = token.run_sign(work)
     assert result.returncode == 0, result.stderr
-    digest = hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(
+        (work / "key.json").read_bytes() if kind == "engine" else data
+    ).hexdigest()
     folder = store / kind / name / digest
     folder.parent.mkdir(parents=True, exist_ok=True)
     work.rename(folder)
     return digest
 
 
-def write_release(store: Path, graph: Path, token: Token) -> str:
+def write_release(store: Path, graph: Path, token: Token, precision: str = "fp32") -> str:
     digest = write_artefact(store, graph, token)
     release = {
         "schema": 1,
         "model": MODEL,
         "version": VERSION,
         "checkpoint": "0" * 64,
-        "graphs": {"fp32": digest},
+        "graphs": {precision: digest},
     }
     data = canonical(release)
     path = store / "releases" / MODEL / f"{VERSION}.json"

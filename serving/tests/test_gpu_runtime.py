@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import FakeGpu, write_plan
-from support import trained
+from support import trained, without_logits
 from test_encoder import encoder_checkpoint
 
 from deepseek_serving.errors import EngineError
@@ -90,13 +90,13 @@ def answers(engine: Engine, sequences: Sequence[Sequence[int]], chunk: int) -> l
 @pytest.mark.parametrize("integers", ["INT32", "INT64"])
 def test_tokens_are_those_of_onnx_runtime(
     gpu: FakeGpu,
-    graph_with_logits: Path,
+    graph: Path,
     prepared: dict[str, Path],
     precision: str,
     integers: str,
 ) -> None:
     """The prepared graph has no valid_lengths, and a cache of another type."""
-    folder = {"fp32": graph_with_logits, **prepared}[precision]
+    folder = {"fp32": graph, **prepared}[precision]
     sequences = prompts(folder, SLOTS)
     engine = decoder(folder, integers=integers)
     reference = OnnxRuntimeEngine(folder, threads=1, slots=SLOTS)
@@ -252,14 +252,14 @@ def test_a_step_that_fails(gpu: FakeGpu, graph: Path) -> None:
         engine.decode([1], [0])
 
 
-def test_a_plan_of_another_graph(gpu: FakeGpu, graph: Path, graph_with_logits: Path) -> None:
+def test_a_plan_of_another_graph(gpu: FakeGpu, graph: Path) -> None:
     other = record(graph)
     other["cache"]["layers"] += 1
     other["cache"]["head_dim"] += 2
     other["cache"]["type"] = "float16"
     other["vocabulary"] += 1
     with pytest.raises(EngineError) as error:
-        TensorRtEngine(decoder_plan(graph_with_logits), other, flavour="tensorrt")
+        TensorRtEngine(decoder_plan(graph), other, flavour="tensorrt")
     message = str(error.value)
     for part in (
         "does not belong to the graph's export.json",
@@ -292,8 +292,8 @@ def test_no_room_for_the_cache(gpu: FakeGpu, graph: Path) -> None:
     with pytest.raises(EngineError, match="no room for the KV cache of 3 slots") as error:
         decoder(graph)
     assert f"{size} bytes are needed, 1000 are free; lower engine.slots" in str(error.value)
-    # the cache fits, and nothing beside it
-    gpu.free = size + 1000
+    # cache and logits fit, and nothing beside them
+    gpu.free = size + SLOTS * record(graph)["vocabulary"] * 4 + 1000
     with pytest.raises(EngineError, match=r"the workspace of the decoder: 12345 bytes are needed"):
         decoder(graph)
 
@@ -324,17 +324,15 @@ def test_nothing_outside_the_cache_or_the_vocabulary_is_touched(gpu: FakeGpu, gr
     assert gpu.executions == 0
 
 
-def test_logits_need_an_output_and_a_step(
-    gpu: FakeGpu, graph: Path, graph_with_logits: Path
-) -> None:
+def test_logits_need_an_output_and_a_step(gpu: FakeGpu, graph: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no output logits"):
-        decoder(graph).logits()
-    engine = decoder(graph_with_logits)
+        decoder(without_logits(graph, tmp_path / "graph")).logits()
+    engine = decoder(graph)
     with pytest.raises(EngineError, match="no logits before the first step"):
         engine.logits()
     candidates = engine.prefill(1, [1, 2, 3], 0)
     logits = engine.logits()
-    assert logits.shape == (1, record(graph_with_logits)["vocabulary"])
+    assert logits.shape == (1, record(graph)["vocabulary"])
     assert logits[0].argmax() == candidates.tokens[0, 0]
 
 

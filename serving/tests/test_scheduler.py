@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import trained
 
-from deepseek_serving.errors import EngineError
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.sampling import Sampling
@@ -68,9 +67,6 @@ class CountingEngine:
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
         self.calls.append(("decode", tuple(lengths)))
         return self._answer(tokens)
-
-    def logits(self) -> npt.NDArray[np.float32]:
-        raise EngineError("the graph has no output logits")
 
 
 class Client:

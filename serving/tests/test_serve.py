@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import threading
 import time
@@ -13,9 +12,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import numpy.typing as npt
-import onnx
 import uvicorn
-from support import MODEL, Authority, Token, free_port, serve, serve_app, settings_text
+from support import (
+    MODEL,
+    Authority,
+    Token,
+    free_port,
+    serve,
+    serve_app,
+    settings_text,
+    without_logits,
+)
 
 from deepseek_serving.api.app import create_app
 from deepseek_serving.policy import keys
@@ -193,12 +200,7 @@ def test_an_engine_that_fails_ends_its_answers_and_the_process(graph: Path) -> N
 def test_a_graph_of_an_earlier_export_answers_and_refuses_what_needs_its_logits(
     graph: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "graph"
-    shutil.copytree(graph, folder)
-    model = onnx.load(folder / "decoder.onnx", load_external_data=False)
-    (logits,) = [output for output in model.graph.output if output.name == "logits"]
-    model.graph.output.remove(logits)
-    onnx.save(model, folder / "decoder.onnx")
+    folder = without_logits(graph, tmp_path / "graph")
     engine = OnnxRuntimeEngine(folder, threads=1)
     assert not gives_logits(engine)
     assert gives_logits(OnnxRuntimeEngine(graph, threads=1))
