@@ -317,6 +317,8 @@ def _build(plan: _Plan) -> dict[str, Any]:
         record = _write_all(plan, partial, progress)
         _swap(partial, dest)
         progress.say(f"built {dest}")
+    except OSError as error:
+        raise BuildError(f"{dest}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         progress.close()
