@@ -147,6 +147,11 @@ VARIABLES = {
         lambda value: isinstance(value, str) and value in FLAVOURS,
         required=False,
     ),
+    "deepseek_api_keys_file": Variable(
+        "an absolute path on the controller, or '' for a service without keys",
+        lambda value: value == "" or _folder(value),
+        required=False,
+    ),
     "deepseek_config_dir": Variable("an absolute path", _folder),
     "deepseek_tls_dir": Variable("an absolute path", _folder),
     "deepseek_release_public_key_file": Variable("an absolute path", _folder),

@@ -34,8 +34,9 @@ def keyed(
     authority: Authority,
     key_file: Path,
 ) -> Iterator[Running]:
-    more = f'[keys]\nfile = "{key_file}"\npoll_seconds = 0.05'
+    more = f'[keys]\nfile = "{key_file}"\npoll_seconds = 0.05\nexempt_clients = ["inference-1"]'
     text = settings_text(signed_store, token, authority, more=more)
+    text = text.replace('["gateway-1"]', '["gateway-1", "inference-1"]')
     with serve(tmp_path_factory.mktemp("keyed"), text) as running:
         yield running
 
@@ -94,6 +95,14 @@ def test_a_scope_is_all_that_a_key_may_do(http: httpx.Client, key_file: Path) ->
         reply = http.post(path, json=ASK, headers=bearer(key))
         assert reply.status_code == 403
         assert reply.json()["error"]["code"] == "insufficient_scope"
+
+
+def test_the_hosts_own_certificate_needs_no_key(
+    keyed: Running, http: httpx.Client, authority: Authority
+) -> None:
+    with httpx.Client(base_url=keyed.url, verify=authority.client("inference-1")) as own:
+        assert own.post(CHAT, json={**ASK, "max_tokens": 3}).status_code == 200
+    assert http.post(CHAT, json={**ASK, "max_tokens": 3}).status_code == 401
 
 
 def test_keys_come_and_go_without_a_restart(http: httpx.Client, key_file: Path) -> None:

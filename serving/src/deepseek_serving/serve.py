@@ -23,7 +23,7 @@ from deepseek_serving.log import log_to
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import verify_release
 from deepseek_serving.service import Service, load, warm_up
-from deepseek_serving.settings import Settings
+from deepseek_serving.settings import KeySettings, Settings
 from deepseek_serving.tls import checked_protocol, server_context
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _key_ring(keys: KeySettings) -> KeyRing:
+    return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients)
+
+
 def _server(settings: Settings) -> Server:
     """All that can fail for a wrong setting or release fails here, before anything listens."""
     server, model = settings.server, settings.model
@@ -84,7 +88,7 @@ def _server(settings: Settings) -> Server:
         model.store, model.name, model.version, model.public_key, model.precision
     )
     logger.info("verified: %s", release.header)
-    keys = KeyRing(settings.keys.file, settings.keys.poll_seconds) if settings.keys else None
+    keys = _key_ring(settings.keys) if settings.keys else None
     service = load(release, model, settings.engine)
     embedder = (
         load_embedder(settings.embeddings, model.public_key, settings.engine.queue)

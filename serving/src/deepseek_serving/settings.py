@@ -87,6 +87,9 @@ class KeySettings(_Section):
 
     file: AbsolutePath
     poll_seconds: float = Field(default=2, gt=0, allow_inf_nan=False)
+    exempt_clients: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="client certificates that need no key, as this host's own"
+    )
 
 
 class EmbeddingSettings(_Section):

@@ -84,7 +84,7 @@ class Access:
         state = scope.setdefault("state", {})
         known = Caller(line=state.get("tls_client", ""))
         try:
-            if self._ring is not None:
+            if self._ring is not None and known.line not in self._ring.exempt_clients:
                 known = state["caller"] = self._known(self._ring, scope)
                 self._admit(known, scope)
             state["caller"] = known

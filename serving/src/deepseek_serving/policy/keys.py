@@ -169,7 +169,11 @@ def revoke(path: Path, identifier: str) -> Key:
 class KeyRing:
     """The keys of a file, swapped as a whole when it changes; a wrong file changes nothing."""
 
-    def __init__(self, path: Path, poll_seconds: float = 2) -> None:
+    def __init__(
+        self, path: Path, poll_seconds: float = 2, exempt_clients: Collection[str] = ()
+    ) -> None:
+        """`exempt_clients` are names in client certificates; who has one of them needs no key."""
+        self.exempt_clients = frozenset(exempt_clients)
         self._path = path
         self._poll = poll_seconds
         self._signature = self._look()
