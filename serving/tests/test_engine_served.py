@@ -111,7 +111,7 @@ def test_the_engine_answers_as_its_graph_does(place: Place) -> None:
 
 
 def test_an_engine_for_another_processor_is_told_from_a_damaged_one(place: Place) -> None:
-    with pytest.raises(EngineError, match=r"CUDA|cuda"):
+    with pytest.raises(EngineError, match=r"cudaError(InsufficientDriver|NoDevice)|this host has"):
         place.open(place.sm80)
 
 

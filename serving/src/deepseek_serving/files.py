@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from deepseek_serving.errors import ServingError
 
 RECORD_FILE = "export.json"
+GOLDEN_FILE = "golden.json"
 ALIGNMENT = 4096
 BLOCK_BYTES = 2**20
 # for the graph without its weights, and the records

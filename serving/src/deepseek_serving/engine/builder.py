@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from deepseek_serving.engine.compiler import Job, Options
+from deepseek_serving.engine.compiler import Job, Options, compile_engine
 from deepseek_serving.engine.hashes import HashCache
 from deepseek_serving.engine.host import Gpus, platform_name, read_gpus
 from deepseek_serving.engine.key import (
-    KEY_FILE,
     Fields,
     Key,
     Tensorrt,
@@ -27,6 +26,7 @@ from deepseek_serving.engine.key import (
     read_fields,
     summary,
 )
+from deepseek_serving.engine.layout import KEY_FILE, OPTIMIZED_FILE, PLAN_FILE
 from deepseek_serving.engine.profiles import (
     DEFAULT_PREFILL_CHUNK,
     Profile,
@@ -37,14 +37,11 @@ from deepseek_serving.engine.progress import Progress
 from deepseek_serving.engine.source import Source, read_source
 from deepseek_serving.engine.target import Choice, Wish, choose
 from deepseek_serving.errors import BuildError
-from deepseek_serving.files import write_json
+from deepseek_serving.files import GOLDEN_FILE, write_json
 
-PLAN_FILE = "engine.plan"
-OPTIMIZED_FILE = "engine.onnx"
 RECORD_FILE = "build.json"
 INSPECTOR_FILE = "inspector.json"
 LOG_FILE = "build.log"
-GOLDEN_FILE = "golden.json"
 HASHES_FILE = ".hashes.json"
 REGENERATE = ("never", "fail", "if_changed", "always")
 # beside the weights themselves: kernels, log, and room for others on the same file system
@@ -365,8 +362,6 @@ def _compile(plan: _Plan, partial: Path, log: TextIO, progress: Progress) -> str
         from deepseek_serving.engine.optimizer import optimize
 
         return optimize(plan.source, partial / OPTIMIZED_FILE)
-    from deepseek_serving.engine.compiler import compile_engine
-
     job = Job(
         flavour=plan.choice.package.flavour,
         graph=plan.source.path,

@@ -6,7 +6,6 @@ API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,8 @@ from deepseek_serving.engine.host import Flavour
 from deepseek_serving.engine.profiles import Profile
 from deepseek_serving.engine.progress import Progress
 from deepseek_serving.errors import BuildError
+from deepseek_serving.runtime.tensorrt import import_flavour
 
-MODULES: dict[Flavour, tuple[str, ...]] = {
-    "tensorrt": ("tensorrt", "tensorrt_bindings"),
-    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-}
 # Errors that a failed build repeats on every level; the first few say it.
 MOST_ERRORS = 4
 
@@ -61,24 +57,13 @@ class Compiled:
     layers: str
 
 
-def load_tensorrt(flavour: Flavour) -> Any:
-    """The Python module of a flavour; raises BuildError with the loader's own reason."""
-    reasons = []
-    for name in MODULES[flavour]:
-        try:
-            if name.endswith("_bindings"):
-                # its libraries are in a package of their own, which loads them
-                importlib.import_module(name.replace("_bindings", "_libs"))
-            return importlib.import_module(name)
-        except (ImportError, OSError) as error:
-            reasons.append(f"{name}: {error}")
-    raise BuildError(f"{flavour} is installed but cannot be loaded: {'; '.join(reasons)}")
-
-
 def compile_engine(
-    job: Job, log: TextIO, progress: Progress, load: Callable[[Flavour], Any] = load_tensorrt
+    job: Job, log: TextIO, progress: Progress, load: Callable[[Flavour], Any] = import_flavour
 ) -> Compiled:
-    """Build the engine; raises BuildError with what TensorRT said."""
+    """Build the engine.
+
+    Raises BuildError with what TensorRT said, EngineError if it cannot be imported.
+    """
     trt = load(job.flavour)
     logger = _logger(trt, log)
     builder = trt.Builder(logger)

@@ -12,7 +12,6 @@ from typing import Any
 from deepseek_serving.errors import BuildError
 
 SCHEMA = 1
-KEY_FILE = "key.json"
 Fields = Mapping[str, Any]
 # A change of the slots alone changes two shapes of every tensor in every profile.
 MOST_DIFFERENCES = 6

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_serving.engine.builder import GOLDEN_FILE
 from deepseek_serving.engine.golden import Agreement, check, compare, read_golden
 from deepseek_serving.engine.host import read_gpus
-from deepseek_serving.files import write_json
+from deepseek_serving.files import GOLDEN_FILE, write_json
 from deepseek_serving.release import verify_release
 from deepseek_serving.runtime.engine import open_engine
 

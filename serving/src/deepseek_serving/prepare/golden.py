@@ -9,7 +9,6 @@ import numpy as np
 
 from deepseek_serving.prepare.tensors import Floats
 
-GOLDEN_FILE = "golden.json"
 CANDIDATES = 8
 SEQUENCES = 4
 LONGEST = 32

@@ -20,6 +20,7 @@ import deepseek_serving
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.files import (
+    GOLDEN_FILE,
     RECORD_FILE,
     data_file,
     new_folder,
@@ -32,7 +33,7 @@ from deepseek_serving.files import (
 )
 from deepseek_serving.prepare import evaluation
 from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
-from deepseek_serving.prepare.golden import GOLDEN_FILE, Golden
+from deepseek_serving.prepare.golden import Golden
 from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import onnxruntime
 
+from deepseek_serving.engine.layout import KEY_FILE, OPTIMIZED_FILE, PLAN_FILE
 from deepseek_serving.errors import EngineError, VerificationError
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import (
@@ -38,9 +39,6 @@ from deepseek_serving.runtime.tensorrt import (
     import_flavour,
 )
 
-KEY_FILE = "key.json"
-PLAN_FILE = "engine.plan"
-OPTIMIZED_FILE = "engine.onnx"
 BUILD_HERE = "build the engine on this host, or for its GPU"
 
 
