@@ -136,7 +136,7 @@ def test_a_wrong_file_changes_nothing_and_is_logged(
 def test_requests_per_minute(http: httpx.Client, key_file: Path) -> None:
     key = keys.add(key_file, "slow", requests_per_minute=2)
     until(http, key, 200)
-    replies = [http.post(CHAT, json={**ASK, "max_tokens": 1}, headers=bearer(key)) for _ in "abc"]
+    replies = [http.post(CHAT, json={**ASK, "max_tokens": 1}, headers=bearer(key)) for _n in "abc"]
     assert [reply.status_code for reply in replies] == [200, 200, 429]
     assert [r.headers["x-ratelimit-remaining-requests"] for r in replies] == ["1", "0", "0"]
     last = replies[-1]

@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -487,12 +488,8 @@ class Decoders:
             bare = Bare(self.engine._plan, 0, shapes)
             tokens, lengths = [5] * batch, [100] * batch
 
-            def with_graph(tokens: Any = tokens, lengths: Any = lengths) -> None:
-                self.engine.decode(tokens, lengths)
-
-            def without(tokens: Any = tokens, lengths: Any = lengths) -> None:
-                self.plain.decode(tokens, lengths)
-
+            with_graph = partial(self.engine.decode, tokens, lengths)
+            without = partial(self.plain.decode, tokens, lengths)
             times = in_turns({"graph": with_graph, "plain": without, "bare": bare})
             yield (
                 f"decode_batch_{batch}_vs_execute_async_v3",
