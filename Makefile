@@ -12,6 +12,8 @@ LAB := /var/lib/onprem-deepseek-lab
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
+# A collection of this name that was once installed in the home directory must not be tested instead.
+export ANSIBLE_HOME := $(CURDIR)/$(CACHE)/ansible
 
 say = @printf '\n\033[1m== %s\033[0m (%(%H:%M:%S)T)\n' '$(1)' -1
 
