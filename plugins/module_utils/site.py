@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.onprem.deepseek.plugins.module_utils import workers
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import EXPORTED, PREPARED
 
 STORAGE_HOSTS = 3
@@ -164,7 +165,7 @@ VARIABLES = {
     "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
 }
 # Of each host, and not the same on all of them.
-HOST_VARIABLES = ("deepseek_zone_addresses",)
+HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_workers")
 
 
 def problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> list[Problem]:
@@ -173,6 +174,7 @@ def problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> list
         *group_problems(groups),
         *variable_problems(hosts),
         *address_problems(groups, hosts),
+        *(problem for host in hosts for problem in _worker_problems(host)),
         *(problem for host in hosts for problem in host_problems(host)),
     ]
 
@@ -272,6 +274,28 @@ def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
             f"it is {storage}, as deepseek_inference_port is",
             "Change one of them",
         )
+
+
+def _worker_problems(host: Host) -> Iterator[Problem]:
+    """Find workers that cannot be, or that would listen where the store is served."""
+    listed, port = (
+        host.variables.get("deepseek_workers"),
+        host.variables.get("deepseek_inference_port"),
+    )
+    if listed is None or not _is_unprivileged_port(port):
+        return
+    where = f"{host.name}, deepseek_workers"
+    wrong = workers.problems(listed, port)
+    for what in wrong:
+        yield Problem(where, what, "Correct it in the host's variables")
+    storage = host.variables.get("deepseek_storage_port")
+    for worker in [] if wrong else workers.workers(listed, int(str(port))):
+        if str(worker["port"]) == str(storage) != str(port):
+            yield Problem(
+                where,
+                f"worker {worker['name']} has port {storage}, as deepseek_storage_port is",
+                "Change one of them",
+            )
 
 
 def address_problems(

@@ -20,6 +20,7 @@ from deepseek_serving.errors import EngineError
 from deepseek_serving.export.exporter import ENCODER_FILE, GRAPH_FILE
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.runtime import Candidates
+from deepseek_serving.runtime.cores import cores
 from deepseek_serving.runtime.texts import Texts
 
 SMALLEST_CAPACITY = 64
@@ -34,7 +35,7 @@ def _session(graph: Path, threads: int, optimized: bool = False) -> ort.Inferenc
     if optimized:
         # ahead of time, by deepseek-engine
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or cores()
     # threads that spin while they wait take the cores from whatever else the host runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

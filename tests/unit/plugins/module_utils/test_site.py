@@ -167,6 +167,23 @@ def test_two_services_on_one_port() -> None:
     assert only.startswith("deepseek_storage_port: it is 8000, as deepseek_inference_port is")
 
 
+def test_workers_are_checked_host_by_host() -> None:
+    right = {**SITE, "deepseek_workers": [{"name": "a"}, {"name": "b"}]}
+    assert found(host("inference-1", variables=right)) == []
+    wrong = {**SITE, "deepseek_workers": [{"name": "a", "cpus": "x"}]}
+    (only,) = found(host("inference-1", variables=wrong))
+    assert only == (
+        "inference-1, deepseek_workers: worker 1: its cpus are 'x': 'x' is no processor and no "
+        "range of processors. Correct it in the host's variables."
+    )
+
+
+def test_a_worker_does_not_listen_where_the_store_is_served() -> None:
+    taken = {**SITE, "deepseek_workers": [{"name": "a", "port": 8443}]}
+    (only,) = found(host("inference-1", variables=taken))
+    assert "worker a has port 8443, as deepseek_storage_port is" in only
+
+
 PRECISIONS = [
     {"name": "fp16", "held_out": "/srv/import/held-out.jsonl"},
     {"name": "int8", "held_out": "/srv/h", "calibration": "/srv/c", "min_top1_agreement": 0.9},
