@@ -17,6 +17,7 @@ from support import (
     Token,
     serve,
     settings_text,
+    write_artefact,
     write_release,
 )
 
@@ -65,6 +66,15 @@ def signed_store(tmp_path_factory: pytest.TempPathFactory, graph: Path, token: T
     """A store with one release, signed in the token by deepseek-sign."""
     store = tmp_path_factory.mktemp("store")
     write_release(store, graph, token)
+    return store
+
+
+@pytest.fixture(scope="session")
+def checkpoint_store(tmp_path_factory: pytest.TempPathFactory, graph: Path, token: Token) -> Path:
+    """A store whose release names a signed checkpoint."""
+    store = tmp_path_factory.mktemp("checkpoint-store")
+    digest = write_artefact(store, CHECKPOINT, token, kind="checkpoint")
+    write_release(store, graph, token, checkpoint=digest)
     return store
 
 

@@ -244,13 +244,19 @@ def write_artefact(
     return digest
 
 
-def write_release(store: Path, graph: Path, token: Token, precision: str = "fp32") -> str:
+def write_release(
+    store: Path,
+    graph: Path,
+    token: Token,
+    precision: str = "fp32",
+    checkpoint: str = "0" * 64,
+) -> str:
     digest = write_artefact(store, graph, token)
     release = {
         "schema": 1,
         "model": MODEL,
         "version": VERSION,
-        "checkpoint": "0" * 64,
+        "checkpoint": checkpoint,
         "graphs": {precision: digest},
     }
     data = canonical(release)
@@ -362,6 +368,14 @@ kind = "onnxruntime"
 """
 
 
+def upstream_settings(
+    store: Path, token: Token, authority: Authority, url: str, more: str = ""
+) -> str:
+    text = settings_text(store, token, authority, engine="", more=more)
+    text = text.replace('kind = "onnxruntime"', 'kind = "upstream"')
+    return f'{text}\n[upstream]\nurl = "{url}"\nmodel = "behind"\npoll_seconds = 0.05\n'
+
+
 @dataclass
 class Running:
     """A running deepseek-serve."""
@@ -414,9 +428,9 @@ def serve(folder: Path, settings: str) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def serve_app(app: ASGIApp) -> Iterator[str]:
+def serve_app(app: ASGIApp, port: int | None = None) -> Iterator[str]:
     """An application on a port of its own, in this process and without TLS."""
-    port = free_port()
+    port = port or free_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()

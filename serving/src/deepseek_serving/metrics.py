@@ -16,8 +16,15 @@ TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
-class _Live(Collector):
-    """Values read when Prometheus asks for them."""
+def readiness(release: Release, *, ready: bool) -> Iterable[Metric]:
+    """What every service says of itself."""
+    yield GaugeMetricFamily("deepseek_ready", "1 while requests are accepted", value=ready)
+    names = {"model": release.model, "version": release.version, "digest": release.digest}
+    yield InfoMetricFamily("deepseek_release", "The verified release served", value=names)
+
+
+class EngineState(Collector):
+    """Values of an engine of our own, read when Prometheus asks for them."""
 
     def __init__(self, scheduler: Scheduler, release: Release) -> None:
         self._scheduler = scheduler
@@ -55,21 +62,14 @@ class _Live(Collector):
             ),
         ):
             yield CounterMetricFamily(f"deepseek_{name}", text, value=count)
-        yield GaugeMetricFamily(
-            "deepseek_ready", "1 while requests are accepted", value=self._scheduler.healthy
-        )
-        release = {
-            "model": self._release.model,
-            "version": self._release.version,
-            "digest": self._release.digest,
-        }
-        yield InfoMetricFamily("deepseek_release", "The verified release served", value=release)
+        yield from readiness(self._release, ready=self._scheduler.healthy)
 
 
 class Metrics:
     """One registry per service, so that two services in one process do not mix."""
 
-    def __init__(self, scheduler: Scheduler, release: Release) -> None:
+    def __init__(self, state: Collector) -> None:
+        """`state`: what is measured when somebody asks."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "deepseek_http_requests",
@@ -110,4 +110,4 @@ class Metrics:
         self.generation_length = histogram(
             "request_generation_tokens", "Tokens of an answer", TOKENS
         )
-        self.registry.register(_Live(scheduler, release))
+        self.registry.register(state)

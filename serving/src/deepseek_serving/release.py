@@ -32,7 +32,10 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Release:
-    """A verified release: the key vouches for every byte in the graph folder."""
+    """A verified release: the key vouches for every byte in the folder of what is served.
+
+    That is a graph, or the checkpoint where another server runs it; `digest` is the folder's.
+    """
 
     model: str
     version: str
@@ -150,10 +153,10 @@ def _check_signature(path: Path, data: bytes, public_key: Path) -> None:
         ) from error
 
 
-def verify_release(
-    store: Path, name: str, version: str, public_key: Path, graph: str = "fp32"
-) -> Release:
-    """Follow the chain from the release's signature down to the graph's files."""
+def _signed(
+    store: Path, name: str, version: str, public_key: Path
+) -> tuple[Path, Mapping[str, Any]]:
+    """A release's record, with the path for messages, once its signature is verified."""
     path = store / "releases" / name / f"{version}.json"
     data = _read(path)
     _check_signature(path, data, public_key)
@@ -163,6 +166,14 @@ def verify_release(
             f"{path}: is the release {release.get('model')} {release.get('version')}, "
             f"not {name} {version}"
         )
+    return path, release
+
+
+def verify_release(
+    store: Path, name: str, version: str, public_key: Path, graph: str = "fp32"
+) -> Release:
+    """Follow the chain from the release's signature down to the graph's files."""
+    path, release = _signed(store, name, version, public_key)
     graphs = release.get("graphs")
     digest = graphs.get(graph) if isinstance(graphs, dict) else None
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
@@ -170,4 +181,24 @@ def verify_release(
         raise VerificationError(f"{path}: names no {graph} graph (it names: {named})")
     folder = store / "graph" / name / digest
     verify_artefact(folder, public_key, digest)
+    return Release(model=name, version=version, digest=digest, graph=folder)
+
+
+def verify_checkpoint(store: Path, name: str, version: str, public_key: Path) -> Release:
+    """Follow the chain from the release's signature down to the checkpoint's manifest.
+
+    Its files are for another server to load, and are verified before that one starts.
+    """
+    path, release = _signed(store, name, version, public_key)
+    digest = release.get("checkpoint")
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise VerificationError(f"{path}: names no checkpoint")
+    folder = store / "checkpoint" / name / digest
+    manifest = folder / MANIFEST_FILE
+    actual = hashlib.sha256(_read(manifest)).hexdigest()
+    if actual != digest:
+        raise VerificationError(
+            f"{manifest}: changed after signing: its digest is {actual}, expected {digest}; "
+            "pull the artefact again"
+        )
     return Release(model=name, version=version, digest=digest, graph=folder)

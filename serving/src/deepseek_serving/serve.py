@@ -13,18 +13,22 @@ import threading
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from deepseek_serving import settings as settings_file
 from deepseek_serving.api.app import create_app
+from deepseek_serving.api.common import Served
+from deepseek_serving.api.forward import create_forwarding_app
 from deepseek_serving.cli import run
 from deepseek_serving.embedding import load_embedder
 from deepseek_serving.errors import EX_CONFIG
 from deepseek_serving.log import log_to
 from deepseek_serving.policy.keys import KeyRing
-from deepseek_serving.release import verify_release
-from deepseek_serving.service import Service, load, warm_up
+from deepseek_serving.release import verify_checkpoint, verify_release
+from deepseek_serving.service import load
 from deepseek_serving.settings import KeySettings, Settings
 from deepseek_serving.tls import checked_protocol, server_context
+from deepseek_serving.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +47,17 @@ def notify(state: str) -> None:
 class Server(uvicorn.Server):
     """Reports readiness once it listens."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, keys: KeyRing | None) -> None:
+    def __init__(self, config: uvicorn.Config, service: Served, keys: KeyRing | None) -> None:
         super().__init__(config)
         self._service = service
         self._keys = keys
 
     @property
     def failed(self) -> bool:
-        return self._service.scheduler.failed
+        return self._service.failed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await warm_up(self._service)
+        await self._service.begin()
         await super().startup(sockets)
         if threading.current_thread() is threading.main_thread():
             # without keys there is nothing to read again, and no reason to die of it
@@ -72,7 +76,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
-        self._service.scheduler.drain()
+        self._service.drain()
         await super().shutdown(sockets)
 
 
@@ -80,23 +84,32 @@ def _key_ring(keys: KeySettings) -> KeyRing:
     return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients)
 
 
-def _server(settings: Settings) -> Server:
-    """All that can fail for a wrong setting or release fails here, before anything listens."""
-    server, model = settings.server, settings.model
-    context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
-    release = verify_release(
-        model.store, model.name, model.version, model.public_key, model.precision
-    )
-    logger.info("verified: %s", release.header)
-    keys = _key_ring(settings.keys) if settings.keys else None
-    service = load(release, model, settings.engine)
+def _served(settings: Settings, keys: KeyRing | None) -> tuple[Served, ASGIApp]:
+    """What is served, verified, and the application around it."""
+    model, engine = settings.model, settings.engine
+    named = (model.store, model.name, model.version, model.public_key)
     embedder = (
-        load_embedder(settings.embeddings, model.public_key, settings.engine.queue)
+        load_embedder(settings.embeddings, model.public_key, engine.queue)
         if settings.embeddings
         else None
     )
+    if settings.upstream is not None:
+        upstream = Upstream(verify_checkpoint(*named), settings.upstream)
+        return upstream, create_forwarding_app(upstream, keys, embedder)
+    release = verify_release(*named, model.precision)
+    logger.info("verified: %s", release.header)
+    service = load(release, model, engine)
+    return service, create_app(service, keys, embedder)
+
+
+def _server(settings: Settings) -> Server:
+    """All that can fail for a wrong setting or release fails here, before anything listens."""
+    server = settings.server
+    context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
+    keys = _key_ring(settings.keys) if settings.keys else None
+    service, app = _served(settings, keys)
     config = uvicorn.Config(
-        create_app(service, keys, embedder),
+        app,
         host=server.host,
         port=server.port,
         http=checked_protocol(frozenset(server.allowed_clients)),
@@ -127,6 +140,6 @@ def main(argv: list[str] | None = None) -> int:
 
     status = run("deepseek-serve", prepare, failure=EX_CONFIG)
     if status == 0:
-        asyncio.run(servers[0].serve())
-        status = int(servers[0].failed)
+        status = run("deepseek-serve", lambda: asyncio.run(servers[0].serve()))
+        status = status or int(servers[0].failed)
     return status

@@ -12,7 +12,7 @@ from typing import Any
 
 from deepseek_serving.constrained import Grammar, Grammars
 from deepseek_serving.errors import ServingError
-from deepseek_serving.metrics import Metrics
+from deepseek_serving.metrics import EngineState, Metrics
 from deepseek_serving.release import Release
 from deepseek_serving.reply import (
     END_THINK,
@@ -245,8 +245,31 @@ class Service:
         self._thinks = self._end_think is not None or any(
             mark in tokenizer.template_source for mark in (THINK, END_THINK)
         )
-        self.metrics = Metrics(scheduler, release)
+        self.metrics = Metrics(EngineState(scheduler, release))
         self.created = int((release.graph / "export.json").stat().st_mtime)
+
+    @property
+    def max_len(self) -> int:
+        return self.scheduler.max_len
+
+    @property
+    def healthy(self) -> bool:
+        return self.scheduler.healthy
+
+    @property
+    def failed(self) -> bool:
+        return self.scheduler.failed
+
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+        self.scheduler.drain()
+
+    async def begin(self) -> None:
+        """Generate something, so that readiness means that the whole path works."""
+        await warm_up(self)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.scheduler.stop)
 
     def chat(
         self,

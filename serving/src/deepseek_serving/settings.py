@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from deepseek_serving.errors import SettingsError
@@ -20,6 +28,7 @@ else:
     import tomli as tomllib
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+LOCAL_URL = re.compile(r"http://(127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}|unix:/[^\s?#]+")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
@@ -63,7 +72,7 @@ class ModelSettings(_Section):
 class EngineSettings(_Section):
     """How the model is run; slots and max_len default to what it was exported with."""
 
-    kind: Literal["onnxruntime"] = "onnxruntime"
+    kind: Literal["onnxruntime", "upstream"] = "onnxruntime"
     threads: int = Field(default=0, ge=0, description="0: one per core")
     slots: int | None = Field(default=None, ge=1, le=1024)
     max_len: int | None = Field(default=None, ge=2)
@@ -80,6 +89,37 @@ class EngineSettings(_Section):
     )
     idle_seconds: float = Field(default=60, ge=0, allow_inf_nan=False)
     request_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class UpstreamSettings(_Section):
+    """The server behind this one, where `engine.kind` is upstream: on this host only."""
+
+    url: str = Field(description="http://127.0.0.1:PORT, http://[::1]:PORT or unix:/PATH")
+    model: str = Field(min_length=1, description="the name that the server knows the model by")
+    health_path: str = Field(default="/health", pattern=r"^/[A-Za-z0-9/_.-]*$")
+    concurrency: int = Field(default=256, ge=1, description="requests in work together")
+    queue: int = Field(default=64, ge=0)
+    queue_per_key: int | None = Field(default=None, ge=0, description="None: as long as queue")
+    request_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    poll_seconds: float = Field(default=2, gt=0, allow_inf_nan=False)
+    start_seconds: float = Field(default=1800, gt=0, allow_inf_nan=False)
+
+    @field_validator("url")
+    @classmethod
+    def is_local(cls, url: str) -> str:
+        if not LOCAL_URL.fullmatch(url):
+            raise ValueError(
+                "must be http://127.0.0.1:PORT, http://[::1]:PORT or unix:/PATH: between hosts "
+                "nothing goes unencrypted"
+            )
+        return url
+
+    @property
+    def address(self) -> tuple[str, str | None]:
+        """The base of its URLs, and the path of its socket if it has one."""
+        if self.url.startswith("unix:"):
+            return "http://localhost", self.url.removeprefix("unix:")
+        return self.url, None
 
 
 class KeySettings(_Section):
@@ -105,6 +145,13 @@ class Settings(_Section):
     engine: EngineSettings = EngineSettings()
     keys: KeySettings | None = None
     embeddings: EmbeddingSettings | None = None
+    upstream: UpstreamSettings | None = None
+
+    @model_validator(mode="after")
+    def names_its_engine(self) -> Settings:
+        if (self.engine.kind == "upstream") != (self.upstream is not None):
+            raise ValueError('engine.kind = "upstream" and the section [upstream] come together')
+        return self
 
 
 def _expand(value: object, variables: Mapping[str, str], where: str) -> object:
@@ -133,6 +180,8 @@ def _message(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown setting"
     message = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
     return f"{where}: {message[0].lower()}{message[1:]} (it is {error['input']!r})"
 
 

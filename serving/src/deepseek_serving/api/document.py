@@ -22,17 +22,17 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def _error(description: str) -> dict[str, Any]:
+def error_response(description: str) -> dict[str, Any]:
     return {"description": description, "model": ErrorBody}
 
 
 Responses = dict[int | str, dict[str, Any]]
 
 ERRORS: Responses = {
-    401: _error("No key, or one that is not in force"),
-    403: _error("A key without the scope, or a client certificate that is not allowed"),
-    404: _error("Another model than this service has"),
-    429: _error("The key's rate or quota is used up; retry-after says for how long"),
+    401: error_response("No key, or one that is not in force"),
+    403: error_response("A key without the scope, or a client certificate that is not allowed"),
+    404: error_response("Another model than this service has"),
+    429: error_response("The key's rate or quota is used up; retry-after says for how long"),
 }
 REPLIES: Responses = {
     200: {
@@ -42,11 +42,11 @@ REPLIES: Responses = {
             "text/event-stream": {"schema": {"type": "string"}},
         },
     },
-    400: _error("A parameter that is wrong or cannot be heeded; `param` names it"),
+    400: error_response("A parameter that is wrong or cannot be heeded; `param` names it"),
     **ERRORS,
-    413: _error("The request body is too large"),
-    503: _error("The service is stopping or has failed"),
-    504: _error("The answer took longer than a request may"),
+    413: error_response("The request body is too large"),
+    503: error_response("The service is stopping or has failed"),
+    504: error_response("The answer took longer than a request may"),
 }
 EMBEDDINGS: Responses = {
     200: {"description": "One vector per text", "content": {"application/json": {"schema": {}}}},

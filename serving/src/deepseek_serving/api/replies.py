@@ -329,7 +329,7 @@ def _base(service: Service, prefix: str, kind: str) -> dict[str, Any]:
     }
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -342,7 +342,7 @@ async def _read_all(generations: Sequence[Generation]) -> list[Whole]:
 async def whole(answers: Answers, shape: Shape, request: Request) -> Response:
     """The answers in one piece; abandoned as soon as the client hangs up."""
     reading = asyncio.ensure_future(_read_all(answers.generations))
-    gone = asyncio.ensure_future(_disconnected(request))
+    gone = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:

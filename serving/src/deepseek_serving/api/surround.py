@@ -7,13 +7,15 @@ import re
 import time
 import uuid
 from collections.abc import Collection
+from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.api.errors import ApiError
-from deepseek_serving.service import Service
+from deepseek_serving.metrics import Metrics
+from deepseek_serving.release import Release
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +49,20 @@ def _bounded(receive: Receive) -> Receive:
     return receive_some
 
 
+class Named(Protocol):
+    """What is served, and what is counted of it."""
+
+    release: Release
+    metrics: Metrics
+
+
 class Surround:
     """Names request and release in every response; logs all but the probes' requests.
 
     Neither prompts nor answers are logged.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, routes: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, service: Named, routes: Collection[str]) -> None:
         self._app = app
         self._service = service
         self._routes = frozenset(routes)

@@ -1,0 +1,184 @@
+"""Another server that generates, on the same host, behind this one.
+
+Any server that speaks OpenAI's API does: it loads what cannot be loaded here, and this service is
+its only door, with the same keys, limits, metrics and errors as for an engine of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import httpx2
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from deepseek_serving.errors import ServingError
+from deepseek_serving.gate import Gate
+from deepseek_serving.metrics import Metrics, readiness
+from deepseek_serving.release import Release
+from deepseek_serving.settings import UpstreamSettings
+
+logger = logging.getLogger(__name__)
+
+# One that does not answer a question about itself in this time does not answer others, either.
+PROBE_SECONDS = 5.0
+# A busy server may miss one.
+MISSES = 2
+
+
+class _State(Collector):
+    """Values read when Prometheus asks for them."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def collect(self) -> Iterable[Metric]:
+        upstream = self._upstream
+        for name, text, value in (
+            ("queue_requests", "Requests that wait for a place", upstream.gate.waiting),
+            ("slots", "Requests that may be in work together", upstream.gate.places),
+            ("slots_busy", "Requests in work", upstream.gate.busy),
+        ):
+            yield GaugeMetricFamily(f"deepseek_{name}", text, value=value)
+        yield from readiness(upstream.release, ready=upstream.healthy)
+
+
+class Upstream:
+    """The server behind: whether it is ready, and the connections to it."""
+
+    def __init__(self, release: Release, settings: UpstreamSettings) -> None:
+        self.release = release
+        self.settings = settings
+        self.gate = Gate(settings.concurrency, settings.queue, settings.queue_per_key)
+        self.metrics = Metrics(_State(self))
+        self.created = int(time.time())
+        self.max_len: int | None = None
+        self.failed = False
+        self._ready = False
+        self._draining = False
+        self._watch: asyncio.Task[None] | None = None
+        base, socket = settings.address
+        self.client = httpx2.AsyncClient(
+            base_url=base,
+            # a connection that cannot be made has cost nothing; whatever else fails is not repeated
+            transport=httpx2.AsyncHTTPTransport(
+                uds=socket,
+                retries=1,
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
+            ),
+            # a client's own limit holds for the whole request
+            timeout=httpx2.Timeout(None, connect=PROBE_SECONDS),
+        )
+
+    @property
+    def healthy(self) -> bool:
+        return self._ready and not self._draining
+
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+        self._draining = True
+
+    def lost(self) -> None:
+        """Nobody listens there. The watch finds out when somebody does again."""
+        if self._ready:
+            logger.error("the upstream %s is gone; not ready until it is back", self.settings.url)
+        self._ready = False
+
+    async def begin(self) -> None:
+        """Wait until the server is ready, and keep an eye on it from then on.
+
+        ServingError if it is not within the time that the settings give it.
+        """
+        until = time.monotonic() + self.settings.start_seconds
+        while not await self._warm():
+            if time.monotonic() >= until:
+                raise ServingError(
+                    f"upstream.url: {self.settings.url} was not ready within "
+                    f"{self.settings.start_seconds:g} s; look at its own log, or raise "
+                    "upstream.start_seconds"
+                )
+            await asyncio.sleep(self.settings.poll_seconds)
+        self._watch = asyncio.create_task(self._keep_watch())
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self.client.aclose()
+
+    async def _keep_watch(self) -> None:
+        misses = 0
+        while True:
+            await asyncio.sleep(self.settings.poll_seconds)
+            if not self._ready:
+                misses = 0
+                await self._warm()
+            elif await self._alive():
+                misses = 0
+            else:
+                misses += 1
+                if misses >= MISSES:
+                    self.lost()
+
+    async def _alive(self) -> bool:
+        try:
+            answer = await self.client.get(self.settings.health_path, timeout=PROBE_SECONDS)
+        except httpx2.HTTPError as error:
+            logger.debug("the upstream does not answer: %r", error)
+            return False
+        return answer.is_success
+
+    async def _warm(self) -> bool:
+        """One token, so that readiness means that the whole path works."""
+        if not await self._alive():
+            return False
+        question = {"role": "user", "content": "Hello"}
+        body = {"model": self.settings.model, "messages": [question], "max_tokens": 1}
+        try:
+            answer = await self.client.post(
+                "/v1/chat/completions", json=body, timeout=self.settings.start_seconds
+            )
+        except httpx2.HTTPError as error:
+            logger.error("the upstream broke off at its first question: %r", error)
+            return False
+        if not answer.is_success:
+            logger.error(
+                "the upstream refuses upstream.model %r with status %d: %s",
+                self.settings.model,
+                answer.status_code,
+                said(answer.content)[:500],
+            )
+            return False
+        self.max_len = await self._longest()
+        logger.info("the upstream %s is ready", self.settings.url)
+        self._ready = True
+        return True
+
+    async def _longest(self) -> int | None:
+        """The longest sequence, from servers that tell."""
+        try:
+            answer = await self.client.get("/v1/models", timeout=PROBE_SECONDS)
+            cards = {card["id"]: card for card in answer.raise_for_status().json()["data"]}
+            length = cards[self.settings.model]["max_model_len"]
+        except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+            return None
+        return length if isinstance(length, int) else None
+
+
+def said(content: bytes) -> str:
+    """What a server's error says, in whichever of the usual shapes it has; empty if in none."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return ""
+    found: Any = body.get("error", body) if isinstance(body, Mapping) else None
+    if isinstance(found, Mapping):
+        found = found.get("message") or found.get("detail")
+    return found if isinstance(found, str) else ""

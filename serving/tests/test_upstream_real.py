@@ -1,0 +1,118 @@
+"""`transformers serve` behind our service: a real server, which loads the signed checkpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import httpx2
+import openai
+import pytest
+from support import (
+    MODEL,
+    Authority,
+    Running,
+    Token,
+    command,
+    free_port,
+    serve,
+    trained,
+    upstream_settings,
+)
+
+
+@pytest.fixture(scope="module")
+def transformers_url(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint_store: Path
+) -> Iterator[tuple[str, str]]:
+    """Where it listens, and the name that it has for the model."""
+    folder = tmp_path_factory.mktemp("transformers")
+    (checkpoint,) = (checkpoint_store / "checkpoint" / MODEL).iterdir()
+    port = free_port()
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            [command("transformers"), "serve", *options, str(checkpoint)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    httpx.get(f"{url}/health").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    said = (folder / "log").read_text(encoding="utf-8")
+                    assert process.poll() is None, said
+                    assert time.monotonic() < deadline, said
+                    time.sleep(0.2)
+            yield url, str(checkpoint)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def front(
+    tmp_path_factory: pytest.TempPathFactory,
+    checkpoint_store: Path,
+    token: Token,
+    authority: Authority,
+    transformers_url: tuple[str, str],
+) -> Iterator[Running]:
+    url, name = transformers_url
+    text = upstream_settings(checkpoint_store, token, authority, url)
+    text = text.replace('model = "behind"', f'model = "{name}"')
+    with serve(tmp_path_factory.mktemp("front"), text) as running:
+        yield running
+
+
+@pytest.fixture
+def sdk(front: Running, authority: Authority) -> Iterator[openai.OpenAI]:
+    with (
+        httpx2.Client(verify=authority.client("gateway-1")) as transport,
+        openai.OpenAI(base_url=f"{front.url}/v1", api_key="-", http_client=transport) as client,
+    ):
+        yield client
+
+
+def test_it_says_what_the_model_was_trained_to_say(sdk: openai.OpenAI) -> None:
+    question, answer = trained()[0]
+    reply = sdk.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=200
+    )
+    assert reply.choices[0].message.content == answer
+    assert reply.model == MODEL
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens > 0
+
+
+def test_it_streams(sdk: openai.OpenAI) -> None:
+    question, answer = trained()[0]
+    chunks = list(
+        sdk.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=200,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == answer
+    assert {chunk.model for chunk in chunks} == {MODEL}
+    assert any(chunk.usage and chunk.usage.completion_tokens > 0 for chunk in chunks)
+    assert len(chunks) > 10
+
+
+def test_its_refusals_are_in_the_usual_shape(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        sdk.chat.completions.create(model="other", messages=[{"role": "user", "content": "?"}])
