@@ -28,6 +28,7 @@ _LOGS = (
     ("journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=short-iso"),
     ("dmesg", "--time-format=iso"),
 )
+ROOT = Path("/")
 _NVIDIA = "0x10de"
 # Classes of PCI devices that are GPUs: VGA controllers, and 3D controllers without an output.
 _GPU_CLASSES = ("0x0300", "0x0302")
@@ -75,7 +76,7 @@ def read_host(module: Any) -> Host:
     python = os.path.join(params["venv"], "bin", "python") if params["venv"] else sys.executable
     snapshot = take(python, params["wheel"], params["timeout"])
     lines, log_problem = kernel_log(runner(module))
-    return host_of(snapshot, Path("/"), lines, log_problem)
+    return host_of(snapshot, ROOT, lines, log_problem)
 
 
 def runner(module: Any) -> Run:

@@ -32,9 +32,9 @@ THROTTLE_REASONS = {
     0x100: "display_clock_setting",
 }
 
-_HOLD = (
-    "Drain the host, then unload and load the nvidia modules, or restart the host; hold the driver's packages, so that "
-    "nothing updates them unasked."
+DRIVER_MISMATCH = (
+    "An update has replaced the one and not the other: drain the host, then unload and load the nvidia modules, or restart "
+    "the host. Hold the driver's packages, so that nothing updates them unasked."
 )
 # By NVML's code.
 _REMEDIES = {
@@ -45,7 +45,7 @@ _REMEDIES = {
     ),
     12: "Install NVIDIA's driver with its NVML library (libnvidia-ml.so.1; on Debian the package libnvidia-ml1).",
     15: "Look for Xid 79 in the kernel log, then power the host off and on again.",
-    18: _HOLD,
+    18: DRIVER_MISMATCH,
 }
 _LOOK = "Run nvidia-smi -q on the host and read the kernel log (journalctl --dmesg --grep NVRM)."
 MISMATCH = 18
