@@ -220,7 +220,7 @@ def problems_of(checks: Sequence[Check]) -> list[str]:
 
 
 def _check(subject: str, name: str, verdict: Verdict) -> Check:
-    detail = f"{verdict.detail}."
+    detail = f"{verdict.detail.rstrip('.')}."
     return Check(subject, name, verdict.ok, detail, "" if verdict.ok else verdict.remedy)
 
 
@@ -392,7 +392,7 @@ def _uncorrected(counter: str, since: str, remedy: str) -> Callable[[Seen, int],
         count = getattr(seen.gpu, name)
         if count is None:
             return _silent(seen.gpu, name, name)
-        detail = f"{count} uncorrected ECC errors {since}, at most {most} are accepted"
+        detail = f"uncorrected ECC errors {since}: {count}, at most {most} are accepted"
         return Verdict(count <= most, detail, remedy)
 
     return judge_it
@@ -407,10 +407,10 @@ def _row_remap(seen: Seen, wanted: bool) -> Verdict:
     if pending is None:
         return _silent(gpu, "remapped_rows_pending", "row_remap")
     rows = f"{gpu.remapped_rows_corrected} after corrected and {gpu.remapped_rows_uncorrected} after uncorrected errors"
-    state = "failed" if failed else "pending" if pending else "done"
+    state = "has failed" if failed else "is pending" if pending else "is not due"
     return Verdict(
-        not wanted or state == "done",
-        f"row remapping is {state}; rows remapped: {rows}",
+        not (wanted and (failed or pending)),
+        f"row remapping {state}; rows remapped: {rows}",
         "Have the GPU replaced: it has no spare row left where one is needed."
         if failed
         else "Drain the host and reset the GPU (nvidia-smi --gpu-reset), or restart the host: that puts the spare row to use.",
@@ -473,13 +473,14 @@ def _nvlinks(seen: Seen, wanted: int | str) -> Verdict:
 
 
 _COOLING = "Look at fans, inlet temperature and heat sinks."
-_POWER = "Look at the power supplies and cables: the server holds the GPU back."
+_POWER = "Look at the power supplies and their cables: the server holds the GPU back."
+_CAP = "The power limit is reached: that is ordinary under full load, else raise the limit."
 _THROTTLE = {
-    "sw_power_cap": "The power limit is reached: that is ordinary under full load, else raise the limit.",
-    "hw_slowdown": f"{_COOLING} {_POWER}",
-    "sw_thermal_slowdown": _COOLING,
-    "hw_thermal_slowdown": _COOLING,
-    "hw_power_brake_slowdown": _POWER,
+    "sw_power_cap": (_CAP,),
+    "hw_slowdown": (_COOLING, _POWER),
+    "sw_thermal_slowdown": (_COOLING,),
+    "hw_thermal_slowdown": (_COOLING,),
+    "hw_power_brake_slowdown": (_POWER,),
 }
 
 
@@ -488,11 +489,11 @@ def _throttle(seen: Seen, accepted: Sequence[str]) -> Verdict:
     if reasons is None:
         return _silent(seen.gpu, "throttle_reasons", "throttle_reasons")
     others = [reason for reason in reasons if reason not in accepted]
-    known = dict.fromkeys(_THROTTLE[reason] for reason in others if reason in _THROTTLE)
+    remedies = dict.fromkeys(text for reason in others for text in _THROTTLE.get(reason, ()))
     return Verdict(
         not others,
         f"clocks are held down by: {', '.join(reasons) or 'nothing'}; accepted: {', '.join(accepted) or 'nothing'}",
-        " ".join([*known, "A reason that is wanted belongs in throttle_reasons."]),
+        " ".join([*remedies, "A reason that is wanted belongs in throttle_reasons."]),
     )
 
 
