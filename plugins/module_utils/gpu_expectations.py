@@ -90,7 +90,7 @@ class Seen:
     xids: Sequence[Xid]
 
 
-##### What is expected
+# What is expected: from what a playbook says to types.
 
 
 def _number(value: Any) -> float:
@@ -202,7 +202,7 @@ def expectations_of(given: Any) -> Expectations:
     return replace(Expectations(), **values)
 
 
-##### What is found
+# What is found: the checks, of the host and of each GPU.
 
 
 def judge(host: Host, expectations: Expectations) -> list[Check]:
@@ -257,7 +257,7 @@ def _silent(gpu: Gpu, field: str, name: str) -> Verdict:
     return Verdict(False, f"NVML does not say {field}: {reason}", remedy)
 
 
-##### The host
+# The checks of the host.
 
 
 def _nvml(host: Host) -> Verdict:
@@ -334,7 +334,7 @@ _HOST: dict[str, Callable[[Host, Any], Verdict]] = {
 _WITHOUT_NVML = ("same_driver", "xids")
 
 
-##### A GPU
+# The checks of a GPU.
 
 
 def _products(seen: Seen, wanted: Sequence[str]) -> Verdict:

@@ -158,14 +158,16 @@ def main(arguments: Sequence[str]) -> None:
     sys.path[:0] = arguments
 
     def say(question: str) -> None:
-        print(question, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{question}\n")
+        sys.stderr.flush()
 
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError as error:
-        print(json.dumps({"binding": str(error)}))
-        return
-    print(json.dumps(read(nvml, say)))
+        answers: Answer = {"binding": str(error)}
+    else:
+        answers = read(nvml, say)
+    json.dump(answers, sys.stdout)
 
 
 if __name__ == "__main__":
