@@ -280,9 +280,9 @@ def _count(host: Host, wanted: int) -> Verdict:
     return Verdict(
         answering >= max(wanted, len(host.pci_gpus)),
         f"{_gpus(answering)} of {wanted} answer, on the PCI bus: {on_bus}",
-        "A GPU that is on the bus and does not answer has its reason in the kernel log (journalctl --dmesg --grep NVRM); one "
-        "that is not on the bus needs the host powered off and on, then its seat and its power cables looked at. If it is "
-        "not meant to be there, correct count.",
+        "A GPU that is on the bus and does not answer has its reason in the kernel log (journalctl --dmesg --grep NVRM). One "
+        "that is not on the bus needs the host powered off and on, then its seat and its power cables looked at. If there are "
+        "meant to be fewer, correct count.",
     )
 
 

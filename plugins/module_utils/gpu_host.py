@@ -32,6 +32,8 @@ ROOT = Path("/")
 _NVIDIA = "0x10de"
 # Classes of PCI devices that are GPUs: VGA controllers, and 3D controllers without an output.
 _GPU_CLASSES = ("0x0300", "0x0302")
+# The driver of devices that belong to a virtual machine.
+_PASSED_THROUGH = "vfio-pci"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Host:
     """A host with its GPUs.
 
     ``processes`` has those of each GPU by its index; ``pci_gpus`` are the addresses of NVIDIA's GPUs that the kernel
-    sees, with a driver or without; ``log_problem`` is why the kernel log could not be read.
+    sees, with a driver or without, and has not given to a virtual machine; ``log_problem`` is why the kernel log could not be read.
     """
 
     snapshot: Snapshot
@@ -138,6 +140,7 @@ def _pci_gpus(devices: Path) -> list[str]:
         for device in devices.iterdir()
         if _text(device / "vendor").strip() == _NVIDIA
         and _text(device / "class").startswith(_GPU_CLASSES)
+        and (device / "driver").resolve().name != _PASSED_THROUGH
     )
 
 

@@ -159,6 +159,11 @@ def _key(name: str, part: Part = int) -> Part:
     return lambda value: part(value[name])
 
 
+def _mode(value: Any) -> bool:
+    """A switch; NVML has numbers for them."""
+    return bool(int(value))
+
+
 def _watts(milliwatts: Any) -> float:
     return int(milliwatts) / 1000
 
@@ -180,17 +185,17 @@ _FIELDS: dict[str, dict[str, Part]] = {
     "vbios": {"vbios": str},
     "compute_capability": {"compute_capability": lambda value: f"{value[0]}.{value[1]}"},
     "memory": {"memory_total_bytes": _key("total"), "memory_used_bytes": _key("used")},
-    "persistence_mode": {"persistence_mode": bool},
+    "persistence_mode": {"persistence_mode": _mode},
     "utilization": {"utilization_percent": _key("gpu")},
-    "mig_mode": {"mig_mode": _item(0, bool), "mig_mode_pending": _item(1, bool)},
-    "ecc_mode": {"ecc_mode": _item(0, bool), "ecc_mode_pending": _item(1, bool)},
+    "mig_mode": {"mig_mode": _item(0, _mode), "mig_mode_pending": _item(1, _mode)},
+    "ecc_mode": {"ecc_mode": _item(0, _mode), "ecc_mode_pending": _item(1, _mode)},
     "remapped_rows": {
         "remapped_rows_corrected": _item(0),
         "remapped_rows_uncorrected": _item(1),
-        "remapped_rows_pending": _item(2, bool),
-        "remapped_rows_failed": _item(3, bool),
+        "remapped_rows_pending": _item(2, _mode),
+        "remapped_rows_failed": _item(3, _mode),
     },
-    "retired_pages_pending": {"retired_pages_pending": bool},
+    "retired_pages_pending": {"retired_pages_pending": _mode},
     "throttle_reasons": {"throttle_reasons": reasons_of},
     "power_usage": {"power_usage_watts": _watts},
     "power_limit": {"power_limit_watts": _watts},
@@ -260,12 +265,13 @@ def _gpu(index: int, answers: Mapping[str, Any]) -> Gpu:
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for question, fields in _FIELDS.items():
-        answer = answers[question]
         for name, part in fields.items():
-            if "error" in answer:
-                errors[name] = answer["error"]
-            else:
-                values[name] = part(answer["value"])
+            try:
+                values[name] = part(_value(answers[question]))
+            except _SilentError as error:
+                errors[name] = str(error)
+            except (TypeError, ValueError, LookupError):
+                errors[name] = f"the answer is {answers[question]['value']!r}"
     return Gpu(
         index=index,
         nvlinks=tuple(_link(link) for link in answers["nvlinks"]),
@@ -273,6 +279,16 @@ def _gpu(index: int, answers: Mapping[str, Any]) -> Gpu:
         errors=errors,
         **values,
     )
+
+
+class _SilentError(Exception):
+    """NVML's reason for giving no value."""
+
+
+def _value(answer: Mapping[str, Any]) -> Any:
+    if "error" in answer:
+        raise _SilentError(answer["error"])
+    return answer["value"]
 
 
 def _link(answers: Mapping[str, Any]) -> Link:
@@ -285,11 +301,12 @@ def _link(answers: Mapping[str, Any]) -> Link:
 def _uses(answers: Mapping[str, Any], errors: dict[str, str]) -> tuple[Use, ...] | None:
     found = []
     for question, kind in _PROCESSES.items():
-        answer = answers[question]
-        if "error" in answer:
-            errors["processes"] = answer["error"]
+        try:
+            uses = _value(answers[question])
+            found += [Use(int(use["pid"]), kind, use.get("usedGpuMemory")) for use in uses]
+        except _SilentError as error:
+            errors["processes"] = str(error)
             return None
-        found += [Use(use["pid"], kind, use.get("usedGpuMemory")) for use in answer["value"]]
     return tuple(found)
 
 

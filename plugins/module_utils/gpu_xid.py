@@ -21,6 +21,7 @@ RESET = "Drain the host and reset the GPU (nvidia-smi --gpu-reset), or restart t
 RESTART = "Drain the host and restart it; if it comes back, have the GPU and its slot examined."
 EXAMINE = "Drain the host and have the GPU examined by its vendor (nvidia-bug-report.sh collects what it asks for)."
 LINK = "Drain the host and reset its GPUs together; if it comes back, have the GPU, bridge or baseboard examined."
+RECOVER = "The message says what the GPU needs (a reset, a restart of the host): drain the host and do that."
 UNKNOWN = f"Look the number up in {CATALOGUE}."
 
 _MEANINGS: dict[int, tuple[str, str]] = {
@@ -50,10 +51,12 @@ _MEANINGS: dict[int, tuple[str, str]] = {
     121: ("corrected error of the link between GPU and CPU", RESET),
     140: ("uncorrectable ECC error that was not recovered", RESET),
     143: ("GPU could not be initialised", RESET),
+    154: ("GPU needs to be recovered", RECOVER),
 }
 
 # NVRM: Xid (PCI:0000:3b:00): 79, pid=..., GPU has fallen off the bus.
-_XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)(?:, *(.*))?")
+# NVRM: Xid (PCI:0000:3b:00 GPU-I:05): 95, ... is one of a MIG instance.
+_XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)[^)]*\): (\d+)(?:, *(.*))?")
 _ADDRESS = re.compile(r"(?:([0-9A-Fa-f]+):)?([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})(?:\.[0-7])?")
 
 

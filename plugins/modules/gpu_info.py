@@ -276,7 +276,7 @@ gpus:
       elements: dict
       returned: always
 pci_gpus:
-  description: PCI addresses of all NVIDIA GPUs that the kernel sees, with a driver or without.
+  description: PCI addresses of all NVIDIA GPUs that the kernel sees, with a driver or without, less those given to virtual machines.
   type: list
   elements: str
   returned: success

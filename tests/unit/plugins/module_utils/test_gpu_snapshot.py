@@ -84,6 +84,15 @@ def test_any_getter_may_fail(recorded: Any, getter: str) -> None:
     assert all(getattr(after, field) == getattr(before, field) for field in kept)
 
 
+@pytest.mark.parametrize("answer", [None, "", [], {}, "N/A", [None]])
+def test_an_answer_that_makes_no_sense_is_told(recorded: Any, answer: Any) -> None:
+    for getter in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMigMode", "nvmlDeviceGetPowerUsage"):
+        recorded.gpus[0][getter] = answer
+    gpu = recorded.snapshot().gpus[0]
+    assert (gpu.memory_total_bytes, gpu.mig_mode_pending, gpu.power_usage_watts) == (None,) * 3
+    assert gpu.errors["memory_used_bytes"] == f"the answer is {answer!r}"
+
+
 def test_links_that_are_not_there_are_left_out(recorded: Any) -> None:
     gpu = recorded.gpus[0]
     gpu["nvmlDeviceGetNvLinkState(0)"] = 1
@@ -264,8 +273,10 @@ def test_xids_in_the_kernel_log() -> None:
         "[ 12.4] NVRM: GPU 0000:3b:00.0: GPU has fallen off the bus.",
         "[ 12.5] NVRM: Xid (PCI:0000:3b:00): 79, name=python3, again",
         "[ 12.6] NVRM: Xid (0000:86:00): 999",
+        "[ 12.7] NVRM: Xid (PCI:0000:86:00 GPU-I:05): 95, pid=7, Uncontained: LTC",
     ]
-    remapped, lost, unknown = xids_in(lines)
+    remapped, lost, unknown, instance = xids_in(lines)
+    assert (instance.pci, instance.number) == ("0000:86:00", 95)
     assert (remapped.pci, remapped.number, remapped.count) == ("0000:3b:00", 63, 1)
     assert str(lost) == ("Xid 79 (GPU has fallen off the bus) 2 times, last: name=python3, again")
     assert str(unknown) == "Xid 999 (not in this table) once, last: no more is said"
