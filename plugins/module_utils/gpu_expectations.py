@@ -48,6 +48,7 @@ class Expectations:
     pcie_generation: int | Literal["max"] | None = "max"
     pcie_width: int | Literal["max"] | None = "max"
     nvlinks: int | Literal["all"] | None = "all"
+    fabric: bool | None = True
     throttle_reasons: tuple[str, ...] | None = ("gpu_idle",)
     temperature_celsius: float | None = None
     temperature_margin_celsius: float | None = 10
@@ -171,6 +172,7 @@ _KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "pcie_generation": (_or("max", _whole), "a whole number or 'max'"),
     "pcie_width": (_or("max", _whole), "a whole number or 'max'"),
     "nvlinks": (_or("all", _whole), "a whole number or 'all'"),
+    "fabric": _MODE,
     "throttle_reasons": (_reasons, f"a list of {', '.join(THROTTLE_REASONS.values())}"),
     "temperature_celsius": _AMOUNT,
     "temperature_margin_celsius": _AMOUNT,
@@ -472,6 +474,21 @@ def _nvlinks(seen: Seen, wanted: int | str) -> Verdict:
     )
 
 
+def _fabric(seen: Seen, wanted: bool) -> Verdict:
+    gpu = seen.gpu
+    state = gpu.fabric_state
+    if state is None and gpu.errors.get("fabric_state") != NOT_SUPPORTED:
+        return _silent(gpu, "fabric_state", "fabric")
+    if state in (None, "not_supported"):
+        return Verdict(True, "this GPU is on no NVSwitch fabric", "")
+    return Verdict(
+        not wanted or (state == "completed" and gpu.fabric_status == 0),
+        f"joining the NVSwitch fabric is {state}, with status {gpu.fabric_status}",
+        "Install Fabric Manager in exactly the driver's version and run systemctl enable --now nvidia-fabricmanager; its log says "
+        "what it waits for. Until it is done, CUDA does not start on this GPU.",
+    )
+
+
 _COOLING = "Look at fans, inlet temperature and heat sinks."
 _POWER = "Look at the power supplies and their cables: the server holds the GPU back."
 _CAP = "The power limit is reached: that is ordinary under full load, else raise the limit."
@@ -608,6 +625,7 @@ _GPU: dict[str, Callable[[Seen, Any], Verdict]] = {
     "pcie_generation": _pcie_generation,
     "pcie_width": _pcie_width,
     "nvlinks": _nvlinks,
+    "fabric": _fabric,
     "throttle_reasons": _throttle,
     "temperature_celsius": _temperature,
     "temperature_margin_celsius": _margin,

@@ -11,6 +11,7 @@ standard error which one it is; the last of them is where an NVML that hangs sto
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import sys
@@ -114,7 +115,20 @@ def _gpu(nvml: Nvml, say: Say, index: int) -> Answer:
         field: _ask(nvml, say_which, getter[0], gpu, *getter[1:])
         for field, getter in GETTERS.items()
     }
+    answers["fabric"] = _fabric(nvml, say_which, gpu)
     return {**answers, "nvlinks": list(_links(nvml, say_which, gpu))}
+
+
+def _fabric(nvml: Nvml, say: Say, gpu: Any) -> Answer:
+    """The state of the NVSwitch fabric, which NVML writes to a structure that it is given."""
+    structure = getattr(nvml, "c_nvmlGpuFabricInfo_t", None)
+    if structure is None:
+        return {"error": "the installed pynvml has no c_nvmlGpuFabricInfo_t", "code": None}
+    info = structure()
+    answer = _ask(nvml, say, "nvmlDeviceGetGpuFabricInfo", gpu, ctypes.byref(info))
+    if "error" in answer:
+        return answer
+    return {"value": {"state": info.state, "status": info.status}}
 
 
 def _links(nvml: Nvml, say: Say, gpu: Any) -> Iterator[Answer]:

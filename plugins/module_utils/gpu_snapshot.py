@@ -47,6 +47,8 @@ _REMEDIES = {
     15: "Look for Xid 79 in the kernel log, then power the host off and on again.",
     18: DRIVER_MISMATCH,
 }
+# Values of nvmlGpuFabricState_t.
+FABRIC_STATES = ("not_supported", "not_started", "in_progress", "completed")
 _LOOK = "Run nvidia-smi -q on the host and read the kernel log (journalctl --dmesg --grep NVRM)."
 MISMATCH = 18
 
@@ -130,6 +132,8 @@ class Gpu:
     temperature_margin_celsius: int | None = None
     temperature_slowdown_celsius: int | None = None
     temperature_shutdown_celsius: int | None = None
+    fabric_state: str | None = None
+    fabric_status: int | None = None
     nvlinks: tuple[Link, ...] = ()
     processes: tuple[Use, ...] | None = None
     problem: Problem | None = None
@@ -208,6 +212,10 @@ _FIELDS: dict[str, dict[str, Part]] = {
     "temperature_margin": {"temperature_margin_celsius": int},
     "temperature_slowdown": {"temperature_slowdown_celsius": int},
     "temperature_shutdown": {"temperature_shutdown_celsius": int},
+    "fabric": {
+        "fabric_state": _key("state", lambda state: FABRIC_STATES[state]),
+        "fabric_status": _key("status"),
+    },
 }
 # Whatever is not above is a number with the name of its question.
 _PROCESSES = {"compute_processes": "compute", "graphics_processes": "graphics"}

@@ -265,6 +265,15 @@ gpus:
       description: Temperature at which the GPU shuts down.
       type: int
       returned: always
+    fabric_state:
+      description: Whether the GPU has joined an NVSwitch fabric.
+      type: str
+      choices: [not_supported, not_started, in_progress, completed]
+      returned: always
+    fabric_status:
+      description: NVML's code for how joining the fabric ended; 0 is success.
+      type: int
+      returned: always
     nvlinks:
       description: Each NVLink that the GPU has, with C(link), C(active), C(version) and C(error).
       type: list

@@ -37,6 +37,7 @@ options:
         The generation of a GPU that rests in a performance state above P2 is judged by what is possible.
       - C(nvlinks) (V(all)) is how many NVLinks must be up. V(all) are those that the GPU has, which may be none; a PCIe card without a bridge may
         have none that is up.
+      - C(fabric) (true) expects a GPU that is on an NVSwitch fabric to have joined it, which takes Fabric Manager.
       - C(throttle_reasons) ([gpu_idle]) are the reasons for lower clocks that are accepted, by the names that M(onprem.deepseek.gpu_info) gives.
       - C(temperature_celsius) (null) is the highest temperature, and C(temperature_margin_celsius) (10) the least distance from the one at which
         the GPU slows down.

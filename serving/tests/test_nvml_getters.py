@@ -28,6 +28,12 @@ def test_a_getter_takes_what_it_is_given(question: str) -> None:
     inspect.signature(getattr(pynvml, name)).bind(object(), *arguments)
 
 
+def test_the_state_of_the_fabric_is_in_its_structure() -> None:
+    info = pynvml.c_nvmlGpuFabricInfo_t()
+    assert (info.state, info.status) == (0, 0)
+    inspect.signature(pynvml.nvmlDeviceGetGpuFabricInfo).bind(object(), info)
+
+
 def test_without_a_driver_the_reason_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "CDLL", _no_library)
     monkeypatch.setattr(pynvml, "nvmlLib", None)

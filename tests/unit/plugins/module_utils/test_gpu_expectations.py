@@ -184,6 +184,23 @@ def test_a_pcie_card_may_have_no_bridge(recorded: Any) -> None:
     assert [check.name for check in failed(recorded)] == ["nvlinks"]
 
 
+def test_a_fabric_must_be_joined(recorded: Any) -> None:
+    for gpu, joined in zip(recorded.gpus, ([3, 0], [2, 0]), strict=True):
+        gpu["nvmlDeviceGetGpuFabricInfo"] = joined
+    (only,) = failed(recorded)
+    assert (only.subject[:5], only.name) == ("GPU 1", "fabric")
+    assert only.detail == "joining the NVSwitch fabric is in_progress, with status 0."
+    assert only.remedy == (
+        "Install Fabric Manager in exactly the driver's version and run systemctl enable --now "
+        "nvidia-fabricmanager; its log says what it waits for. Until it is done, CUDA does not "
+        "start on this GPU."
+    )
+    recorded.gpus[1]["nvmlDeviceGetGpuFabricInfo"] = [3, 999]
+    assert [check.name for check in failed(recorded)] == ["fabric"]
+    recorded.gpus[1]["nvmlDeviceGetGpuFabricInfo"] = [0, 0]
+    assert failed(recorded) == []
+
+
 def test_gpus_before_ampere_retire_pages(recorded: Any) -> None:
     recorded.gpus[0]["nvmlDeviceGetRemappedRows"] = NOT_SUPPORTED
     (only,) = failed(recorded)
@@ -282,7 +299,9 @@ def test_silence_is_no_good_answer(recorded: Any, name: str) -> None:
     recorded.gpus[0] = {call: broken for call in recorded.gpus[0] if call not in keep} | {
         call: recorded.gpus[0][call] for call in keep
     }
-    recorded.gpus[0]["nvmlDeviceGetRetiredPagesPendingStatus"] = broken
+    recorded.gpus[0].update(
+        nvmlDeviceGetRetiredPagesPendingStatus=broken, nvmlDeviceGetGpuFabricInfo=broken
+    )
     everything = {"products": ["*"], "temperature_celsius": 90}
     names = {check.name for check in failed(recorded, **everything) if check.subject == FIRST}
     host_only = {"count", "driver", "same_driver", "xids"}

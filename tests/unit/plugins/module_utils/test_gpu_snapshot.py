@@ -64,6 +64,8 @@ def test_whatever_is_missing_has_a_reason(recorded: Any) -> None:
     }
     assert gpu.errors == dict.fromkeys(missing, "Not Supported")
     assert missing == {
+        "fabric_state",
+        "fabric_status",
         "retired_pages_pending",
         "temperature_shutdown_celsius",
         "temperature_slowdown_celsius",
@@ -114,11 +116,12 @@ class Structure(ctypes.Structure):
 class OldBinding:
     """A binding that gives structures and bytes, and lacks what came later."""
 
+    LACKS = ("nvmlDeviceGetRemappedRows", "nvmlDeviceGetNvLinkState", "c_nvmlGpuFabricInfo_t")
     NVMLError = OSError
     NVML_NVLINK_MAX_LINKS = 1
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"nvmlDeviceGetRemappedRows", "nvmlDeviceGetNvLinkState"}:
+        if name in self.LACKS:
             raise AttributeError(name)
         known = {"nvmlDeviceGetCount": 1, "nvmlDeviceGetName": b"A100"}
         structure = Structure(b"00:06.0", 7)
@@ -132,6 +135,7 @@ def test_old_bindings_give_bytes_and_structures_and_lack_getters() -> None:
     error = "the installed pynvml has no nvmlDeviceGetRemappedRows"
     assert gpu["remapped_rows"] == {"error": error, "code": None}
     assert gpu["nvlinks"][0]["state"]["code"] is None
+    assert gpu["fabric"]["error"] == "the installed pynvml has no c_nvmlGpuFabricInfo_t"
 
 
 @pytest.mark.parametrize(
