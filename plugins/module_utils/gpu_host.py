@@ -1,0 +1,175 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the modules gpu_info and gpu_validate share: their arguments, and everything that they read from a host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import (
+    Snapshot,
+    driver_in,
+    take,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_xid import Xid, xids_in
+
+# (rc, stdout, stderr) of a command
+Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+
+# The journal has all since the host started; the kernel's own buffer forgets, and is for hosts without a journal.
+_LOGS = (
+    ("journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=short-iso"),
+    ("dmesg", "--time-format=iso"),
+)
+ROOT = Path("/")
+_NVIDIA = "0x10de"
+# Classes of PCI devices that are GPUs: VGA controllers, and 3D controllers without an output.
+_GPU_CLASSES = ("0x0300", "0x0302")
+# The driver of devices that belong to a virtual machine.
+_PASSED_THROUGH = "vfio-pci"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process on a GPU; ``unit`` is the systemd unit that it runs in, if it is in one."""
+
+    pid: int
+    kind: str
+    memory_bytes: int | None
+    command: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host with its GPUs.
+
+    ``processes`` has those of each GPU by its index; ``pci_gpus`` are the addresses of NVIDIA's GPUs that the kernel
+    sees, with a driver or without, and has not given to a virtual machine; ``log_problem`` is why the kernel log could not be read.
+    """
+
+    snapshot: Snapshot
+    kernel_module: str | None = None
+    pci_gpus: tuple[str, ...] = ()
+    processes: tuple[tuple[Process, ...], ...] = ()
+    xids: tuple[Xid, ...] = ()
+    log_problem: str = ""
+
+
+def arguments() -> dict[str, Any]:
+    """Arguments of both modules, as in the documentation fragment."""
+    return {
+        "venv": {"type": "path"},
+        "wheel": {"type": "path"},
+        "timeout": {"type": "float", "default": 60.0},
+    }
+
+
+def read_host(module: Any) -> Host:
+    """Read everything, with the arguments of a module."""
+    params = module.params
+    python = os.path.join(params["venv"], "bin", "python") if params["venv"] else sys.executable
+    snapshot = take(python, params["wheel"], params["timeout"])
+    lines, log_problem = kernel_log(runner(module))
+    return host_of(snapshot, ROOT, lines, log_problem)
+
+
+def runner(module: Any) -> Run:
+    """Run a command; one that the host does not have ends as a shell would say it."""
+
+    def run(command: Sequence[str]) -> tuple[int, str, str]:
+        program = module.get_bin_path(command[0])
+        if program is None:
+            return 127, "", f"{command[0]} is not installed"
+        rc, stdout, stderr = module.run_command([program, *command[1:]])
+        return int(rc), str(stdout), str(stderr)
+
+    return run
+
+
+def kernel_log(run: Run) -> tuple[list[str], str]:
+    """The kernel's messages since the host started, or why there are none: no kernel starts without a word."""
+    reasons = []
+    for command in _LOGS:
+        rc, stdout, stderr = run(command)
+        lines = stdout.splitlines()
+        if rc == 0 and lines:
+            return lines, ""
+        reasons.append(f"{command[0]}: {stderr.strip() or 'no lines'}")
+    return [], "; ".join(reasons)
+
+
+def host_of(snapshot: Snapshot, root: Path, lines: Sequence[str], log_problem: str) -> Host:
+    """Join what NVML said with what the kernel says below *root*."""
+    return Host(
+        snapshot=snapshot,
+        kernel_module=driver_in(_text(root / "proc/driver/nvidia/version")),
+        pci_gpus=tuple(_pci_gpus(root / "sys/bus/pci/devices")),
+        processes=tuple(
+            tuple(
+                Process(use.pid, use.kind, use.memory_bytes, *_owner(root / "proc" / str(use.pid)))
+                for use in gpu.processes or ()
+            )
+            for gpu in snapshot.gpus
+        ),
+        xids=xids_in(lines),
+        log_problem=log_problem,
+    )
+
+
+def _text(path: Path) -> str:
+    """What a file of the kernel holds; a process may be gone, and a driver not loaded."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _pci_gpus(devices: Path) -> list[str]:
+    if not devices.is_dir():
+        return []
+    return sorted(
+        device.name
+        for device in devices.iterdir()
+        if _text(device / "vendor").strip() == _NVIDIA
+        and _text(device / "class").startswith(_GPU_CLASSES)
+        and (device / "driver").resolve().name != _PASSED_THROUGH
+    )
+
+
+def _owner(process: Path) -> tuple[str, str]:
+    """Command and unit of a process; a unit's name is the last part of its control group that ends as units do."""
+    parts = _text(process / "cgroup").strip().split("/")
+    units = [part for part in parts if part.endswith((".service", ".scope"))]
+    return _text(process / "comm").strip(), units[-1] if units else ""
+
+
+def facts(host: Host) -> dict[str, Any]:
+    """A host as a module's result."""
+    snapshot = host.snapshot
+    return {
+        "driver": snapshot.driver,
+        "library": snapshot.library,
+        "kernel_module": host.kernel_module,
+        "cuda": snapshot.cuda,
+        "gpus": [
+            {
+                **asdict(gpu),
+                "processes": None if gpu.processes is None else [asdict(one) for one in processes],
+            }
+            for gpu, processes in zip(snapshot.gpus, host.processes)
+        ],
+        "pci_gpus": list(host.pci_gpus),
+        "xids": [
+            {**asdict(xid), "meaning": xid.meaning, "remedy": xid.remedy} for xid in host.xids
+        ],
+        "log_problem": host.log_problem,
+        "problem": asdict(snapshot.problem) if snapshot.problem else None,
+    }
