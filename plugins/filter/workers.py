@@ -12,7 +12,8 @@ author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
   - Takes the workers of a host as C(deepseek_workers) lists them, and returns them with port, GPUs, processors and limit of memory.
     The role that runs them and the role that sends requests to them both use it.
-  - An empty list stands for one worker, C(main), with all that the host has.
+  - Null or an empty string, where a host says nothing of workers, stands for one worker, C(main), with all that the host has.
+    An empty list is a host without workers.
 options:
   _input:
     description: Mappings with a C(name), and perhaps C(port), C(gpus), C(cpus) and C(memory_max).

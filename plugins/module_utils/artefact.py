@@ -407,7 +407,7 @@ class Release:
         if lacking:
             raise ArtefactError(
                 f"release {self.model}/{self.version} has no graph of precision {', '.join(lacking)} "
-                f"(it has {', '.join(sorted(self.graphs))}): publish that precision under a new version"
+                f"(it has {', '.join(sorted(self.graphs)) or 'none'}): publish that precision under a new version"
             )
         wanted: list[tuple[str, str]] = []
         if "checkpoint" in kinds:
@@ -422,8 +422,8 @@ def parse_release(data: bytes, model: str | None = None, version: str | None = N
     """Read a release; with *model* and *version*, refuse one that was filed under another name."""
     value = _parse_object(data, "release", ("schema", "model", "version", "checkpoint", "graphs"))
     graphs = value["graphs"]
-    if not isinstance(graphs, dict) or not graphs:
-        raise ArtefactError("release names no graphs")
+    if not isinstance(graphs, dict):
+        raise ArtefactError("release: graphs is no mapping")
     release = Release(
         model=check_name(value["model"], "release: model"),
         version=check_name(value["version"], "release: version"),

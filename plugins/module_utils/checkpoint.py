@@ -90,8 +90,11 @@ class Report:
         }
 
 
-def inspect(path: str) -> Report:
-    """Look at the checkpoint in *path* and report every problem, not just the first."""
+def inspect(path: str, export: bool = True) -> Report:
+    """Look at the checkpoint in *path* and report every problem, not just the first.
+
+    With *export*, also what stands in the way of making a graph of it.
+    """
     report = Report(path)
     if not os.path.isdir(path):
         report.add(
@@ -101,7 +104,7 @@ def inspect(path: str) -> Report:
         )
         return report
     _list_files(report)
-    _check_config(report)
+    _check_config(report, export)
     _check_weights(report)
     for name in TOKENIZER_FILES:
         if name not in report.files:
@@ -182,7 +185,7 @@ def _read_json(path: str) -> dict[str, Any]:
     return value
 
 
-def _check_config(report: Report) -> None:
+def _check_config(report: Report, export: bool) -> None:
     if "config.json" not in report.files:
         report.add(
             "config.json",
@@ -205,11 +208,15 @@ def _check_config(report: Report) -> None:
     ):
         report.architecture = architectures[0]
     report.model_type = str(config.get("model_type", ""))
+    if not export:
+        return
     if not report.supported:
         report.add(
             "config.json",
             f"architecture {report.architecture or architectures} is not supported",
-            "use a checkpoint of one of: " + ", ".join(SUPPORTED_ARCHITECTURES),
+            "use a checkpoint of one of: "
+            + ", ".join(SUPPORTED_ARCHITECTURES)
+            + "; or set deepseek_export to false, for a server that loads the checkpoint itself",
         )
         return
     for problem, remedy in _unsupported(config):

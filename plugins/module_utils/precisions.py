@@ -64,8 +64,19 @@ def parse_precisions(value: Sequence[Mapping[str, Any]]) -> tuple[Precision, ...
     return tuple(Precision(**item) for item in value)
 
 
-def precision_problems(precisions: Sequence[Precision]) -> Iterator[tuple[str, str, str]]:
-    """(where, what, remedy) of everything for which deepseek-prepare would refuse, before it has worked for hours."""
+def precision_problems(
+    precisions: Sequence[Precision], export: bool = True
+) -> Iterator[tuple[str, str, str]]:
+    """(where, what, remedy) of everything for which deepseek-prepare would refuse, before it has worked for hours.
+
+    Without *export* there is no graph to prepare.
+    """
+    if precisions and not export:
+        yield (
+            ", ".join(precision.name for precision in precisions),
+            "precisions are made from the exported graph, and none is exported",
+            "leave deepseek_precisions out, or deepseek_export",
+        )
     names = [precision.name for precision in precisions]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield name, "this precision is listed more than once", "keep one entry for it"

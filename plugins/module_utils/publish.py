@@ -95,6 +95,8 @@ class Plan:
     max_len: int | None = None
     slots: int | None = None
     full: bool = True
+    # whether graphs are made of the checkpoint, or some server loads it as it is
+    export: bool = True
 
     def __post_init__(self) -> None:
         check_name(self.version, "version")
@@ -188,8 +190,8 @@ class Existing:
 
 def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     """Publish, or find that it was done before. Everything that can be refused is refused first."""
-    report = inspect(plan.checkpoint)
-    for problem in precision_problems(plan.precisions):
+    report = inspect(plan.checkpoint, plan.export)
+    for problem in precision_problems(plan.precisions, plan.export):
         report.add(*problem)
     if report.problems:
         raise PublishError(failure_message(report))
@@ -232,6 +234,8 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
 
 def _recipes(plan: Plan, tools: Tools) -> list[Recipe]:
     """The exported graph first: the others are made from it."""
+    if not plan.export:
+        return []
     arguments = {"max_len": plan.max_len, "slots": plan.slots, "precision": EXPORTED}
     versions = tools.versions("export")
     recipes = [Recipe(EXPORTED, "checkpoint", "export", arguments, {}, versions, tools.export)]
@@ -316,12 +320,12 @@ def _refuse_other_checkpoint(plan: Plan, release: Release, manifest: Manifest) -
 
 
 def _refuse_other_precisions(plan: Plan, release: Release) -> None:
-    asked = {EXPORTED, *(precision.name for precision in plan.precisions)}
+    asked = {EXPORTED, *(precision.name for precision in plan.precisions)} if plan.export else set()
     if asked == release.graphs.keys():
         return
     raise PublishError(
-        f"Release {plan.label} is already published in {', '.join(sorted(release.graphs))}, and asked for is "
-        f"{', '.join(sorted(asked))}. A published version never changes: publish other precisions under a new version."
+        f"Release {plan.label} is already published in {', '.join(sorted(release.graphs)) or 'no precision'}, and asked for is "
+        f"{', '.join(sorted(asked)) or 'none'}. A published version never changes: publish other precisions under a new version."
     )
 
 

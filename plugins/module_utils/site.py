@@ -143,6 +143,9 @@ VARIABLES = {
         lambda value: value == EXPORTED or _is_prepared(value),
         required=False,
     ),
+    "deepseek_export": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
     "deepseek_engine_flavour": Variable(
         f"one of {', '.join(FLAVOURS)}",
         lambda value: isinstance(value, str) and value in FLAVOURS,
@@ -236,6 +239,21 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     yield from _port_problems(hosts)
     yield from _precision_problems(hosts)
     yield from _flavour_problems(hosts)
+    yield from _export_problems(hosts)
+
+
+def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find what would be made from a graph where none is made."""
+    values = hosts[0].variables if hosts else {}
+    if values.get("deepseek_export") is not False:
+        return
+    for name in ("deepseek_precisions", "deepseek_engine_flavour"):
+        if values.get(name) not in (None, UNCOMPILED, []):
+            yield Problem(
+                name,
+                f"it is {values[name]!r}, which needs a graph, and deepseek_export is false",
+                "Leave it out, or deepseek_export",
+            )
 
 
 def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:

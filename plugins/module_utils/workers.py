@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KEYS = ("name", "port", "gpus", "cpus", "memory_max")
-# What a host without a list of workers has: one, with all that the host has.
+# What a host has that says nothing of workers: one, with all that the host has.
 ALONE = ({"name": "main"},)
 # Together, workers that name no limit of their own leave a fifth of the memory to the rest of the host.
 SHARED_PERCENT = 80
@@ -59,6 +59,8 @@ def problems(listed: Any, port: Any, online: str = "") -> list[str]:
 
     ``online`` are the processors of the host, where they are known.
     """
+    if listed in (None, ""):
+        listed = ALONE
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         return [f"it is {listed!r}, and must be a list of mappings, each with a name"]
     found = [
@@ -140,9 +142,8 @@ def _conflicts(workers: Sequence[Worker]) -> Iterator[str]:
             yield f"workers {', '.join(without)} have no {what}, and others do; give all of them some, or none"
 
 
-def _workers(listed: Sequence[Mapping[str, Any]], port: int) -> list[Worker]:
-    entries = listed or ALONE
-    share = f"{SHARED_PERCENT // len(entries) or 1}%"
+def _workers(entries: Sequence[Mapping[str, Any]], port: int) -> list[Worker]:
+    share = f"{SHARED_PERCENT // max(1, len(entries)) or 1}%"
     return [
         Worker(
             name=entry["name"],
@@ -158,9 +159,12 @@ def _workers(listed: Sequence[Mapping[str, Any]], port: int) -> list[Worker]:
 def workers(listed: Any, port: int, online: str = "") -> list[dict[str, Any]]:
     """Give each worker with everything filled in; the first gets ``port``, each other the next one.
 
+    None and the empty string stand for a host that says nothing of workers; an empty list has none.
+
     ValueError names everything that is wrong, as :func:`problems` finds it.
     """
     found = problems(listed, port, online)
     if found:
         raise ValueError("; ".join(found))
-    return [asdict(worker) for worker in _workers(listed, int(port))]
+    entries = ALONE if listed in (None, "") else listed
+    return [asdict(worker) for worker in _workers(entries, int(port))]

@@ -32,6 +32,10 @@ options:
     description: Folder of the checkpoint, on the host where the module runs.
     type: path
     required: true
+  export:
+    description: Whether graphs are to be made of it. With V(false) any architecture will do.
+    type: bool
+    default: true
   fail_on_problems:
     description: Fail when the checkpoint cannot be published, with all reasons in the message.
     type: bool
@@ -119,15 +123,17 @@ def main():
         argument_spec={
             "path": {"type": "path", "required": True},
             "precisions": precisions_option(),
+            "export": {"type": "bool", "default": True},
             "fail_on_problems": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     try:
-        report = inspect(module.params["path"])
+        report = inspect(module.params["path"], module.params["export"])
     except OSError as error:
         module.fail_json(msg=f"The checkpoint {module.params['path']} cannot be read: {error}")
-    for problem in precision_problems(parse_precisions(module.params["precisions"])):
+    precisions = parse_precisions(module.params["precisions"])
+    for problem in precision_problems(precisions, module.params["export"]):
         report.add(*problem)
     if report.problems and module.params["fail_on_problems"]:
         module.fail_json(msg=failure_message(report), checkpoint=report.as_dict())

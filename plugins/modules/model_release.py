@@ -45,6 +45,12 @@ options:
     description: Licence of the checkpoint, for the manifest.
     type: str
     default: ""
+  export:
+    description:
+      - Whether graphs are made of the checkpoint. V(false) publishes the checkpoint alone, of any architecture, for a server that
+        loads it itself.
+    type: bool
+    default: true
   max_len:
     description: Longest sequence that the graph has room for. Without it the exporter decides.
     type: int
@@ -212,6 +218,7 @@ def work(module):
         max_len=params["max_len"],
         slots=params["slots"],
         full=params["verify"] == "full",
+        export=params["export"],
     )
     done = publish(plan, tools_of(module), module.check_mode)
     for warning in done.warnings:
@@ -240,6 +247,7 @@ def main():
             "source": {"type": "str", "default": ""},
             "licence": {"type": "str", "default": ""},
             "precisions": precisions_option(),
+            "export": {"type": "bool", "default": True},
             "max_len": {"type": "int"},
             "slots": {"type": "int"},
         },

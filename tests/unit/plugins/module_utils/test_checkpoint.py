@@ -107,6 +107,20 @@ def test_an_unsupported_architecture_is_named_with_the_supported_ones(tmp_path: 
     assert all(name in message for name in checkpoint.SUPPORTED_ARCHITECTURES)
 
 
+def test_without_an_export_any_architecture_will_do(tmp_path: Path) -> None:
+    folder = write(tmp_path / "c", "DeepseekV3ForCausalLM")
+    change_config(folder, quantization_config={"quant_method": "fp8"})
+    report = checkpoint.inspect(str(folder), export=False)
+    assert (report.problems, report.supported) == ([], False)
+    (folder / "modeling_deepseek.py").write_text("import os")
+    (folder / "tokenizer.json").unlink()
+    report = checkpoint.inspect(str(folder), export=False)
+    assert [problem.file for problem in report.problems] == [
+        "modeling_deepseek.py",
+        "tokenizer.json",
+    ]
+
+
 def change_config(folder: Path, **changes: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

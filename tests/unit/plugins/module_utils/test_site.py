@@ -206,6 +206,17 @@ def test_an_engine_needs_a_prepared_graph(flavour: str) -> None:
     assert found(*everywhere(deepseek_engine_flavour=flavour, **prepared)) == []
 
 
+def test_without_a_graph_nothing_is_made_from_it() -> None:
+    assert found(*everywhere(deepseek_export=False, deepseek_engine_flavour="none")) == []
+    (only,) = found(*everywhere(deepseek_export=False, deepseek_precisions=PRECISIONS))
+    assert only == (
+        f"deepseek_precisions: it is {PRECISIONS!r}, which needs a graph, and deepseek_export is "
+        "false. Leave it out, or deepseek_export."
+    )
+    (only,) = found(*everywhere(deepseek_export="no"))
+    assert only.startswith("deepseek_export: it is 'no'. It must be true or false")
+
+
 @pytest.mark.parametrize(("flavour", "problems"), [("none", 0), (None, 0), ("cuda", 1), (["x"], 1)])
 def test_flavours_that_are_none(flavour: Any, problems: int) -> None:
     lines = found(*everywhere(deepseek_engine_flavour=flavour))

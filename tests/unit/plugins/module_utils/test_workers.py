@@ -22,10 +22,15 @@ GPU = "GPU-5a3e1c9a-6d0f-4f0e-8a70-1d9b6b0d3c11"
 OTHER = "GPU-5a3e1c9a-6d0f-4f0e-8a70-1d9b6b0d3c12"
 
 
-def test_a_host_without_a_list_has_one_worker_with_all_of_it() -> None:
-    assert workers([], 8000) == [
+@pytest.mark.parametrize("listed", [None, ""])
+def test_a_host_that_says_nothing_has_one_worker_with_all_of_it(listed: Any) -> None:
+    assert workers(listed, 8000) == [
         {"name": "main", "port": 8000, "gpus": (), "cpus": "", "memory_max": "80%"}
     ]
+
+
+def test_an_empty_list_has_none() -> None:
+    assert workers([], 8000) == []
 
 
 def test_each_gets_a_port_and_a_share_of_the_memory() -> None:
@@ -114,4 +119,5 @@ def test_whatever_is_written_is_answered(listed: Any) -> None:
     if problems(listed, 8000):
         return
     got = workers(listed, 8000)
-    assert len({worker["port"] for worker in got}) == len(got) == max(len(listed), 1)
+    expected = 1 if listed in (None, "") else len(listed)
+    assert len({worker["port"] for worker in got}) == len(got) == expected

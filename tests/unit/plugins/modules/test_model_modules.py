@@ -173,6 +173,31 @@ def test_model_release_refuses_with_the_reason(call: Call, site: dict[str, objec
     assert "No such file" in call(model_release, **{**site, "public_key": "/nowhere"})["msg"]
 
 
+def test_model_release_without_a_graph(call: Call, site: dict[str, object]) -> None:
+    config = Path(str(site["checkpoint"])) / "config.json"
+    content = json.loads(config.read_text()) | {"architectures": ["DeepseekV3ForCausalLM"]}
+    config.write_text(json.dumps(content))
+    assert "set deepseek_export to false" in call(model_release, **site)["msg"]
+    predicted = call(model_release, check_mode=True, **site, export=False)
+    assert predicted["changed"]
+    done = call(model_release, **site, export=False)
+    assert done["release"] == predicted["release"]
+    assert (done["release"]["graphs"], done["rebuild_reason"]) == ({}, "")
+    assert not call(model_release, **site, export=False)["changed"]
+    listed = info(call, site, kinds=["checkpoint"], fail_on_problems=True)
+    assert listed["releases"][0]["graphs"] == {}
+    lacking = info(call, site, precisions=["fp32"], fail_on_problems=True)
+    assert "has no graph of precision fp32 (it has none)" in lacking["msg"]
+
+
+def test_a_version_with_a_graph_cannot_be_published_without(
+    call: Call, site: dict[str, object]
+) -> None:
+    call(model_release, **site)
+    refused = call(model_release, **site, export=False)
+    assert "is already published in fp32, and asked for is none." in refused["msg"]
+
+
 def info(call: Call, site: dict[str, object], **more: object) -> dict[str, Any]:
     return call(model_release_info, store=site["store"], public_key=site["public_key"], **more)
 
