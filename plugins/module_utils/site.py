@@ -121,9 +121,12 @@ class Variable:
     required: bool = True
 
 
-# What runs the model: ONNX Runtime on the graph itself, or an engine that is compiled first.
+# What runs the model: ONNX Runtime on the graph itself, on the processor or on a GPU, or an engine that is compiled first.
 UNCOMPILED = "none"
-FLAVOURS = (UNCOMPILED, "onnxruntime", "tensorrt", "tensorrt_rtx")
+ON_CUDA = "onnxruntime_cuda"
+FLAVOURS = (UNCOMPILED, ON_CUDA, "onnxruntime", "tensorrt", "tensorrt_rtx")
+# What ONNX Runtime's CUDA provider has kernels for.
+CUDA_PRECISIONS = ("fp16", "bf16")
 
 # Every site variable, and no other deepseek_* variable exists. inventories/production.example explains them.
 VARIABLES = {
@@ -260,7 +263,13 @@ def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find an engine that would have to be compiled from the graph as exported."""
     values = hosts[0].variables if hosts else {}
     flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
-    if flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
+    if flavour == ON_CUDA and precision not in CUDA_PRECISIONS:
+        yield Problem(
+            "deepseek_engine_flavour",
+            f"it is {flavour!r}, and deepseek_precision is {precision or EXPORTED!r}",
+            f"Set deepseek_precision to one of {', '.join(CUDA_PRECISIONS)}",
+        )
+    elif flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
         yield Problem(
             "deepseek_engine_flavour",
             f"it is {flavour!r}, and deepseek_precision is {EXPORTED!r}, from which no engine is compiled",

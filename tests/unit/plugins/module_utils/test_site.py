@@ -217,6 +217,17 @@ def test_without_a_graph_nothing_is_made_from_it() -> None:
     assert only.startswith("deepseek_export: it is 'no'. It must be true or false")
 
 
+@pytest.mark.parametrize("precision", [None, "fp32", "int8"])
+def test_the_cuda_provider_runs_some_precisions(precision: str | None) -> None:
+    asked = {"deepseek_engine_flavour": "onnxruntime_cuda", "deepseek_precisions": PRECISIONS}
+    (only,) = found(*everywhere(**asked, deepseek_precision=precision or "fp32"))
+    assert only == (
+        f"deepseek_engine_flavour: it is 'onnxruntime_cuda', and deepseek_precision is "
+        f"{precision or 'fp32'!r}. Set deepseek_precision to one of fp16, bf16."
+    )
+    assert found(*everywhere(**asked, deepseek_precision="fp16")) == []
+
+
 @pytest.mark.parametrize(("flavour", "problems"), [("none", 0), (None, 0), ("cuda", 1), (["x"], 1)])
 def test_flavours_that_are_none(flavour: Any, problems: int) -> None:
     lines = found(*everywhere(deepseek_engine_flavour=flavour))
