@@ -321,6 +321,7 @@ def test_an_answer_that_is_none(http: httpx.Client, behind: Behind, answer: Any)
     "events",
     [
         _events(done=False, finish=None),
+        _events(finish=None),
         [*_events(done=False, finish=None), 'data: {"error": {"message": "/opt/secret"}}\n\n'],
         ["data: no JSON\n\n"],
         ["data: [1]\n\n"],

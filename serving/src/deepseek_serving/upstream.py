@@ -70,7 +70,12 @@ class Upstream:
             transport=httpx2.AsyncHTTPTransport(
                 uds=socket,
                 retries=1,
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
+                limits=httpx2.Limits(
+                    max_connections=None,
+                    max_keepalive_connections=32,
+                    # shorter than servers keep idle ones, so that none is closed as it is used
+                    keepalive_expiry=2,
+                ),
             ),
             # a client's own limit holds for the whole request
             timeout=httpx2.Timeout(None, connect=PROBE_SECONDS),
@@ -117,15 +122,23 @@ class Upstream:
         misses = 0
         while True:
             await asyncio.sleep(self.settings.poll_seconds)
-            if not self._ready:
-                misses = 0
-                await self._warm()
-            elif await self._alive():
-                misses = 0
-            else:
-                misses += 1
-                if misses >= MISSES:
-                    self.lost()
+            try:
+                misses = await self._look(misses)
+            except Exception:
+                # a watch that has ended would leave the last thing it saw standing for ever
+                logger.exception("the upstream could not be looked at")
+                self.lost()
+
+    async def _look(self, misses: int) -> int:
+        """How often in a row it has not answered."""
+        if not self._ready:
+            await self._warm()
+            return 0
+        if await self._alive():
+            return 0
+        if misses + 1 >= MISSES:
+            self.lost()
+        return misses + 1
 
     async def _alive(self) -> bool:
         try:

@@ -170,10 +170,12 @@ class Exchange:
         try:
             event = await self._in_time(anext(source))
         except StopAsyncIteration:
-            if self._finish not in FINISHES:
-                raise _BrokenError("no choice has come to its end") from None
-            return None
-        return None if event.data == "[DONE]" else event
+            event = None
+        if event is not None and event.data != "[DONE]":
+            return event
+        if self._finish not in FINISHES:
+            raise _BrokenError("no choice has come to its end")
+        return None
 
     def _shown(self, data: str) -> dict[str, Any] | None:
         """An event as the client gets it, if it gets it; _BrokenError if it tells of an error."""
@@ -247,10 +249,14 @@ class Exchange:
 
 
 def _tokens(usage: Mapping[str, Any] | None, ask: Ask, events: int) -> tuple[int, int]:
-    """Tokens of prompt and answer: as the upstream counted them, or else at least these."""
+    """Tokens of prompt and answer: as the upstream counted them, or what can be told without it.
+
+    Of an answer in one piece that nobody waited for, nothing is seen; it costs what it may have.
+    """
     counts = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (count if isinstance(count, int) else None for count in counts)
-    return ask.prompt if prompt is None else prompt, events if completion is None else completion
+    seen = events if ask.stream else ask.most
+    return ask.prompt if prompt is None else prompt, seen if completion is None else completion
 
 
 def _failed(status: int, message: str) -> ApiError:
