@@ -6,6 +6,7 @@ token outside of them, or that wants log probabilities, makes the engine hand ov
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,12 +141,25 @@ class Sampler:
         self, sampling: Sampling, prompt: Sequence[int], constraint: Constraint | None = None
     ) -> None:
         self._sampling = sampling
-        self._generator = sampling.generator()
+        self._prompt = prompt
         self._constraint = constraint
-        self._prompt = np.unique(np.asarray(prompt, dtype=np.int64))
         self._said: Counter[int] = Counter()
-        self._biased = np.array(list(sampling.logit_bias), dtype=np.int64)
-        self._biases = np.array(list(sampling.logit_bias.values()), dtype=np.float32)
+
+    # most requests need few of these, and each takes as long as parsing the request
+
+    @functools.cached_property
+    def _generator(self) -> np.random.Generator:
+        return self._sampling.generator()
+
+    @functools.cached_property
+    def _read(self) -> Tokens:
+        """The prompt's tokens, each once."""
+        return np.unique(np.asarray(self._prompt, dtype=np.int64))
+
+    @functools.cached_property
+    def _biases(self) -> tuple[Tokens, Floats]:
+        bias = self._sampling.logit_bias
+        return np.array(list(bias), dtype=np.int64), np.array(list(bias.values()), np.float32)
 
     @property
     def complete(self) -> bool:
@@ -160,7 +174,12 @@ class Sampler:
             values, tokens = best(self._adjusted(row, allowed), CANDIDATES)
             if not len(tokens):
                 raise SamplingError("no token may follow")
-        token = choose(values, tokens, sampling, self._generator)
+        # greedy sequences are never to make the generator
+        token = (
+            int(tokens[0])
+            if sampling.temperature == 0
+            else choose(values, tokens, sampling, self._generator)
+        )
         if sampling.penalises:
             self._said[token] += 1
         if self._constraint is not None:
@@ -176,7 +195,8 @@ class Sampler:
         row = row.copy()
         if self._sampling.penalises:
             self._penalise(row)
-        row[self._biased] += self._biases
+        biased, biases = self._biases
+        row[biased] += biases
         if allowed is not None:
             row[: len(allowed)][~allowed[: len(row)]] = -np.inf
             # the table may be padded beyond the tokenizer's vocabulary
@@ -187,7 +207,7 @@ class Sampler:
         sampling = self._sampling
         said = np.fromiter(self._said.keys(), dtype=np.int64, count=len(self._said))
         counts = np.fromiter(self._said.values(), dtype=np.float32, count=len(self._said))
-        seen = np.union1d(self._prompt, said)
+        seen = np.union1d(self._read, said)
         penalty = np.float32(sampling.repetition_penalty)
         row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
         row[said] -= np.float32(sampling.presence_penalty)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,33 @@ class Chunk:
     tokens: tuple[Choice, ...] = ()
 
 
+class Outbox:
+    """Brings events from the scheduler's thread into a loop: one wake-up for all that wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._events: deque[tuple[Generation, Event]] = deque()
+        self._woken = False
+
+    def put(self, generation: Generation, event: Event) -> None:
+        """Called from the scheduler's thread."""
+        # looked at after the event is in, and cleared before events are taken out, so that none
+        # is left behind
+        self._events.append((generation, event))
+        if not self._woken:
+            self._woken = True
+            # the loop is closed only when the process ends; nobody waits for the event then
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False
+        # no more than there are now: others have work in the loop too
+        for _event in range(len(self._events)):
+            generation, event = self._events.popleft()
+            generation.deliver(event)
+
+
 class Generation:
     """One answer in the making: iterate over `chunks()` once, read the rest, and `close()`."""
 
@@ -121,9 +149,13 @@ class Generation:
         """`number`: which of the request's jobs it is."""
         self._service = service
         self.job_number = number
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._outbox = service.outbox()
+        self._events: list[Event] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._text = service.tokenizer.stream()
+        # with log probabilities, and not in a chunk yet
+        self._tokens: tuple[Choice, ...] = ()
         self._parser = ReplyParser(job.options.stop, thinking=job.thinking, tools=job.tools)
-        self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         self._first: float | None = None
         self._closed = False
@@ -141,45 +173,71 @@ class Generation:
 
     def receive(self, event: Event) -> None:
         """Called from the scheduler's thread."""
-        # the loop is closed only when the process ends; nobody waits for the event then
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._outbox.put(self, event)
 
-    async def chunks(self) -> AsyncIterator[Chunk]:
-        """Pieces of the answer, none of them empty."""
-        stream = self._service.tokenizer.stream()
-        tokens: tuple[Choice, ...] = ()
+    def deliver(self, event: Event) -> None:
+        """The same, in the loop's thread."""
+        self._events.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _next(self) -> list[Event]:
+        """All events that have come, at least one."""
+        if not self._events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        events, self._events = self._events, []
+        return events
+
+    async def chunks(self) -> AsyncIterator[list[Chunk]]:
+        """Pieces of the answer, none of them empty: each time all that there are by then."""
         try:
             while not self.finish_reason:
-                event = await self._events.get()
-                piece = Piece()
-                if event.choice is not None:
-                    self._count()
-                    if not event.is_end:
-                        piece = self._parser.push(stream.push(event.choice.token))
-                        tokens += (event.choice,) if event.choice.logprob is not None else ()
-                piece += self._end(event)
-                if piece or (self.finish_reason and tokens):
-                    yield Chunk(piece, tokens)
-                    tokens = ()
+                found: list[Chunk] = []
+                try:
+                    for event in await self._next():
+                        chunk = self._read(event)
+                        if chunk is not None:
+                            found.append(chunk)
+                        if self.finish_reason:
+                            break
+                except GenerationFailedError:
+                    if found:
+                        yield found
+                    raise
+                if found:
+                    yield found
         finally:
             self.close()
 
+    def _read(self, event: Event) -> Chunk | None:
+        piece = Piece()
+        choice = event.choice
+        if choice is not None:
+            self._count()
+            if not event.is_end:
+                piece = self._parser.push(self._text.push(choice.token))
+                self._tokens += (choice,) if choice.logprob is not None else ()
+        if event.finish is not None or self._parser.stopped:
+            piece += self._end(event)
+        if not piece and not (self.finish_reason and self._tokens):
+            return None
+        tokens, self._tokens = self._tokens, ()
+        return Chunk(piece, tokens)
+
     def _end(self, event: Event) -> Piece:
-        """Note how the answer ends, if it does; what was held back until then."""
+        """Note how the answer ends; what was held back until then."""
         if self._parser.stopped:
             finish, piece = "stop", self._parser.finish()
         elif event.finish in ("stop", "length"):
             finish, piece = event.finish, self._parser.finish()
-        elif event.finish is not None:
-            self._failure = event.finish
+        else:
+            self._failure = event.finish or "error"
             if event.finish == "timeout":
                 raise GenerationTimeoutError(event.finish)
             if event.finish == "refused":
                 raise GenerationRefusedError(event.finish)
             raise GenerationFailedError(event.finish)
-        else:
-            finish, piece = "", Piece()
         self.finish_reason = finish
         return piece
 
@@ -246,6 +304,7 @@ class Service:
             mark in tokenizer.template_source for mark in (THINK, END_THINK)
         )
         self.metrics = Metrics(EngineState(scheduler, release))
+        self._outbox: Outbox | None = None
         self.created = int((release.graph / "export.json").stat().st_mtime)
 
     @property
@@ -259,6 +318,13 @@ class Service:
     @property
     def failed(self) -> bool:
         return self.scheduler.failed
+
+    def outbox(self) -> Outbox:
+        """Of the loop that runs."""
+        loop = asyncio.get_running_loop()
+        if self._outbox is None or self._outbox.loop is not loop:
+            self._outbox = Outbox(loop)
+        return self._outbox
 
     def drain(self) -> None:
         """Take no more requests; those that are here go on."""
@@ -444,7 +510,7 @@ async def warm_up(service: Service) -> None:
     """One short generation, so that readiness means that the whole path works."""
     job = service.chat([{"role": "user", "content": "Hello"}], Options(max_tokens=4))
     (generation,) = service.start([job])
-    async for _chunk in generation.chunks():
+    async for _chunks in generation.chunks():
         pass
     if not generation.completion_tokens:
         raise ServingError("the warm-up generation gave no token")

@@ -62,8 +62,11 @@ class Caller:
             self.allowance.settle(reserved, used)
 
 
-def caller(request: Request) -> Caller:
-    """The dependency with which routes ask who asks."""
+async def caller(request: Request) -> Caller:
+    """The dependency with which routes ask who asks.
+
+    Not a plain function: the framework runs those in a thread, which costs more than all of this.
+    """
     found = request.scope["state"]["caller"]
     assert isinstance(found, Caller)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Protocol
@@ -159,6 +160,9 @@ def assemble(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # what is loaded stays: looking through it for garbage would stop requests for milliseconds
+        gc.collect()
+        gc.freeze()
         yield
         await served.close()
         if embedder is not None:

@@ -99,19 +99,20 @@ class Answers:
             },
         }
 
-    async def merged(self) -> AsyncIterator[tuple[int, Chunk | None]]:
+    async def merged(self) -> AsyncIterator[tuple[int, list[Chunk] | None]]:
         """Chunks of all answers as they come, with their indices; None at the end of each."""
         if len(self.generations) == 1:
-            async for chunk in self.generations[0].chunks():
-                yield 0, chunk
+            async for chunks in self.generations[0].chunks():
+                yield 0, chunks
             yield 0, None
             return
-        queue: asyncio.Queue[tuple[int, Chunk | GenerationFailedError | None]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[int, list[Chunk] | GenerationFailedError | None]]
+        queue = asyncio.Queue()
 
         async def read(index: int, generation: Generation) -> None:
             try:
-                async for chunk in generation.chunks():
-                    queue.put_nowait((index, chunk))
+                async for chunks in generation.chunks():
+                    queue.put_nowait((index, chunks))
             except GenerationFailedError as error:
                 queue.put_nowait((index, error))
             else:
@@ -142,9 +143,10 @@ class Whole:
     async def read(cls, generation: Generation) -> Whole:
         whole = cls()
         pieces = []
-        async for chunk in generation.chunks():
-            pieces.append(chunk.piece)
-            whole.tokens.extend(chunk.tokens)
+        async for chunks in generation.chunks():
+            for chunk in chunks:
+                pieces.append(chunk.piece)
+                whole.tokens.extend(chunk.tokens)
         whole.piece = Piece(
             "".join(piece.content for piece in pieces),
             "".join(piece.reasoning for piece in pieces),
@@ -381,25 +383,35 @@ class EventStream(StreamingResponse):
             self._answers.close()
 
 
+# made once: json.dumps makes one for every call that asks for other separators
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _event(data: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+    return f"data: {_encode(data)}\n\n"
 
 
 async def _events(answers: Answers, shape: Shape, *, include_usage: bool) -> AsyncIterator[str]:
     base = _base(answers.service, shape.prefix, shape.chunk_object)
     if include_usage:
         base["usage"] = None
+    # the same in all of them
+    head = f'data: {_encode(base)[:-1]},"choices":['
+
+    def of_choice(choice: Mapping[str, Any]) -> str:
+        return f"{head}{_encode(choice)}]}}\n\n"
+
     for index in range(len(answers.generations)):
         begun = shape.begin(index)
         if begun is not None:
-            yield _event({**base, "choices": [begun]})
+            yield of_choice(begun)
     try:
-        async for index, chunk in answers.merged():
-            if chunk is not None:
-                choice = shape.chunk(index, chunk)
+        async for index, chunks in answers.merged():
+            if chunks is not None:
+                # a write for each would cost more than the events themselves
+                yield "".join(of_choice(shape.chunk(index, chunk)) for chunk in chunks)
             else:
-                choice = shape.end(index, answers.generations[index].finish_reason)
-            yield _event({**base, "choices": [choice]})
+                yield of_choice(shape.end(index, answers.generations[index].finish_reason))
     except GenerationFailedError as error:
         # the status line is sent already; clients raise on an event with an error
         yield _event(_failure(error).body())
