@@ -97,12 +97,12 @@ def test_a_slot_is_prefilled_between_the_steps_of_the_others(
 def test_a_graph_without_logits(provider: FakeProvider, half: Path, tmp_path: Path) -> None:
     engine = CudaEngine(without_logits(half, tmp_path / "graph"), slots=1)
     engine.prefill(0, [1, 2, 3], 0)
-    with pytest.raises(EngineError, match="^the graph has no output logits$"):
+    with pytest.raises(EngineError, match=r"^the graph has no output logits$"):
         engine.logits()
 
 
 def test_there_are_no_logits_before_the_first_step(provider: FakeProvider, half: Path) -> None:
-    with pytest.raises(EngineError, match="^there are no logits before the first step$"):
+    with pytest.raises(EngineError, match=r"^there are no logits before the first step$"):
         CudaEngine(half, slots=1).logits()
 
 
