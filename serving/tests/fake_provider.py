@@ -38,6 +38,7 @@ class FakeProvider:
             InferenceSession=self.session,
             SessionOptions=ort.SessionOptions,
             RunOptions=ort.RunOptions,
+            OrtValue=ort.OrtValue,
             get_available_providers=lambda: self.available,
             preload_dlls=lambda: None,
         )

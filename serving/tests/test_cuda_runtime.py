@@ -128,7 +128,7 @@ def test_every_source_gives_the_same_operators(graph: Path, half: Path) -> None:
     """The exported graph with its valid_lengths, and the prepared one with its mask."""
 
     def operators(folder: Path) -> list[str]:
-        model = fused(onnx.load(folder / "decoder.onnx", load_external_data=False), 512)
+        model = fused(onnx.load(folder / "decoder.onnx", load_external_data=False), 512).model
         names = [value.name for value in model.graph.input if "past" not in value.name]
         assert names == ["input_ids", "last_keys"]
         return [node.op_type for node in model.graph.node if node.op_type != "Cast"]

@@ -35,6 +35,11 @@ PRECISIONS: Mapping[str, int] = {
 }
 CACHE_ITEM_BYTES = 2
 REMEDY = "lower engine.slots, prepare a graph with a smaller max_len, or free the GPU"
+PROVIDER_OPTIONS: Mapping[str, str] = {
+    "enable_cuda_graph": "1",
+    # the next power of two would be up to twice the weights
+    "arena_extend_strategy": "kSameAsRequested",
+}
 # runs with this annotation are not captured
 NO_GRAPH = -1
 
@@ -71,14 +76,16 @@ def _session(graph: Path, max_len: int, gpu: Gpu, stream: int) -> ort.InferenceS
     provider = {
         "device_id": str(gpu.device),
         "user_compute_stream": str(stream),
-        "enable_cuda_graph": "1",
-        "arena_extend_strategy": "kSameAsRequested",
+        **PROVIDER_OPTIONS,
     }
-    model = fused(onnx.load(graph, load_external_data=False), max_len)
+    source = onnx.load(graph, load_external_data=False)
+    made = fused(source, max_len)
+    values = _joined(graph, source, made.joined)
+    options.add_external_initializers(list(values), list(values.values()))
     ort.preload_dlls()
     try:
         session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=[(PROVIDER, provider)]
+            made.model.SerializeToString(), options, providers=[(PROVIDER, provider)]
         )
     except Exception as error:
         # ONNX Runtime's errors share no base class
@@ -88,6 +95,28 @@ def _session(graph: Path, max_len: int, gpu: Gpu, stream: int) -> ort.InferenceS
         ) from error
     _check_assignment(session, graph)
     return session
+
+
+def _joined(
+    graph: Path, source: onnx.ModelProto, joined: Mapping[str, tuple[str, ...]]
+) -> dict[str, ort.OrtValue]:
+    """The weights that lie side by side; their bits are only moved, whatever their type is."""
+    tensors = {tensor.name: tensor for tensor in source.graph.initializer}
+    data = np.memmap(graph.with_name(data_file(graph.name)), dtype=np.uint8, mode="r")
+
+    def bits(name: str) -> npt.NDArray[np.uint16]:
+        place = {entry.key: entry.value for entry in tensors[name].external_data}
+        begin = int(place["offset"])
+        part = data[begin : begin + int(place["length"])]
+        view: npt.NDArray[np.uint16] = part.view(np.uint16).reshape(tensors[name].dims)
+        return view
+
+    return {
+        name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            np.concatenate([bits(part) for part in parts], axis=-1), tensors[parts[0]].data_type
+        )
+        for name, parts in joined.items()
+    }
 
 
 def _check_assignment(session: ort.InferenceSession, graph: Path) -> None:
