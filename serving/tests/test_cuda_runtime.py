@@ -18,7 +18,7 @@ from deepseek_serving.errors import EngineError
 from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.fused import fused
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
-from deepseek_serving.runtime.onnxruntime_cuda import CudaEngine
+from deepseek_serving.runtime.onnxruntime_cuda import CudaEngine, padded
 
 SLOTS, TOKENS = 3, 12
 
@@ -55,11 +55,12 @@ def edited(folder: Path, source: Path, **record: object) -> Path:
 
 
 def test_tokens_are_those_of_the_graph_as_it_is(provider: FakeProvider, half: Path) -> None:
+    """Also where chunks are not as wide as what they are filled up to."""
     engine = CudaEngine(half, slots=SLOTS)
     reference = OnnxRuntimeEngine(half, threads=1, slots=SLOTS)
     sequences = prompts(half, SLOTS)
     expected = answers(reference, sequences, chunk=1000)
-    for chunk in (5, 40):
+    for chunk in (1, 5, 40):
         engine.reset()
         assert answers(engine, sequences, chunk) == expected
     assert np.abs(engine.logits() - reference.logits()).max() < 1e-2
@@ -70,6 +71,9 @@ def test_each_batch_size_is_a_cuda_graph_and_a_prefill_is_none(
 ) -> None:
     engine = CudaEngine(half, slots=SLOTS)
     sequences = prompts(half, SLOTS)
+    engine.prefill(0, sequences[0], 0)
+    # before the first step of all: each width, and each batch size
+    assert provider.graphs == ["-1"] * 4 + ["1", "2", "3"] + ["-1"]
     for count in (1, 3, 2):
         provider.graphs.clear()
         answers(engine, sequences[:count], chunk=1000)
@@ -92,6 +96,25 @@ def test_a_slot_is_prefilled_between_the_steps_of_the_others(
 
     reference = OnnxRuntimeEngine(half, threads=1, slots=SLOTS)
     assert interleaved(CudaEngine(half, slots=SLOTS)) == interleaved(reference)
+
+
+def test_the_last_places_of_the_cache_are_for_real_tokens(
+    provider: FakeProvider, half: Path
+) -> None:
+    """A chunk there is not filled up, or it would be written behind the cache."""
+    engine, reference = CudaEngine(half, slots=1), OnnxRuntimeEngine(half, threads=1, slots=1)
+    tokens = np.random.default_rng(5).integers(0, 1024, 512).tolist()
+    for start, end in ((0, 505), (505, 512)):
+        found = best(engine.prefill(0, tokens[start:end], start))
+        assert found == best(reference.prefill(0, tokens[start:end], start))
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(1, 16), (16, 16), (17, 32), (65, 128), (128, 128), (129, 256), (300, 384)],
+)
+def test_chunks_have_few_widths(width: int, expected: int) -> None:
+    assert padded(width) == expected
 
 
 def test_a_graph_without_logits(provider: FakeProvider, half: Path, tmp_path: Path) -> None:
@@ -130,7 +153,7 @@ def test_every_source_gives_the_same_operators(graph: Path, half: Path) -> None:
     def operators(folder: Path) -> list[str]:
         model = fused(onnx.load(folder / "decoder.onnx", load_external_data=False), 512).model
         names = [value.name for value in model.graph.input if "past" not in value.name]
-        assert names == ["input_ids", "last_keys"]
+        assert names == ["input_ids", "last_keys", "last_index"]
         return [node.op_type for node in model.graph.node if node.op_type != "Cast"]
 
     found = operators(graph)

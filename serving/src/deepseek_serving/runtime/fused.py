@@ -3,8 +3,9 @@
 The release's graph stays the source, and no weight changes its value. GroupQueryAttention takes the
 place of Attention, of both updates of its cache and of the rotation of query and key; a sum that is
 then normalised becomes one operator with its norm; and the projections to query, key and value
-become one, whose weights are theirs side by side. The inputs are `input_ids` [batch, sequence],
-`last_keys` [batch], the place in the cache of the last of them, and the cache.
+become one, whose weights are theirs side by side. The inputs are `input_ids` [batch, sequence];
+`last_keys` [batch], the place in the cache of the last of them; `last_index`, the token among them
+after which candidates are wanted; and the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 from deepseek_serving.errors import EngineError
 
 DOMAIN = "com.microsoft"
-LAST_KEYS, CACHE_LENGTH, FLAT = "last_keys", "cache_length", "flat_heads"
+LAST_KEYS, LAST_INDEX = "last_keys", "last_index"
+CACHE_LENGTH, FLAT = "cache_length", "flat_heads"
 # of these nothing but the default is what GroupQueryAttention does
 ROTARY_ATTRIBUTES = frozenset({"interleaved", "num_heads", "rotary_embedding_dim"})
 
@@ -215,9 +217,15 @@ def _assemble(
         model.graph.name,
         [value for value in model.graph.input if value.name in needed],
         model.graph.output,
-        initializer=[tensor for tensor in model.graph.initializer if tensor.name in needed],
+        initializer=[
+            tensor
+            for tensor in model.graph.initializer
+            if tensor.name in needed and tensor.name != LAST_INDEX
+        ],
     )
     graph.input.append(helper.make_tensor_value_info(LAST_KEYS, TensorProto.INT32, ["batch"]))
+    # a constant in the source, for the last token of all
+    graph.input.append(helper.make_tensor_value_info(LAST_INDEX, TensorProto.INT64, []))
     graph.initializer.extend(_wide(source, name, parts) for name, parts in joined.items())
     constants = {
         CACHE_LENGTH: np.array(max_len, dtype=np.int32),

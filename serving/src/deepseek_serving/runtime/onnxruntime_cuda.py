@@ -4,12 +4,18 @@ The KV cache is bound in place: a layer's past and present are the same memory o
 ids go in and candidates come out through pinned memory, one copy each, on the stream that the
 provider works on; logits stay on the device until they are asked for. A decode step is captured as
 a CUDA graph for each batch size.
+
+cuDNN makes a plan for each width of a prompt's chunk, which takes longer than many chunks do. So
+chunks have few widths: what a chunk lacks is filled with tokens that no other sees, whose place in
+the cache belongs to the tokens that come next.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +30,10 @@ from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.files import RECORD_FILE, data_file
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.cuda import Gpu, Layout, Memory, aligned, layout_size
-from deepseek_serving.runtime.fused import LAST_KEYS, fused
+from deepseek_serving.runtime.fused import LAST_INDEX, LAST_KEYS, fused
 from deepseek_serving.runtime.limits import check_bounds, limits
+
+logger = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
 # the types that GroupQueryAttention has CUDA kernels for, as the record names precision and cache
@@ -42,6 +50,8 @@ PROVIDER_OPTIONS: Mapping[str, str] = {
 }
 # runs with this annotation are not captured
 NO_GRAPH = -1
+# a chunk's width is a power of two from the first on, and then a multiple of the second
+NARROWEST, WIDE = 16, 128
 
 
 def _check_provider() -> None:
@@ -196,8 +206,11 @@ class _Step:
     def run(self, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> None:
         engine, stream = self._engine, self._engine.stream
         (host_in, device_in), (host_out, device_out) = engine.inbound, engine.outbound
-        self.inputs["input_ids"][:] = tokens
+        given = tokens.shape[1]
+        self.inputs["input_ids"][:, :given] = tokens
+        self.inputs["input_ids"][:, given:] = 0
         self.inputs[LAST_KEYS][:] = starts + self._width - 1
+        self.inputs[LAST_INDEX][...] = given - 1
         stream.to_device(device_in.address, host_in.address, self._sizes[0])
         engine.session.run_with_iobinding(self._binding, self._options)
         stream.to_host(host_out.address, device_out.address, self._sizes[1])
@@ -208,7 +221,15 @@ def _inputs(batch: int, width: int) -> Layout:
     return {
         "input_ids": ((batch, width), np.dtype(np.int64)),
         LAST_KEYS: ((batch,), np.dtype(np.int32)),
+        LAST_INDEX: ((), np.dtype(np.int64)),
     }
+
+
+def padded(width: int) -> int:
+    """The width that a chunk is filled up to."""
+    if width > WIDE:
+        return -(-width // WIDE) * WIDE
+    return max(NARROWEST, 1 << (width - 1).bit_length())
 
 
 class CudaEngine:
@@ -257,7 +278,7 @@ class CudaEngine:
         self.cache = {name: gpu.allocate(size, purpose, REMEDY) for name in names}
         results = {output.name: output.shape for output in self.session.get_outputs()}
         self._top: int = results["top_values"][1]
-        widest = max(layout_size(_inputs(self.slots, 1)), layout_size(_inputs(1, self.max_len)))
+        widest = max(layout_size(_inputs(self.slots, 1)), layout_size(_inputs(1, self._capacity)))
         self.inbound = gpu.pinned(widest), gpu.allocate(widest, "the inputs", REMEDY)
         most = layout_size(self.outputs(self.slots))
         self.outbound = gpu.pinned(most), gpu.allocate(most, "the outputs", REMEDY)
@@ -266,7 +287,8 @@ class CudaEngine:
             size = self.slots * self.vocabulary * np.dtype(np.float32).itemsize
             self.logits_memory = gpu.allocate(size, "the logits", REMEDY)
             self._host_logits = gpu.pinned(size)
-        self._decode_steps: dict[int, _Step] = {}
+        self._steps: dict[tuple[int, int, int], _Step] = {}
+        self._warm = False
         self._last: int | None = None
 
     def outputs(self, batch: int) -> Layout:
@@ -283,14 +305,42 @@ class CudaEngine:
         self.stream.synchronize()
 
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
-        step = _Step(self, slot, 1, len(tokens), NO_GRAPH)
-        return self._run(step, [tokens], [start])
+        self._warm_up()
+        width = padded(len(tokens))
+        if start + width > self._capacity:
+            width = len(tokens)
+        return self._run(self._step(slot, 1, width, NO_GRAPH), [tokens], [start])
 
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
+        self._warm_up()
         batch = len(tokens)
-        if batch not in self._decode_steps:
-            self._decode_steps[batch] = _Step(self, 0, batch, 1, batch)
-        return self._run(self._decode_steps[batch], [[token] for token in tokens], lengths)
+        return self._run(self._step(0, batch, 1, batch), [[token] for token in tokens], lengths)
+
+    def _step(self, first: int, batch: int, width: int, graph: int) -> _Step:
+        # binding the caches of all layers takes longer than some steps
+        key = first, batch, width
+        if key not in self._steps:
+            self._steps[key] = _Step(self, first, batch, width, graph)
+        return self._steps[key]
+
+    def _warm_up(self) -> None:
+        """Every plan and graph, made in the thread that uses them: each thread has its own."""
+        if self._warm:
+            return
+        self._warm = True
+        began = time.monotonic()
+        width = NARROWEST
+        while width <= min(WIDE, self.max_len):
+            self.prefill(0, [0] * width, 0)
+            width *= 2
+        for batch in range(1, self.slots + 1):
+            self.decode([0] * batch, [0] * batch)
+        self.reset()
+        logger.info(
+            "captured a CUDA graph for 1 to %d sequences in %.1f s",
+            self.slots,
+            time.monotonic() - began,
+        )
 
     def _run(
         self, step: _Step, tokens: Sequence[Sequence[int]], starts: Sequence[int]
