@@ -2,13 +2,15 @@
 
     python tests/bench/gpu_decode.py model FOLDER
     python tests/bench/gpu_decode.py ours FOLDER
+    python tests/bench/gpu_decode.py served FOLDER
     python tests/bench/gpu_decode.py peer FOLDER --cache dynamic|static|compiled
     python tests/bench/gpu_decode.py report FOLDER
 
 `model` writes a checkpoint of the shape of Qwen2.5-1.5B with random weights and the graph of it as
 deepseek-export and deepseek-prepare make it, in FP16 (without the tokenizer and the judgement, for
-which random weights have no use). `ours` and `peer` each are one process on the GPU; `report`
-prints what they left in FOLDER/figures.json beside each other.
+which random weights have no use). `ours` is the engine alone, `served` the engine under the
+service's scheduler; they and `peer` each are one process on the GPU, and `report` prints what they
+left in FOLDER/figures.json beside each other.
 
 Everybody gets the same: for each stream a prompt of PROMPT tokens, then NEW tokens, greedily.
 Figures are medians of ROUNDS; tokens/s count the NEW tokens and the whole time, prompt included.
@@ -21,9 +23,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +251,43 @@ def measure_ours(folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_served(folder: Path) -> dict[str, Any]:
+    """Requests that all come at once, greedy, through the scheduler that the service has."""
+    from deepseek_serving.sampling import Sampling
+    from deepseek_serving.scheduler import Limits, Request, Scheduler
+
+    scheduler = Scheduler(Ours(folder).engine, Limits(queue=max(STREAMS), prefill_chunk=128))
+    scheduler.start()
+
+    def generate(streams: int) -> None:
+        finished = [threading.Event() for _stream in range(streams)]
+        requests = [
+            (Request(prompt, NEW, sampling=Sampling(temperature=0)), done_by(event))
+            for prompt, event in zip(prompts(streams), finished, strict=True)
+        ]
+        scheduler.submit_all(requests)
+        for event in finished:
+            event.wait()
+
+    results = {}
+    for streams in STREAMS:
+        times = [seconds(partial(generate, streams)) for _round in range(2 + ROUNDS)][2:]
+        results[str(streams)] = {"tokens_per_second": streams * NEW / statistics.median(times)}
+        print(streams, results[str(streams)], flush=True)
+    scheduler.stop()
+    return {"streams": results}
+
+
+def done_by(finished: threading.Event) -> Callable[[Any], None]:
+    """A listener that tells when its stream has ended."""
+
+    def listener(event: Any) -> None:
+        if event.finish is not None:
+            finished.set()
+
+    return listener
+
+
 def measure_peer(folder: Path, cache: str) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
@@ -323,7 +364,10 @@ def report(figures: dict[str, Any]) -> None:
             f"{mine['prefill_ms']:.2f} ms"
         )
         for name, peer in figures.items():
-            if name != "ours" and streams in peer["streams"]:
+            if name == "served":
+                rate = peer["streams"][streams]["tokens_per_second"]
+                print(f"  under the scheduler: {rate:.0f} tokens/s")
+            elif name != "ours":
                 theirs = peer["streams"][streams]
                 rate = theirs["tokens_per_second"]
                 print(
@@ -332,13 +376,13 @@ def report(figures: dict[str, Any]) -> None:
                     + equal(mine["tokens"], theirs["tokens"])
                 )
     for name, peer in figures.items():
-        if name != "ours":
+        if name not in ("ours", "served"):
             print(name, {key: value for key, value in peer.items() if key != "streams"})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("model", "ours", "peer", "report"))
+    parser.add_argument("what", choices=("model", "ours", "served", "peer", "report"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", choices=("dynamic", "static", "compiled"), default="static")
     arguments = parser.parse_args()
@@ -351,9 +395,11 @@ def main() -> None:
     elif arguments.what == "report":
         report(figures)
     else:
-        ours = arguments.what == "ours"
-        name = "ours" if ours else arguments.cache
-        figures[name] = measure_ours(folder) if ours else measure_peer(folder, name)
+        if arguments.what == "peer":
+            figures[arguments.cache] = measure_peer(folder, arguments.cache)
+        else:
+            measured = {"ours": measure_ours, "served": measure_served}[arguments.what]
+            figures[arguments.what] = measured(folder)
         path.write_text(json.dumps(figures), encoding="utf-8")
 
 
