@@ -536,6 +536,7 @@ def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Se
         store=model.store,
         public_key=model.public_key,
         key=settings.key,
+        provider=settings.provider,
         threads=settings.threads,
         slots=settings.slots,
         max_len=settings.max_len,

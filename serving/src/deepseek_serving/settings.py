@@ -73,6 +73,9 @@ class EngineSettings(_Section):
     """How the model is run; slots and max_len default to what it was exported with."""
 
     kind: Literal["onnxruntime", "upstream"] = "onnxruntime"
+    provider: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="what runs a release's graph; cuda: an NVIDIA GPU, fp16 or bf16"
+    )
     threads: int = Field(default=0, ge=0, description="0: one per core")
     slots: int | None = Field(default=None, ge=1, le=1024)
     max_len: int | None = Field(default=None, ge=2)

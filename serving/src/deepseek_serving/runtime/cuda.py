@@ -10,7 +10,7 @@ import ctypes
 import importlib
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,22 @@ import numpy.typing as npt
 from deepseek_serving.errors import EngineError
 
 OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+# what TensorRT asks of the address of every tensor
+ALIGNMENT = 256
+# tensors that lie behind each other in one block: shape and type of each
+Layout = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 MISSING = (
     "the Python package cuda-bindings is not installed, which a GPU needs; install the extra "
     "deepseek-serving[tensorrt]"
 )
+
+
+def aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def layout_size(layout: Layout) -> int:
+    return sum(aligned(math.prod(shape) * kind.itemsize) for shape, kind in layout.values())
 
 
 class CudaError(EngineError):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import onnxruntime
 
@@ -31,6 +31,7 @@ from deepseek_serving.release import (
 from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.cuda import Gpu
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
+from deepseek_serving.runtime.onnxruntime_cuda import CudaEngine
 from deepseek_serving.runtime.tensorrt import (
     MODULES,
     Flavour,
@@ -39,6 +40,7 @@ from deepseek_serving.runtime.tensorrt import (
     import_flavour,
 )
 
+Provider = Literal["cpu", "cuda"]
 BUILD_HERE = "build the engine on this host, or for its GPU"
 
 
@@ -242,11 +244,19 @@ def open_engine(
     store: Path,
     public_key: Path,
     key: str | None,
+    provider: Provider = "cpu",
     threads: int = 0,
     slots: int | None = None,
     max_len: int | None = None,
 ) -> Engine:
     """What runs a verified release: its graph by ONNX Runtime, or the engine with that key."""
+    if provider == "cuda":
+        if key is not None:
+            raise EngineError(
+                "engine.provider is cuda and engine.key names an engine of the store; the CUDA "
+                "provider runs the release's graph itself: leave one of the two out"
+            )
+        return CudaEngine(release.graph, slots=slots, max_len=max_len)
     if key is None:
         return OnnxRuntimeEngine(release.graph, threads=threads, slots=slots, max_len=max_len)
     engine = verify_engine(store, release, key, public_key)

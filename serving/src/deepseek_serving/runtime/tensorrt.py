@@ -30,7 +30,15 @@ import numpy.typing as npt
 
 from deepseek_serving.errors import EngineError
 from deepseek_serving.runtime import Candidates
-from deepseek_serving.runtime.cuda import Gpu, Memory
+from deepseek_serving.runtime.cuda import (
+    ALIGNMENT,
+    Gpu,
+    Layout,
+    Memory,
+    aligned,
+    layout_size,
+)
+from deepseek_serving.runtime.limits import check_bounds, limits
 from deepseek_serving.runtime.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -40,8 +48,6 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
-# what TensorRT asks of the address of every tensor
-ALIGNMENT = 256
 DECODE, PREFILL = 0, 1
 INTEGERS: Mapping[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
@@ -223,17 +229,6 @@ def _difference(
         yield f"{name} has the shape {list(shape)}, not {wanted}"
 
 
-Layout = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _size(layout: Layout) -> int:
-    return sum(_aligned(math.prod(shape) * kind.itemsize) for shape, kind in layout.values())
-
-
 class _Lane:
     """A stream, and the buffers that the steps on it share, one step at a time."""
 
@@ -244,10 +239,10 @@ class _Lane:
         gpu = plan.gpu
         self.stream = gpu.stream(urgent=urgent)
         self.scratch = plan.scratch(f"the workspace of {purpose}")
-        self.host_inputs, self.host_outputs = gpu.pinned(_size(inputs)), gpu.pinned(_size(outputs))
-        remedy = "free the GPU"
-        self.inputs = gpu.allocate(_size(inputs), f"the inputs of {purpose}", remedy)
-        self.outputs = gpu.allocate(_size(outputs), f"the outputs of {purpose}", remedy)
+        inbound, outbound, remedy = layout_size(inputs), layout_size(outputs), "free the GPU"
+        self.host_inputs, self.host_outputs = gpu.pinned(inbound), gpu.pinned(outbound)
+        self.inputs = gpu.allocate(inbound, f"the inputs of {purpose}", remedy)
+        self.outputs = gpu.allocate(outbound, f"the outputs of {purpose}", remedy)
 
     def context(self, profile: int) -> Any:
         context = self.plan.context(profile, self.scratch, self.stream.handle)
@@ -274,7 +269,7 @@ class _Step:
         self._lane, self._context = lane, context
         self._runs = 0
         self._graph: Any = None
-        self._inputs_size, self._outputs_size = _size(inputs), _size(outputs)
+        self._inputs_size, self._outputs_size = layout_size(inputs), layout_size(outputs)
         for name, (shape, _kind) in inputs.items():
             self._set_shape(name, shape)
         for name, shape in shapes.items():
@@ -299,7 +294,7 @@ class _Step:
         for name, (shape, kind) in layout.items():
             views[name] = host.view(offset, shape, kind)
             self._set_address(name, memory.address + offset)
-            offset += _aligned(math.prod(shape) * kind.itemsize)
+            offset += aligned(math.prod(shape) * kind.itemsize)
         return views
 
     def enqueue(self) -> None:
@@ -359,13 +354,7 @@ class TensorRtEngine:
         max_len: int | None = None,
     ) -> None:
         exported, cache = record["parameters"], record["cache"]
-        self.slots: int = exported["slots"] if slots is None else slots
-        self.max_len: int = exported["max_len"] if max_len is None else max_len
-        if self.max_len > exported["max_len"]:
-            raise EngineError(
-                f"engine.max_len is {self.max_len}, the graph was exported for at most "
-                f"{exported['max_len']}; lower it or export again with a larger --max-len"
-            )
+        self.slots, self.max_len = limits(record, slots, max_len)
         self._vocabulary: int = record["vocabulary"]
         self._plan = Plan(plan, flavour, device)
         self._plan.check(_decoder_tensors(record))
@@ -440,7 +429,7 @@ class TensorRtEngine:
             self._logits = plan.gpu.allocate(logits_size, "the logits", LESS_CACHE)
             self._host_logits = plan.gpu.pinned(logits_size)
         prefill, decode = self._inputs(1, self._chunk), self._inputs(self.slots, 1)
-        widest = max(prefill, decode, key=_size)
+        widest = max(prefill, decode, key=layout_size)
         outputs = self._outputs(self.slots)
         self._lane = _Lane(plan, urgent=True, inputs=widest, outputs=outputs, purpose="the decoder")
         self._prefill_context = self._lane.context(PREFILL)
@@ -516,7 +505,7 @@ class TensorRtEngine:
         ids = np.array(tokens, dtype=np.int64)
         begin = np.array(starts, dtype=np.int64)
         batch, width = ids.shape
-        self._check_bounds(ids, begin, width)
+        check_bounds(ids, begin, self.max_len, self._vocabulary)
         inputs = step.inputs
         inputs["input_ids"][:] = ids
         inputs["position_ids"][:] = begin[:, None] + np.arange(width)
@@ -528,21 +517,6 @@ class TensorRtEngine:
         self._last = batch
         tops = step.outputs["top_indices"]
         return Candidates(step.outputs["top_values"], tops.astype(np.int64, copy=False))
-
-    def _check_bounds(
-        self, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], width: int
-    ) -> None:
-        """What lies outside would be read or written somewhere in the GPU's memory."""
-        if starts.min() < 0 or starts.max() + width > self.max_len:
-            raise EngineError(
-                f"tokens at {starts.min()} to {starts.max() + width - 1} do not fit into a cache "
-                f"of {self.max_len}"
-            )
-        if tokens.min() < 0 or tokens.max() >= self._vocabulary:
-            raise EngineError(
-                f"token ids {tokens.min()} to {tokens.max()} are not all in the vocabulary of "
-                f"{self._vocabulary}"
-            )
 
     def logits(self) -> npt.NDArray[np.float32]:
         if self._logits is None:
