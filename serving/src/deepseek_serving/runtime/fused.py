@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -59,7 +60,9 @@ class _Source:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._makers = {output: node for node in graph.node for output in node.output}
+        self._makers: dict[str, onnx.NodeProto] = {
+            output: node for node in graph.node for output in node.output
+        }
 
     def maker(self, reader: onnx.NodeProto, place: int, kind: str) -> onnx.NodeProto:
         """The node behind an input; EngineError unless it is of that kind."""
@@ -84,7 +87,9 @@ class _Source:
         )
 
     def reader(self, name: str, kind: str) -> onnx.NodeProto:
-        found = [node for node in self.graph.node if name in node.input and node.op_type == kind]
+        found: list[onnx.NodeProto] = [
+            node for node in self.graph.node if name in node.input and node.op_type == kind
+        ]
         if len(found) != 1:
             raise EngineError(f"{name!r} is read by {len(found)} nodes {kind}, not by one")
         return found[0]
@@ -227,7 +232,7 @@ def _assemble(
     # a constant in the source, for the last token of all
     graph.input.append(helper.make_tensor_value_info(LAST_INDEX, TensorProto.INT64, []))
     graph.initializer.extend(_wide(source, name, parts) for name, parts in joined.items())
-    constants = {
+    constants: dict[str, npt.NDArray[np.generic]] = {
         CACHE_LENGTH: np.array(max_len, dtype=np.int32),
         FLAT: np.array([0, 0, -1], dtype=np.int64),
     }

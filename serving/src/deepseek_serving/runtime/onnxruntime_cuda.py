@@ -171,8 +171,8 @@ class _Step:
         self.inputs = self._bind(self._binding.bind_input, inputs, *engine.inbound)
         self.outputs = self._bind(self._binding.bind_output, outputs, *engine.outbound)
         if engine.logits_memory is not None:
-            shape = (batch, engine.vocabulary)
-            self._at(self._binding.bind_output, "logits", np.float32, shape, engine.logits_memory)
+            row = (batch, engine.vocabulary)
+            self._at(self._binding.bind_output, "logits", np.float32, row, engine.logits_memory)
         shape = (batch, *engine.cache_row)
         for name, memory in engine.cache.items():
             offset = first * engine.slot_bytes
