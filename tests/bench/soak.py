@@ -49,6 +49,7 @@ TEMPERATURES = (0.0, 1.5)
 KINDS = ("stream", "whole", "stream", "hang up")
 # events that a client reads before it hangs up: the first has no text
 READ = 3
+MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -264,10 +265,11 @@ def main() -> int:
         export(CHECKPOINT, graph)
         with serving(tiny_app, graph) as server:
             wrong = asyncio.run(run(server, arguments.minutes))
-    for text in wrong[:20]:
+    # what was found at the end is about all of the run
+    for text in wrong[-MOST_SHOWN:]:
         print(text, file=sys.stderr)
-    if len(wrong) > 20:
-        print(f"and {len(wrong) - 20} more", file=sys.stderr)
+    if len(wrong) > MOST_SHOWN:
+        print(f"and {len(wrong) - MOST_SHOWN} more before", file=sys.stderr)
     return int(bool(wrong))
 
 
