@@ -95,10 +95,16 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
 .PHONY: bench
-bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build
+bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python tests/bench/rollout.py
 	@$(SERVING)/bin/python tests/bench/decode.py
 	@$(SERVING)/bin/python tests/bench/engine.py
+	@$(SERVING)/bin/python tests/bench/service.py
+	@$(SERVING)/bin/python tests/bench/latency.py
+
+.PHONY: soak
+soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60
+	@$(SERVING)/bin/python tests/bench/soak.py --minutes $(or $(MINUTES),5)
 
 ##### What they need
 

@@ -1,6 +1,6 @@
 """Time to the first token under load, and beside a client that sends the longest prompts.
 
-    python tests/bench/latency.py [--seconds N] [--json FILE]
+    python tests/bench/latency.py [--seconds N] [--chunk N] [--json FILE]
 
 Run it in the environment of the serving tests, with nothing else on the machine. The shipped
 checkpoint runs on one core, this program on another. As MLPerf's Server scenario has it: prompts of
@@ -19,6 +19,7 @@ import asyncio
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from deepseek_serving.api.app import create_app
 from deepseek_serving.export.exporter import export
 from deepseek_serving.release import Release
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
-from deepseek_serving.scheduler import Scheduler
+from deepseek_serving.scheduler import Limits, Scheduler
 from deepseek_serving.service import Service
 from deepseek_serving.text import ChatTokenizer
 from load import (
@@ -54,8 +55,9 @@ GOAL_MS = 100.0
 FIRST_TOKEN, LAST_TOKEN = 300, 1000
 
 
-def tiny_app(graph: Path) -> ASGIApp:
-    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=1, slots=SLOTS, max_len=MAX_LEN))
+def tiny_app(graph: Path, chunk: int = 128) -> ASGIApp:
+    engine = OnnxRuntimeEngine(graph, threads=1, slots=SLOTS, max_len=MAX_LEN)
+    scheduler = Scheduler(engine, Limits(prefill_chunk=chunk))
     service = Service(Release(MODEL, "1", "0" * 64, graph), scheduler, ChatTokenizer(graph))
     scheduler.start()
     return create_app(service)
@@ -136,12 +138,13 @@ async def measure(port: int, seconds: float) -> dict[str, Measure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=30, help="of each of the two parts")
+    parser.add_argument("--chunk", type=int, default=128, help="prefill_chunk of the service")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         graph = Path(name) / "graph"
         export(CHECKPOINT, graph)
-        with serving(tiny_app, graph) as server:
+        with serving(partial(tiny_app, chunk=arguments.chunk), graph) as server:
             results = asyncio.run(measure(server.port, arguments.seconds))
     report(results, arguments.json)
 

@@ -349,7 +349,8 @@ class Scheduler:
         for slot in self._slots:
             if slot.ticket is not None:
                 continue
-            known = _common(slot.held, prompt, self._chunk) if slot.key == request.key else 0
+            same = slot.held and slot.key == request.key
+            known = _common(slot.held, prompt, self._chunk) if same else 0
             if known > reused:
                 best, reused = slot, known
         assert best is not None

@@ -18,6 +18,7 @@ from deepseek_serving.api.access import Caller
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.reply import Piece, ToolCall
 from deepseek_serving.sampling import Choice
+from deepseek_serving.scheduler import Event
 from deepseek_serving.service import (
     Chunk,
     Generation,
@@ -77,6 +78,11 @@ class Answers:
             for generation in self.generations:
                 generation.close()
             self._caller.settle(self._reserved, self._prompt + self._completion)
+
+    def abandon(self) -> None:
+        """Whoever reads them learns that nobody wants them."""
+        for generation in self.generations:
+            generation.deliver(Event(finish="cancelled"))
 
     @property
     def _prompt(self) -> int:
@@ -343,22 +349,18 @@ async def _read_all(generations: Sequence[Generation]) -> list[Whole]:
 
 async def whole(answers: Answers, shape: Shape, request: Request) -> Response:
     """The answers in one piece; abandoned as soon as the client hangs up."""
-    reading = asyncio.ensure_future(_read_all(answers.generations))
     gone = asyncio.ensure_future(disconnected(request))
+    gone.add_done_callback(lambda _gone: answers.abandon())
     try:
-        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+        read = await _read_all(answers.generations)
+    except GenerationFailedError as error:
+        if gone.done():
+            # nobody reads it; 499 is what the logs of proxies call this
+            return Response(status_code=499)
+        raise _failure(error) from error
     finally:
         gone.cancel()
-        if not reading.done():
-            reading.cancel()
         answers.close()
-    if not reading.done():
-        # nobody reads it; 499 is what the logs of proxies call this
-        return Response(status_code=499)
-    try:
-        read = reading.result()
-    except GenerationFailedError as error:
-        raise _failure(error) from error
     choices = [
         shape.whole(index, answer, generation.finish_reason)
         for index, (answer, generation) in enumerate(zip(read, answers.generations, strict=True))
