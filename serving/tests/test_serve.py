@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import numpy.typing as npt
+import pytest
 import uvicorn
 from support import (
     MODEL,
@@ -150,7 +151,8 @@ class Breaking:
 
     slots, max_len = 1, 200
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
         self.broken = False
 
     def _answer(self, count: int) -> Candidates:
@@ -162,7 +164,7 @@ class Breaking:
 
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
         if self.broken:
-            raise RuntimeError("the device was lost")
+            raise self._error
         return self._answer(len(tokens))
 
     def logits(self) -> npt.NDArray[np.float32]:
@@ -172,9 +174,12 @@ class Breaking:
         pass
 
 
-def test_an_engine_that_fails_ends_its_answers_and_the_process(graph: Path) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("the device was lost"), MemoryError()])
+def test_an_engine_that_fails_ends_its_answers_and_the_process(
+    graph: Path, error: Exception
+) -> None:
     """The client gets an event with an error; systemd starts the service again."""
-    engine = Breaking()
+    engine = Breaking(error)
     scheduler = Scheduler(engine)
     release = Release(MODEL, "1.0.0", "0" * 64, graph)
     service = Service(release, scheduler, ChatTokenizer(graph))

@@ -54,6 +54,8 @@ class Limits:
     step_tokens: int | None = None
     # how long an idle engine keeps prompts that may come again
     idle_seconds: float = 60
+    # a step takes milliseconds; an engine that is in one for so long hangs
+    stuck_seconds: float = 120
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class Scheduler:
         self._closing = False
         self._draining = False
         self._failed = False
+        self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     @property
@@ -218,7 +221,13 @@ class Scheduler:
     @property
     def healthy(self) -> bool:
         refuses = self._closing or self._draining or self._failed
-        return self._thread.is_alive() and not refuses
+        return self._thread.is_alive() and not refuses and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the engine hangs in a step."""
+        began = self._step_began
+        return began is not None and time.monotonic() - began >= self.limits.stuck_seconds
 
     @property
     def failed(self) -> bool:
@@ -288,8 +297,10 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while self._admit():
+                self._step_began = time.monotonic()
                 self._prefill_turn()
                 self._decode_turn()
+                self._step_began = None
         except Exception:
             logger.exception("the engine failed; the service is no longer ready")
             with self._changed:

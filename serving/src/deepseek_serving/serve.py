@@ -33,6 +33,10 @@ from deepseek_serving.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 
+# of uvicorn, in a second
+TICKS = 10
+
+
 def notify(state: str) -> None:
     """Tell systemd, if it waits (Type=notify)."""
     address = os.environ.get("NOTIFY_SOCKET")
@@ -71,6 +75,8 @@ class Server(uvicorn.Server):
             self._keys.reload()
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0 and not self._service.stuck:
+            notify("WATCHDOG=1")
         # an engine that has failed stays so; the next process gets a new one
         return await super().on_tick(counter) or self.failed
 
@@ -112,7 +118,7 @@ def _server(settings: Settings) -> Server:
         app,
         host=server.host,
         port=server.port,
-        http=checked_protocol(frozenset(server.allowed_clients)),
+        http=checked_protocol(frozenset(server.allowed_clients), server.connections),
         ssl_context_factory=lambda _config, _default: context,
         lifespan="on",
         log_config=None,

@@ -319,6 +319,10 @@ class Service:
     def failed(self) -> bool:
         return self.scheduler.failed
 
+    @property
+    def stuck(self) -> bool:
+        return self.scheduler.stuck
+
     def outbox(self) -> Outbox:
         """Of the loop that runs."""
         loop = asyncio.get_running_loop()
@@ -547,6 +551,7 @@ def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Se
         prefill_chunk=settings.prefill_chunk,
         step_tokens=settings.step_tokens,
         idle_seconds=settings.idle_seconds,
+        stuck_seconds=settings.stuck_seconds,
     )
     has_logits = gives_logits(engine)
     scheduler = Scheduler(engine, limits)

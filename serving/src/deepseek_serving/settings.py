@@ -55,6 +55,7 @@ class ServerSettings(_Section):
     tls_key: AbsolutePath
     tls_client_ca: AbsolutePath
     allowed_clients: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    connections: int = Field(default=1024, ge=1, description="more are not taken")
     drain_seconds: int = Field(default=30, ge=0)
     log_format: Literal["text", "json"] = "text"
 
@@ -91,6 +92,9 @@ class EngineSettings(_Section):
         default=None, ge=1, description="prompt and new tokens of a step; None: prefill_chunk"
     )
     idle_seconds: float = Field(default=60, ge=0, allow_inf_nan=False)
+    stuck_seconds: float = Field(
+        default=120, gt=0, allow_inf_nan=False, description="a step that takes longer hangs"
+    )
     request_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 

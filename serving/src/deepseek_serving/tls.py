@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
+import weakref
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.errors import SettingsError
 
+logger = logging.getLogger(__name__)
+
 # a connection on which no request begins is given up after
 BEGIN_SECONDS = 30
+# and one on which a request that has begun does not come to its end
+READ_SECONDS = 60
 CLOSE_SECONDS = 1
 
 
@@ -74,10 +81,25 @@ def _named(app: ASGIApp, name: str) -> ASGIApp:
     return with_name
 
 
-def checked_protocol(allowed: Collection[str]) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol with a look at the client certificate of every connection."""
+def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol with a look at the client certificate of every connection.
+
+    Of these there are at most `most`, those that are still at their TLS handshake included: each
+    takes memory, for which clients must not have to authenticate.
+    """
+    live: weakref.WeakSet[asyncio.Protocol] = weakref.WeakSet()
 
     class CheckedProtocol(H11Protocol):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if len(live) >= most:
+                # the event loop drops a connection for which there is no protocol
+                raise ConnectionAbortedError(f"there are {most} connections already")
+            super().__init__(*arguments, **options)
+            live.add(self)
+            if len(live) == most:
+                logger.warning("%d connections: no more are taken until one ends", most)
+            self._reading: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.loop.call_later(BEGIN_SECONDS, self._close_unless_begun)
@@ -87,6 +109,25 @@ def checked_protocol(allowed: Collection[str]) -> type[asyncio.Protocol]:
                 self.app = _named(self.app, name)
             else:
                 self.app = _refusal(name)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            live.discard(self)
+            self._bound_reading(unfinished=False)
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            state = self.conn.their_state
+            begun = state is h11.IDLE and bool(self.conn.trailing_data[0])
+            self._bound_reading(unfinished=begun or state is h11.SEND_BODY)
+
+        def _bound_reading(self, *, unfinished: bool) -> None:
+            """However often something comes, a request must be complete in time."""
+            if not unfinished and self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+            elif unfinished and self._reading is None:
+                self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
         def _close_unless_begun(self) -> None:
             if self.cycle is None and not self.transport.is_closing():

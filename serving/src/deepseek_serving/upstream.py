@@ -59,7 +59,8 @@ class Upstream:
         self.metrics = Metrics(_State(self))
         self.created = int(time.time())
         self.max_len: int | None = None
-        self.failed = False
+        # the server behind is its own unit, which systemd looks after
+        self.failed = self.stuck = False
         self._ready = False
         self._draining = False
         self._watch: asyncio.Task[None] | None = None

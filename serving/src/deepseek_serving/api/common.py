@@ -55,7 +55,11 @@ class Served(Protocol):
 
     @property
     def failed(self) -> bool:
-        """Whether only another process can help."""
+        """Whether only another process can help, and this one can still end by itself."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether only another process can help, and somebody has to end this one."""
 
     def drain(self) -> None:
         """Take no more requests; those that are here go on."""
