@@ -261,7 +261,8 @@ async def run(server: Server, minutes: float) -> list[str]:
         soak.wrong.append(f"memory grows: by {grown:.1f} MiB from {start:.1f} MiB")
     print(
         f"{minutes:g} minutes at {SHARE * most:.1f} of {most:.1f} requests/s: {dict(soak.asked)}; "
-        f"{soak.complete} complete, {soak.refused} refused, {soak.tokens} tokens; memory {start:.1f} MiB {grown:+.2f} MiB"
+        f"{soak.complete} complete, {soak.refused} refused, {soak.tokens} tokens; "
+        f"memory {start:.1f} MiB {grown:+.2f} MiB"
     )
     return soak.wrong
 
