@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import ssl
+import time
 import weakref
 from collections.abc import Collection
 from pathlib import Path
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 BEGIN_SECONDS = 30
 # and one on which a request that has begun does not come to its end
 READ_SECONDS = 60
+COLLECT_SECONDS = 1
 CLOSE_SECONDS = 1
 
 
@@ -88,10 +91,19 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
     takes memory, for which clients must not have to authenticate.
     """
     live: weakref.WeakSet[asyncio.Protocol] = weakref.WeakSet()
+    collected = 0.0
+
+    def is_full() -> bool:
+        """asyncio leaves connections whose handshake failed to the garbage collector."""
+        nonlocal collected
+        if len(live) >= most and time.monotonic() - collected >= COLLECT_SECONDS:
+            gc.collect()
+            collected = time.monotonic()
+        return len(live) >= most
 
     class CheckedProtocol(H11Protocol):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            if len(live) >= most:
+            if is_full():
                 # the event loop drops a connection for which there is no protocol
                 raise ConnectionAbortedError(f"there are {most} connections already")
             super().__init__(*arguments, **options)

@@ -95,15 +95,19 @@ def _write(path: Path, keys: Collection[Key]) -> None:
     value = {"schema": 1, "keys": [key.model_dump(mode="json") for key in keys]}
     partial = path.with_name(f".{path.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        if path.exists():
-            kept = path.stat()
-            os.fchown(file.fileno(), kept.st_uid, kept.st_gid)
-            os.fchmod(file.fileno(), kept.st_mode & 0o777)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            if path.exists():
+                kept = path.stat()
+                os.fchown(file.fileno(), kept.st_uid, kept.st_gid)
+                os.fchmod(file.fileno(), kept.st_mode & 0o777)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
