@@ -21,6 +21,7 @@ from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.sampling import Sampling
 from deepseek_serving.scheduler import (
+    PATIENCE,
     ClosedError,
     Event,
     Limits,
@@ -184,7 +185,41 @@ def test_two_long_prompts_take_turns(engine: CountingEngine, scheduler: Schedule
     for client in clients:
         client.wait()
     order = [n[0] for kind, n in engine.calls if kind == "prefill"]
-    assert order == [0, 1] * 5
+    # who has a chunk left goes first
+    assert order == [0, 1, 0, 1, 0, 1, 0, 0, 1, 1]
+
+
+def test_a_short_prompt_waits_for_one_chunk_of_the_long_ones() -> None:
+    engine = CountingEngine(slots=4)
+    scheduler = Scheduler(engine, Limits(prefill_chunk=4, queue=9))
+    scheduler.start()
+    engine.held = True
+    clients = [Client(scheduler, list(range(40)), 1) for _number in range(2)]
+    until(lambda: engine.calls)
+    clients += [Client(scheduler, [1, 2, 3], 1) for _number in range(2)]
+    let_go(engine)
+    assert {client.wait() for client in clients} == {"length"}
+    order = [n[0] for kind, n in engine.calls if kind == "prefill"]
+    # the one that was being read when they came, then they, then the long ones in turn
+    assert order[:7] == [0, 2, 3, 1, 0, 1, 0]
+    scheduler.stop()
+
+
+def test_short_prompts_do_not_hold_up_a_long_one_for_ever() -> None:
+    engine = CountingEngine(slots=2)
+    scheduler = Scheduler(engine, Limits(prefill_chunk=4, queue=99))
+    scheduler.start()
+    engine.held = True
+    long = Client(scheduler, list(range(40)), 1)
+    until(lambda: engine.calls)
+    short = [Client(scheduler, [1, 2, 3], 1) for _number in range(60)]
+    let_go(engine)
+    assert {client.wait() for client in (long, *short)} == {"length"}
+    order = [n[0] for kind, n in engine.calls if kind == "prefill"]
+    # the last of its ten chunks goes first, as that of a short prompt does
+    chunks = [place for place, slot in enumerate(order) if slot == 0][:9]
+    assert [after - before for before, after in itertools.pairwise(chunks)] == [PATIENCE + 1] * 8
+    scheduler.stop()
 
 
 def test_the_queue_is_bounded(engine: CountingEngine, scheduler: Scheduler) -> None:

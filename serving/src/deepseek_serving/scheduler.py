@@ -29,6 +29,9 @@ from deepseek_serving.sampling import Choice, Constraint, Sampler, Sampling, Sam
 
 logger = logging.getLogger(__name__)
 
+# Chunks of short prompts for each of a long one that waits, at most.
+PATIENCE = 3
+
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "refused", "error"]
 
 
@@ -185,6 +188,7 @@ class Scheduler:
         self._waiting: FairQueue[Ticket] = FairQueue()
         self._slots = [Slot() for _slot in range(engine.slots)]
         self._turn = 0
+        self._passed_over = 0
         self._counts = _Counts()
         self._changed = threading.Condition()
         self._closing = False
@@ -383,15 +387,24 @@ class Scheduler:
         slot.held = slot.ticket.request.prompt[:whole]
         slot.ticket = None
 
+    def _left(self, index: int) -> int:
+        """Tokens of a slot's prompt that are still to be read."""
+        ticket = self._slots[index].ticket
+        return 0 if ticket is None else len(ticket.request.prompt) - ticket.read
+
     def _next_prefill(self) -> int | None:
-        """The prompts take turns."""
+        """The prompts take turns, and those that end with a chunk go first.
+
+        A short one thus waits for no more than a chunk of a long one, however many long ones there
+        are. `PATIENCE` is how often a long one is passed over for that.
+        """
         count = len(self._slots)
-        for step in range(count):
-            index = (self._turn + step) % count
-            ticket = self._slots[index].ticket
-            if ticket is not None and ticket.in_prefill:
-                return index
-        return None
+        turns = ((self._turn + step) % count for step in range(count))
+        reading = [index for index in turns if self._left(index)]
+        ending = [index for index in reading if self._left(index) <= self._chunk]
+        longer = [index for index in reading if self._left(index) > self._chunk]
+        first, second = (longer, ending) if self._passed_over >= PATIENCE else (ending, longer)
+        return next(iter(first + second), None)
 
     def _prefill_turn(self) -> None:
         """Chunks of prompts, as many as fit into the step beside decoding, and at least one."""
@@ -407,7 +420,11 @@ class Scheduler:
                 return
             begun = True
             left -= len(chunk)
-            self._turn = index + 1
+            ends = self._left(index) <= self._chunk
+            waits = any(self._left(other) > self._chunk for other in range(len(self._slots)))
+            self._passed_over = self._passed_over + 1 if ends and waits else 0
+            if not ends:
+                self._turn = index + 1
             candidates = self._engine.prefill(index, chunk, ticket.read)
             ticket.read += len(chunk)
             if not ticket.in_prefill:
