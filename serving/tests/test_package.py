@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+import tomllib
+from support import ROOT
 
 
 @pytest.mark.parametrize("module", ["export.cli", "signing", "serve", "runtime.onnxruntime"])
@@ -32,3 +35,22 @@ print(os.environ.get("ORT_DISABLE_TELEMETRY"))
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lock", "runtime"),
+    [
+        ("requirements.txt", "onnxruntime"),
+        ("requirements-tensorrt-rtx.txt", "onnxruntime"),
+        ("requirements-cuda.txt", "onnxruntime-gpu"),
+    ],
+)
+def test_each_lock_has_what_the_package_needs_and_one_onnxruntime(lock: str, runtime: str) -> None:
+    folder = ROOT / "serving"
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.split(r"[^A-Za-z0-9-]", entry)[0] for entry in project["dependencies"]}
+    text = (folder / lock).read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
+    # only for a Python that no supported system has
+    assert needed - locked <= {"tomli"}
+    assert {name for name in locked if name.startswith("onnxruntime")} == {runtime}
