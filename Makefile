@@ -101,6 +101,7 @@ bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, t
 	@$(SERVING)/bin/python tests/bench/engine.py
 	@$(SERVING)/bin/python tests/bench/service.py
 	@$(SERVING)/bin/python tests/bench/latency.py
+	@$(SERVING)/bin/python tests/bench/upstream.py
 
 .PHONY: soak
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60
