@@ -29,8 +29,8 @@ from deepseek_serving.sampling import Choice, Constraint, Sampler, Sampling, Sam
 
 logger = logging.getLogger(__name__)
 
-# Chunks of short prompts for each of a long one that waits, at most.
-PATIENCE = 3
+# However many others there are, a long prompt gets one part of the engine's time to their four.
+MOST_OTHERS = 4
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "refused", "error"]
 
@@ -179,7 +179,13 @@ def _common(first: Sequence[int], second: Sequence[int], size: int) -> int:
 class Scheduler:
     """Runs requests on an engine, `engine.slots` at a time."""
 
-    def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._engine = engine
         self.limits = limits or Limits()
         self._chunk = self.limits.prefill_chunk
@@ -188,7 +194,8 @@ class Scheduler:
         self._waiting: FairQueue[Ticket] = FairQueue()
         self._slots = [Slot() for _slot in range(engine.slots)]
         self._turn = 0
-        self._passed_over = 0
+        # seconds of the engine that others are to have before the next chunk of a long prompt
+        self._owed = 0.0
         self._counts = _Counts()
         self._changed = threading.Condition()
         self._closing = False
@@ -392,27 +399,38 @@ class Scheduler:
         ticket = self._slots[index].ticket
         return 0 if ticket is None else len(ticket.request.prompt) - ticket.read
 
-    def _next_prefill(self) -> int | None:
-        """The prompts take turns, and those that end with a chunk go first.
+    def _is_long(self, index: int) -> bool:
+        """Whether more of a prompt is left than a chunk."""
+        return self._left(index) > self._chunk
 
-        A short one thus waits for no more than a chunk of a long one, however many long ones there
-        are. `PATIENCE` is how often a long one is passed over for that.
-        """
+    def _long_and_other(self) -> tuple[int, int]:
+        """Slots in the middle of a long prompt, and those in any other work."""
+        busy = [index for index, slot in enumerate(self._slots) if slot.ticket is not None]
+        long = sum(self._is_long(index) for index in busy)
+        return long, len(busy) - long
+
+    def _next_prefill(self, *, long_too: bool) -> int | None:
+        """The prompts take turns; long ones come first where they may be read at all."""
         count = len(self._slots)
         turns = ((self._turn + step) % count for step in range(count))
         reading = [index for index in turns if self._left(index)]
-        ending = [index for index in reading if self._left(index) <= self._chunk]
-        longer = [index for index in reading if self._left(index) > self._chunk]
-        first, second = (longer, ending) if self._passed_over >= PATIENCE else (ending, longer)
-        return next(iter(first + second), None)
+        long = [index for index in reading if self._is_long(index)] if long_too else []
+        ending = [index for index in reading if not self._is_long(index)]
+        return next(iter(long + ending), None)
 
     def _prefill_turn(self) -> None:
-        """Chunks of prompts, as many as fit into the step beside decoding, and at least one."""
+        """Chunks of prompts, as many as fit into the step beside decoding, and at least one.
+
+        Long prompts get the share of the engine's time that their slots are of those in work, and
+        no less than 1 in 1 + `MOST_OTHERS`: what is short, and what is being answered, goes on at
+        about the speed that it would have beside so many short ones.
+        """
         left = self._budget - sum(
             slot.ticket is not None and not slot.ticket.in_prefill for slot in self._slots
         )
+        long_too = self._owed <= 0 or not self._long_and_other()[1]
         begun = False
-        while (index := self._next_prefill()) is not None:
+        while (index := self._next_prefill(long_too=long_too)) is not None:
             ticket = self._slots[index].ticket
             assert ticket is not None
             chunk = ticket.request.prompt[ticket.read : ticket.read + self._chunk]
@@ -420,15 +438,22 @@ class Scheduler:
                 return
             begun = True
             left -= len(chunk)
-            ends = self._left(index) <= self._chunk
-            waits = any(self._left(other) > self._chunk for other in range(len(self._slots)))
-            self._passed_over = self._passed_over + 1 if ends and waits else 0
-            if not ends:
-                self._turn = index + 1
-            candidates = self._engine.prefill(index, chunk, ticket.read)
-            ticket.read += len(chunk)
+            candidates = self._read_chunk(index, ticket, chunk)
             if not ticket.in_prefill:
                 self._advance(index, candidates, 0, self._engine.logits)
+
+    def _read_chunk(self, index: int, ticket: Ticket, chunk: Sequence[int]) -> Candidates:
+        began = self._clock()
+        candidates = self._engine.prefill(index, chunk, ticket.read)
+        taken = self._clock() - began
+        if self._is_long(index):
+            self._turn = index + 1
+            long, others = self._long_and_other()
+            self._owed += taken * min(others / long, MOST_OTHERS)
+        else:
+            self._owed = max(0.0, self._owed - taken)
+        ticket.read += len(chunk)
+        return candidates
 
     def _decode_turn(self) -> None:
         """One token for every slot past its prompt, up to the last such slot."""
@@ -440,10 +465,12 @@ class Scheduler:
         if not ready:
             return
         batch = self._slots[: ready[-1] + 1]
+        began = self._clock()
         candidates = self._engine.decode(
             [slot.ticket.last_token if slot.ticket else 0 for slot in batch],
             [slot.length for slot in batch],
         )
+        self._owed = max(0.0, self._owed - (self._clock() - began))
         counts = self._counts
         self._counts = replace(
             counts,
