@@ -131,8 +131,12 @@ class Client:
         raise SystemExit("the server did not start")
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._idle:
-            return self._idle.pop()
+        while self._idle:
+            reader, writer = self._idle.pop()
+            # the server closes what nobody has used for a while
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
         return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def whole(self, sent: bytes) -> bytes:
