@@ -121,13 +121,14 @@ venv: .venv/.made $(COLLECTION)
 .venv/.made: requirements-dev.txt | packages-first
 	$(call say,Tools)
 	@python3 -m venv --clear .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@.venv/bin/pip check --disable-pip-version-check
 	@touch $@
 
 $(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving/pyproject.toml | packages-first
 	$(call say,Tools of the serving package)
 	@python3 -m venv --clear $(SERVING)
-	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement serving/requirements.txt
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement serving/requirements.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@touch $@
