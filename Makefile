@@ -131,6 +131,7 @@ $(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement serving/requirements.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
+	@$(SERVING)/bin/pip check --disable-pip-version-check
 	@touch $@
 
 # python3 alone has no venv on Debian.
