@@ -164,6 +164,7 @@ class Burn:
     uuid: str
     product: str | None = None
     error: str = ""
+    remedy: str = ""
     hangs: bool = False
     phase: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -336,6 +337,7 @@ def burn_of(answer: Mapping[str, Any], product: str | None) -> Burn:
         uuid=answer["uuid"],
         product=product,
         error=answer.get("error", ""),
+        remedy=answer.get("remedy", ""),
         hangs=answer.get("hangs", False),
         phase=answer["phase"],
         figures=answer.get("result", {}),
@@ -435,16 +437,17 @@ def _gpu_checks(seen: Seen, expectations: Expectations) -> Iterator[Check]:
             wanted = getattr(expectations, name)
             if wanted is not None:
                 yield check_of(subject, name, _figure(seen, name, wanted, expectations))
+    unloaded = bool(burn.error) and not burn.during_load
     for name, judge_it in _DURING.items():
         wanted = getattr(expectations, name)
-        if wanted is not None:
+        if wanted is not None and not (unloaded and name in _SAMPLED):
             yield check_of(subject, name, judge_it(seen, wanted))
 
 
 def _load(burn: Burn) -> Verdict:
     if burn.error:
         what = "it hangs" if burn.hangs else burn.error
-        return Verdict(False, f"{what}; its last step was: {burn.phase}", _LOOK)
+        return Verdict(False, f"{what}; its last step was: {burn.phase}", burn.remedy or _LOOK)
     figures = burn.figures
     memory = figures["memory_bytes"] / 1e9
     return Verdict(
@@ -629,6 +632,8 @@ def _row_remap(seen: Seen, wanted: bool) -> Verdict:
     )
 
 
+# Of a load that did not come about there is nothing to be said.
+_SAMPLED = ("throttle_reasons", "temperature_celsius", "temperature_margin_celsius")
 _DURING: dict[str, Callable[[Seen, Any], Verdict]] = {
     "throttle_reasons": _throttle,
     "temperature_celsius": _temperature,

@@ -109,7 +109,11 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
 
 
 class LoadError(Exception):
-    """A call failed, with the library's own words."""
+    """A call failed, with the library's own words; ``remedy`` is empty where those do not say what to do."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class MissingError(Exception):
@@ -440,7 +444,8 @@ def work(
     size = int(gpu.free_bytes() * settings["memory_fraction"])
     if size < 4 * 2 * n * n:
         raise LoadError(
-            f"{size} bytes of memory are too few for four matrices of {n} by {n} bf16 numbers"
+            f"{size} bytes of memory are too few for four matrices of {n} by {n} bf16 numbers",
+            "Raise memory_fraction, or lower matrix_size.",
         )
     with gpu.memory(size) as memory:
         tell("wait")
@@ -469,6 +474,9 @@ def worker(
             libraries, settings, place, together, lambda phase: pipe.send(("phase", phase))
         )
         pipe.send(("result", result))
+    except LoadError as error:
+        pipe.send(("remedy", error.remedy))
+        pipe.send(("error", str(error)))
     except Exception as error:
         pipe.send(("error", f"{type(error).__name__}: {error}"))
 
