@@ -63,7 +63,8 @@ options:
       - What must be reached. Each key replaces one default, and null means that it is not judged. Checksums are always judged.
       - C(matrix_tflops) (V(datasheet)) is the least rate of the matrix product in TFLOP/s. V(datasheet) is C(matrix_fraction) of the dense bf16 peak
         in the datasheet.
-      - C(matrix_fraction) (V(product)) is the part of that peak; V(product) is 0.7 for modules (SXM), and 0.5 for cards, whose power limit is lower.
+      - C(matrix_fraction) (V(product)) is the part of that peak; V(product) is 0.6 for modules (SXM), and 0.35 for cards, whose power
+        limit is lower. An H100 module that is at its limit of 700 W reaches 0.69.
       - C(matrix_spread) (0.1) is by how much the slowest GPU may be below the fastest one of the same product.
       - C(copy_gb_per_second) (V(datasheet)) is the least bandwidth of a copy within the memory in units of 10^9 bytes per second, each byte that is
         read and each that is written counted. V(datasheet) is C(copy_fraction) of the bandwidth in the datasheet.
@@ -110,7 +111,7 @@ EXAMPLES = r"""
     seconds: 600
     memory_fraction: 0.95
     expectations:
-      matrix_fraction: 0.75
+      matrix_fraction: 0.65
       matrix_spread: 0.05
       ecc_corrected: 0
   become: true
