@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from glob import glob
 from multiprocessing.connection import Connection, wait
 from threading import BrokenBarrierError
@@ -137,17 +138,15 @@ class Libraries:
 
     def driver(self, name: str, *arguments: Any) -> Any:
         """What a call of the driver gives; raises LoadError."""
-        code, *values = getattr(self._driver, name)(*arguments)
-        if int(code):
-            raise LoadError(f"{name}: {code.name}")
-        return values[0] if values else None
+        return _value(name, getattr(self._driver, name)(*arguments))
 
     def nvrtc(self, name: str, *arguments: Any) -> Any:
         """What a call of NVRTC gives; raises LoadError."""
-        code, *values = getattr(self._nvrtc, name)(*arguments)
-        if int(code):
-            raise LoadError(f"{name}: {code.name}")
-        return values[0] if len(values) == 1 else tuple(values)
+        return _value(name, getattr(self._nvrtc, name)(*arguments))
+
+    def attribute(self, number: int) -> Any:
+        """A member of the driver's enumeration CUdevice_attribute."""
+        return self._driver.CUdevice_attribute(number)
 
     def compiled(self, architecture: str) -> bytes:
         """The kernels as machine code: a driver that is older than NVRTC can load that, and not PTX."""
@@ -162,6 +161,14 @@ class Libraries:
         code: bytes = b" " * self.nvrtc("nvrtcGetCUBINSize", program)
         self.nvrtc("nvrtcGetCUBIN", program, code)
         return code
+
+
+def _value(name: str, answer: tuple[Any, ...]) -> Any:
+    """What stands behind the result code of a call: nothing, a value, or several."""
+    code, *values = answer
+    if int(code):
+        raise LoadError(f"{name}: {code.name}")
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _shared(name: str, major: str) -> Any:
@@ -190,7 +197,7 @@ class Gpu:
         call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", device))
         # CUdevice_attribute: 16 is the number of multiprocessors, 75 and 76 are the compute capability
         self.multiprocessors, major, minor = (
-            int(call("cuDeviceGetAttribute", self._attribute(number), device))
+            int(call("cuDeviceGetAttribute", libraries.attribute(number), device))
             for number in (16, 75, 76)
         )
         self._stream = call("cuStreamCreate", 1)
@@ -206,9 +213,6 @@ class Gpu:
         self.blas("cublasGetVersion_v2", self._blas, ctypes.byref(version))
         self.blas_version = version.value
 
-    def _attribute(self, number: int) -> Any:
-        return self._libraries._driver.CUdevice_attribute(number)
-
     def blas(self, name: str, *arguments: Any) -> None:
         """Call cuBLAS; raises LoadError."""
         status = getattr(self._libraries.blas, name)(*arguments)
@@ -219,9 +223,7 @@ class Gpu:
         return self._libraries.driver(name, *arguments)
 
     def free_bytes(self) -> int:
-        code, free, _total = self._libraries._driver.cuMemGetInfo()
-        if int(code):
-            raise LoadError(f"cuMemGetInfo: {code.name}")
+        free, _total = self.call("cuMemGetInfo")
         return int(free)
 
     @contextmanager
@@ -322,13 +324,8 @@ def host_link(gpu: Gpu, seconds: float) -> Result:
             ("device_to_host_gb_per_second", "DtoH", host, device),
             ("host_to_device_gb_per_second", "HtoD", back, host),
         ):
-            spent, times = rate(
-                gpu,
-                lambda kind=kind, target=target, source=source: gpu.copy(  # type: ignore[misc]
-                    kind, target, source, HOST_BYTES
-                ),
-                seconds,
-            )
+            copy = partial(gpu.copy, kind, target, source, HOST_BYTES)
+            spent, times = rate(gpu, copy, seconds)
             result[name] = times * HOST_BYTES / spent / 1e9
         result["host_equal"] = gpu.checksum(device, HOST_BYTES) == gpu.checksum(back, HOST_BYTES)
     return result
@@ -339,7 +336,7 @@ def copies(gpu: Gpu, memory: int, size: int, seconds: float) -> Result:
     half = size // 2 // WORD * WORD
     gpu.launch("fill", memory, half // WORD, 2)
     gpu.clear(memory + half, half)
-    spent, times = rate(gpu, lambda: gpu.copy("DtoD", memory + half, memory, half), seconds)
+    spent, times = rate(gpu, partial(gpu.copy, "DtoD", memory + half, memory, half), seconds)
     same = gpu.checksum(memory, half) == gpu.checksum(memory + half, half)
     return {"copy_gb_per_second": 2 * half * times / spent / 1e9, "copy_equal": same}
 

@@ -90,8 +90,9 @@ requirements:
   - cuda-bindings >= 12.8, nvidia-cublas and nvidia-cuda-nvrtc of the same major version of CUDA, nvidia-ml-py >= 12.535
 attributes:
   check_mode:
-    description: Checks its arguments, and loads nothing. The task is skipped.
+    description: Checks its arguments, and loads nothing.
     support: partial
+    details: A load cannot be predicted. The task is skipped.
   diff_mode:
     description: Nothing changes, so there is no difference to show.
     support: none
