@@ -76,7 +76,7 @@ def preflight_report(
         raise AnsibleFilterError(
             f"preflight_report: a host or the network is not described as expected: {error}"
         ) from error
-    checks = preflight.report(groups, described, measured)
+    checks = preflight.checks(groups, described, measured)
     failed = sum(check.status == preflight.FAILED for check in checks)
     given = described[0].variables.get("deepseek_minimums") if described else None
     return {

@@ -45,6 +45,7 @@ _SHORT_MAC = 16
 _MAC = 32
 _NONCE = 16
 _COUNT = struct.Struct("!QQ")
+_CREDENTIALS = struct.Struct("3i")  # pid, uid and gid (unix(7))
 SMALLEST = _HEADER.size + _SHORT_MAC
 _LARGEST = 65507  # of a UDP datagram over IPv4
 _ECHO, _ANSWER, _TOO_BIG = b"E", b"A", b"B"
@@ -136,14 +137,22 @@ def read_packet(token: bytes, data: bytes) -> tuple[bytes, int] | None:
 
 @dataclass
 class Sockets:
-    """Listening sockets, and for each address without one the reason."""
+    """Listening sockets, and for each address without one the reason.
 
+    *control* is for the *owner* on this host alone, whom no packet filter keeps from it.
+    """
+
+    control: socket.socket
+    owner: int
     tcp: list[socket.socket] = field(default_factory=list)
     udp: list[socket.socket] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
 
+    def all(self) -> list[socket.socket]:
+        return [self.control, *self.tcp, *self.udp]
+
     def close(self) -> None:
-        for one in (*self.tcp, *self.udp):
+        for one in self.all():
             one.close()
 
 
@@ -151,9 +160,18 @@ def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
 
 
-def open_sockets(addresses: Sequence[str], port: int) -> Sockets:
+def _control_name(token: bytes) -> bytes:
+    """Name of a socket in Linux's abstract namespace (unix(7)), which is no file and goes with its process."""
+    return b"\0deepseek-probe-" + mac(token, b"control").hex().encode()
+
+
+def open_sockets(addresses: Sequence[str], port: int, token: bytes) -> Sockets:
     """Listen on a port of each address, by TCP and UDP."""
-    sockets = Sockets()
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    control.bind(_control_name(token))
+    control.listen(1)
+    control.setblocking(False)
+    sockets = Sockets(control, os.geteuid())
     for address in dict.fromkeys(addresses):
         tcp = socket.socket(_family(address), socket.SOCK_STREAM)
         udp = _datagram_socket(address)
@@ -228,15 +246,16 @@ def _let_go(keep: Sequence[int]) -> None:
 
 
 def serve(sockets: Sockets, token: bytes, peers: Sequence[str], limits: Limits) -> None:
-    """Answer the peers until one of them says that it is enough, or the time is over."""
-    service = _Service(token, frozenset(map(ipaddress.ip_address, peers)), limits)
+    """Answer the peers until the owner says that it is enough, or the time is over; then nothing listens any more."""
+    known = frozenset(map(ipaddress.ip_address, peers))
+    service = _Service(token, known, limits, sockets.owner)
     deadline = time.monotonic() + limits.seconds
-    with selectors.DefaultSelector() as selector:
+    with contextlib.closing(sockets), selectors.DefaultSelector() as selector:
         for tcp in sockets.tcp:
             selector.register(tcp, selectors.EVENT_READ, service.accept)
         for udp in sockets.udp:
             selector.register(udp, selectors.EVENT_READ, service.echo)
-        selector.register(service.woken, selectors.EVENT_READ)
+        selector.register(sockets.control, selectors.EVENT_READ, service.accept_control)
         while not service.over.is_set() and (left := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(left):
                 if key.data:
@@ -246,10 +265,9 @@ def serve(sockets: Sockets, token: bytes, peers: Sequence[str], limits: Limits) 
 class _Service:
     """What the answering side does with a datagram and with a connection."""
 
-    def __init__(self, token: bytes, peers: frozenset[Any], limits: Limits) -> None:
-        self.token, self.peers, self.limits = token, peers, limits
+    def __init__(self, token: bytes, peers: frozenset[Any], limits: Limits, owner: int) -> None:
+        self.token, self.peers, self.limits, self.owner = token, peers, limits, owner
         self.over = threading.Event()
-        self.woken, self.waker = socket.socketpair()
         self.slots = threading.BoundedSemaphore(_CONNECTIONS + 2 * len(peers))
         # a transfer in each direction for each peer, and once more for a second run
         self.transfers = threading.BoundedSemaphore(max(1, 4 * len(peers)))
@@ -281,27 +299,37 @@ class _Service:
         if not known or not self.slots.acquire(blocking=False):
             connection.close()
             return
-        threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+        kinds = (_HELLO, _UPLOAD, _DOWNLOAD)
+        threading.Thread(target=self._talk, args=(connection, kinds), daemon=True).start()
 
-    def _talk(self, connection: socket.socket) -> None:
+    def accept_control(self, control: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = control.accept()
+            who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(who)[1] == self.owner and self.slots.acquire(blocking=False):
+                self._talk(connection, (_QUIT,))
+            else:
+                connection.close()
+
+    def _talk(self, connection: socket.socket, kinds: Sequence[bytes]) -> None:
         try:
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(_CONNECT_SECONDS)
-                self._answer(connection)
+                self._answer(connection, kinds)
         finally:
             self.slots.release()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket, kinds: Sequence[bytes]) -> None:
         nonce = secrets.token_bytes(_NONCE)
         connection.sendall(_MAGIC + nonce)
         request = _receive(connection, 1 + _MAC)
         kind = request[:1]
-        if not hmac.compare_digest(request[1:], mac(self.token, b"c", nonce, kind)):
+        known = hmac.compare_digest(request[1:], mac(self.token, b"c", nonce, kind))
+        if not known or kind not in kinds:
             return
         connection.sendall(mac(self.token, b"s", nonce, kind))
         if kind == _QUIT:
             self.over.set()
-            self.waker.send(b"q")
         elif kind in (_UPLOAD, _DOWNLOAD) and self.transfers.acquire(blocking=False):
             if kind == _DOWNLOAD:
                 _send_for(connection, self.limits)
@@ -355,14 +383,18 @@ def _connected(
     """Connect, and prove to each other that both know the token; gives the connection and the nonce."""
     connection = socket.create_connection((address, port), _CONNECT_SECONDS, (source, 0))
     with connection:
-        greeting = _receive(connection, len(_MAGIC) + _NONCE)
-        nonce = greeting[len(_MAGIC) :]
-        if greeting[: len(_MAGIC)] != _MAGIC:
-            raise ConnectionError("something else answers there")
-        connection.sendall(kind + mac(token, b"c", nonce, kind))
-        if not hmac.compare_digest(_receive(connection, _MAC), mac(token, b"s", nonce, kind)):
-            raise ConnectionError("what answers there does not know the token of this run")
-        yield connection, nonce
+        yield connection, _shake_hands(connection, token, kind)
+
+
+def _shake_hands(connection: socket.socket, token: bytes, kind: bytes) -> bytes:
+    greeting = _receive(connection, len(_MAGIC) + _NONCE)
+    nonce = greeting[len(_MAGIC) :]
+    if greeting[: len(_MAGIC)] != _MAGIC:
+        raise ConnectionError("something else answers there")
+    connection.sendall(kind + mac(token, b"c", nonce, kind))
+    if not hmac.compare_digest(_receive(connection, _MAC), mac(token, b"s", nonce, kind)):
+        raise ConnectionError("what answers there does not know the token of this run")
+    return nonce
 
 
 def probe(
@@ -506,15 +538,18 @@ def rate_mbps(count: int, nanoseconds: int) -> float:
     return round(8000 * count / nanoseconds, 1) if nanoseconds > 0 else 0.0
 
 
-def stop(addresses: Sequence[str], token: bytes, port: int) -> None:
+def stop(token: bytes) -> None:
     """Tell the answering side of this host that it is enough, and wait until it is gone. One that is gone already is no failure."""
-    for address in addresses:
-        with contextlib.suppress(OSError):
-            with _connected(token, address, address, port, _QUIT):
-                pass
-            for _ in range(100):
-                socket.create_connection((address, port), 0.1).close()
-                time.sleep(0.01)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(_CONNECT_SECONDS)
+        control.connect(_control_name(token))
+        _shake_hands(control, token, _QUIT)
+    with contextlib.suppress(OSError):
+        for _ in range(100):
+            with socket.socket(socket.AF_UNIX) as control:
+                control.settimeout(_CONNECT_SECONDS)
+                control.connect(_control_name(token))
+            time.sleep(0.01)
 
 
 def _reason(error: OSError) -> str:

@@ -595,11 +595,6 @@ def _bandwidth_check(
 # The report
 
 
-def report(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Check]:
-    """All checks, each once: what several hosts say in the same words is said by the first."""
-    return list(dict.fromkeys(checks(groups, hosts, network)))
-
-
 _WIDEST = 60
 
 

@@ -39,10 +39,6 @@ class Problem:
     what: str
     remedy: str
 
-    def __str__(self) -> str:
-        """Give the problem as one line."""
-        return f"{self.where}: {self.what}. {self.remedy}."
-
 
 @dataclass(frozen=True)
 class Host:

@@ -43,16 +43,15 @@ options:
     type: str
     required: true
   port:
-    description: Port of TCP and UDP on which is listened.
+    description: Port of TCP and UDP on which is listened. Required unless O(action=stop).
     type: int
-    required: true
   addresses:
-    description: Addresses of this host on which it listens, or stops to.
+    description: Addresses of this host on which it listens.
     type: list
     elements: str
     default: []
   peers:
-    description: Addresses from which it may be probed. It is always answered to itself, so that it can be stopped.
+    description: Addresses from which it may be probed.
     type: list
     elements: str
     default: []
@@ -129,8 +128,6 @@ EXAMPLES = r"""
   onprem.deepseek.network_probe:
     action: stop
     token: "{{ probe_token }}"
-    port: 8442
-    addresses: [203.0.113.161]
   delegate_to: storage-1
 """
 
@@ -221,15 +218,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.network_probe impo
 
 def listen(params):
     """Start what answers; gives the addresses on which it cannot."""
-    sockets = open_sockets(params["addresses"], params["port"])
+    token, limits = params["token"].encode(), limits_of(params)
+    sockets = open_sockets(params["addresses"], params["port"], token)
     if sockets.tcp:
-        limits = limits_of(params)
-        peers = [*params["peers"], *params["addresses"]]
-        token = params["token"].encode()
         detach(
-            lambda: serve(sockets, token, peers, limits),
-            [*sockets.tcp, *sockets.udp],
-            params["seconds"],
+            lambda: serve(sockets, token, params["peers"], limits), sockets.all(), limits.seconds
         )
     sockets.close()
     return sockets.errors
@@ -251,7 +244,7 @@ def refused(params):
             return f"{text!r} is not an IP address"
     if len(params["token"]) < 16:
         return "token: it has less than 16 characters, which can be guessed"
-    if not 0 < params["port"] < 65536:
+    if params["port"] is not None and not 0 < params["port"] < 65536:
         return f"port: it is {params['port']}, and must be from 1 to 65535"
     for name, most in (
         ("seconds", 3600),
@@ -273,7 +266,7 @@ def main():
                 "required": True,
             },
             "token": {"type": "str", "required": True, "no_log": True},
-            "port": {"type": "int", "required": True},
+            "port": {"type": "int"},
             "addresses": {"type": "list", "elements": "str", "default": []},
             "peers": {"type": "list", "elements": "str", "default": []},
             "targets": {
@@ -293,6 +286,7 @@ def main():
             "transfer_seconds": {"type": "float", "default": 1.0},
             "transfer_mb": {"type": "int", "default": 1000},
         },
+        required_if=[("action", action, ["port"]) for action in ("listen", "probe", "transfer")],
         supports_check_mode=True,
     )
     params = module.params
@@ -302,7 +296,7 @@ def main():
     if params["action"] == "listen":
         module.exit_json(changed=False, errors=listen(params))
     if params["action"] == "stop":
-        stop(params["addresses"], params["token"].encode(), params["port"])
+        stop(params["token"].encode())
         module.exit_json(changed=False)
     results = probe(
         [Target(**target) for target in params["targets"]],

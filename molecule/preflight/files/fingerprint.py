@@ -1,4 +1,4 @@
-"""Print a digest of everything below some folders, and of the programs that run, each but Ansible's own."""
+"""Print a digest of everything below some folders, and the programs that run but Ansible's own."""
 
 from __future__ import annotations
 
