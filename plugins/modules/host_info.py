@@ -70,25 +70,83 @@ nics:
   sample:
     storage: {address: 203.0.113.161, interface: eno1, mtu: 9000, speed_mbps: 25000, unknown: ""}
 clock:
-  description:
-    - C(service) is the process that keeps the clock, C(max_error_ms) the kernel's bound for its error, and C(synchronised) whether there
-      is a service and the bound is below 16 s, at which the kernel gives up.
-    - C(offset_seconds) is the host's time less the controller's, null without O(controller_time).
+  description: The clock, and what keeps it.
   type: dict
   returned: always
-  sample: {service: chronyd, max_error_ms: 21.5, synchronised: true, offset_seconds: 0.4}
+  contains:
+    service:
+      description: The process that keeps it, empty where none runs.
+      type: str
+      returned: always
+      sample: chronyd
+    max_error_ms:
+      description: The kernel's bound for its error in milliseconds.
+      type: float
+      returned: always
+      sample: 21.5
+    synchronised:
+      description: Whether there is a service, and the bound is below 16 s, at which the kernel gives up.
+      type: bool
+      returned: always
+    offset_seconds:
+      description: The host's time less the controller's, null without O(controller_time).
+      type: float
+      returned: always
+      sample: 0.4
 disk:
-  description:
-    - C(size) and C(free) in bytes of what is at C(path), null where it is not there; C(read_mb_s) is the rate in 10^6 bytes per second with which
-      C(read_from) was read, and C(unknown) why it is null.
+  description: The disk of the store.
   type: dict
   returned: always
-  sample: {path: /srv, size: 960197124096, free: 900000000000, read_mb_s: 2210.3, read_from: /dev/nvme0n1p3, unknown: ""}
+  contains:
+    path:
+      description: The folder or device that was looked at.
+      type: str
+      returned: always
+      sample: /srv
+    size:
+      description: Bytes in all, null where it is not there.
+      type: int
+      returned: always
+      sample: 960197124096
+    free:
+      description: Bytes free, null where it is not there.
+      type: int
+      returned: always
+      sample: 900000000000
+    read_mb_s:
+      description: Rate of reading in 10^6 bytes per second, null where it was not measured.
+      type: float
+      returned: always
+      sample: 2210.3
+    read_from:
+      description: The file or device that was read.
+      type: str
+      returned: always
+      sample: /dev/nvme0n1p3
+    unknown:
+      description: Why something is null, otherwise empty.
+      type: str
+      returned: always
 gpu:
-  description: C(pci) has the PCI addresses of NVIDIA's GPUs, C(driver) the version of the driver that is loaded or null.
+  description: NVIDIA's GPUs, without asking them.
   type: dict
   returned: always
-  sample: {pci: ["0000:3b:00.0"], driver: 580.159.04, venv: true}
+  contains:
+    pci:
+      description: Their PCI addresses.
+      type: list
+      elements: str
+      returned: always
+      sample: ["0000:3b:00.0"]
+    driver:
+      description: Version of the driver that is loaded, or null.
+      type: str
+      returned: always
+      sample: 580.159.04
+    venv:
+      description: Whether O(venv) is there.
+      type: bool
+      returned: always
 """
 
 import os
