@@ -80,7 +80,7 @@ def _speed(net: Path, name: str, depth: int = 0) -> tuple[int | None, str]:
     if (net / name / "device").exists() or (net / name / "bonding").is_dir():
         return _claimed_speed(net / name)
     speeds = [_speed(net, one, depth + 1) for one in lower] if depth < 8 else []
-    known = [speed for speed, _ in speeds if speed is not None]
+    known = [speed for speed, _unknown in speeds if speed is not None]
     if known:
         return max(known), ""
     return None, speeds[0][1] if speeds else f"{name} is a virtual NIC"
@@ -198,7 +198,7 @@ def _empty_device(device: str, seconds: float) -> Disk:
 def _large_file(store: Path) -> str:
     """A file in the store that is large enough to be measured with, the largest of the first that are found."""
     files: Iterator[Path] = (
-        Path(folder) / name for folder, _, names in os.walk(store) for name in names
+        Path(folder) / name for folder, _folders, names in os.walk(store) for name in names
     )
     largest, size = "", _ENOUGH_BYTES - 1
     for path in itertools.islice(files, _FILES):
@@ -213,7 +213,7 @@ def _block_device(path: Path, root: Path) -> str:
     """The block device of a file system (proc_pid_mountinfo(5)), empty where it is on none."""
     best = ("", "")
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
+        before, _dash, after = line.partition(" - ")
         fields, rest = before.split(), after.split()
         point = fields[4].encode().decode("unicode_escape")
         within = Path(point) == path or Path(point) in path.parents

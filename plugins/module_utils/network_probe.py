@@ -257,7 +257,7 @@ def serve(sockets: Sockets, token: bytes, peers: Sequence[str], limits: Limits) 
             selector.register(udp, selectors.EVENT_READ, service.echo)
         selector.register(sockets.control, selectors.EVENT_READ, service.accept_control)
         while not service.over.is_set() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
+            for key, _events in selector.select(left):
                 if key.data:
                     key.data(key.fileobj)
 
@@ -304,7 +304,7 @@ class _Service:
 
     def accept_control(self, control: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            connection, _ = control.accept()
+            connection, _origin = control.accept()
             who = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             if _CREDENTIALS.unpack(who)[1] == self.owner and self.slots.acquire(blocking=False):
                 self._talk(connection, (_QUIT,))
@@ -528,7 +528,7 @@ def _measure_bandwidth(result: Result, token: bytes, limits: Limits) -> None:
         if not hmac.compare_digest(_receive(connection, _MAC), mac(token, b"s", nonce, count)):
             raise ConnectionError("the count of the bytes is not from the host that was asked")
         result.bandwidth_mbps["to"] = rate_mbps(*_COUNT.unpack(count))
-    with _connected(*there, _DOWNLOAD) as (connection, _):
+    with _connected(*there, _DOWNLOAD) as (connection, _nonce):
         connection.settimeout(limits.transfer_seconds + _CONNECT_SECONDS)
         result.bandwidth_mbps["from"] = rate_mbps(*_receive_for(connection, limits))
 
@@ -545,7 +545,7 @@ def stop(token: bytes) -> None:
         control.connect(_control_name(token))
         _shake_hands(control, token, _QUIT)
     with contextlib.suppress(OSError):
-        for _ in range(100):
+        for _attempt in range(100):
             with socket.socket(socket.AF_UNIX) as control:
                 control.settimeout(_CONNECT_SECONDS)
                 control.connect(_control_name(token))

@@ -417,7 +417,7 @@ def mtu_checks(hosts: Sequence[Host], least: Mapping[str, Any]) -> Iterator[Chec
             if nic:
                 zones.setdefault(zone, []).append((host.name, nic))
     for zone, members in zones.items():
-        counts = Counter(nic["mtu"] for _, nic in members)
+        counts = Counter(nic["mtu"] for _name, nic in members)
         # the larger of two that are equally common: the smaller one breaks the larger one's packets
         common = max(counts, key=lambda mtu: (counts[mtu], mtu))
         for name, nic in members:

@@ -89,8 +89,35 @@ def test_what_is_wrong_is_reported_with_what_is_right_in_check_mode(tmp_path: Pa
     assert not (tmp_path / "store").exists()
 
 
+def test_gpus_are_judged_before_the_rollout_where_they_can_be(
+    tmp_path: Path, recorded: Any
+) -> None:
+    """This machine has no GPU: what host_info says of it is put in its place."""
+    nics = dict.fromkeys(ZONES)
+    clock = {"service": "", "max_error_ms": 0, "synchronised": False, "offset_seconds": 0}
+    disk = {"path": "/", "size": 1, "free": 1, "read_mb_s": 1, "read_from": "", "unknown": ""}
+    gpu = {"pci": ["0000:00:06.0"], "driver": "580.159.04", "venv": False}
+    seen = {"nics": nics, "clock": clock, "disk": disk, "gpu": gpu}
+    _, said, report = preflight(
+        tmp_path,
+        "--extra-vars",
+        json.dumps({"__preflight_info": seen}),
+        deepseek_engine_flavour="tensorrt",
+        deepseek_precision="fp16",
+        deepseek_precisions=[{"name": "fp16"}],
+        deepseek_minimums={"gpus": {"mig": True, "same_driver": None, "xids": None}},
+        gpu_validation_wheel=str(recorded.save()),
+        gpu_validation_venv_dir="",
+        preflight_network=False,
+    )
+    checks = [one for one in report["checks"] if one["name"].startswith("gpu_")]
+    assert {one["name"] for one in checks if one["status"] == "ok"} >= {"gpu_nvml", "gpu_memory_gb"}
+    assert {one["name"] for one in checks if one["status"] == "failed"} >= {"gpu_mig"}
+    assert "MIG is off, and off after the next reset; expected: on" in said
+
+
 def test_a_host_without_a_management_address_is_not_asked(tmp_path: Path) -> None:
-    """Its address would be that of the controller. A bare off, which YAML takes for false, is off."""
+    """Its address would be that of the controller. A bare off, YAML's false, is off."""
     none = ("--extra-vars", '{"deepseek_zone_addresses": {}}')
     _, said, report = preflight(tmp_path, *none, preflight_network=False)
     asked = [check for check in report["checks"] if check["name"] == "reachable"]
