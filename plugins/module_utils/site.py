@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an inventory must say, and its hosts must be, before a rollout may change anything.
+"""What an inventory must say before a rollout may change anything. What its hosts must be is in :mod:`preflight`.
 
-Everything that is wrong is found in one go: each function gives all problems of its subject, and
-:func:`problems` gives all of them together.
+Everything that is wrong is found in one go: each function gives all problems of its subject.
 """
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import workers
+from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, workers
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import EXPORTED, PREPARED
 
 STORAGE_HOSTS = 3
-CLOCK_SECONDS = 60
-SYSTEMS = {"Debian": ("12", "13")}
-ARCHITECTURES = ("x86_64",)
 
 # The zones that a host of each group must have an address in.
 ZONES = {
@@ -43,28 +39,14 @@ class Problem:
     what: str
     remedy: str
 
-    def __str__(self) -> str:
-        """Give the problem as one line."""
-        return f"{self.where}: {self.what}. {self.remedy}."
-
 
 @dataclass(frozen=True)
 class Host:
-    """What is known of one host: from the inventory, and from the host itself.
-
-    ``facts`` is None when the host was not asked, or did not answer; ``error`` says why.
-    ``clock_offset`` is the host's time minus the controller's, in seconds. ``free`` is the number of
-    bytes for the store's file system, and ``needed`` what the release will take of it.
-    """
+    """What the inventory says of one host."""
 
     name: str
     addresses: Any = None
     variables: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] | None = None
-    error: str = ""
-    clock_offset: float = 0.0
-    free: int | None = None
-    needed: int = 0
 
 
 Check = Callable[[Any], bool]
@@ -125,6 +107,7 @@ class Variable:
 UNCOMPILED = "none"
 ON_CUDA = "onnxruntime_cuda"
 FLAVOURS = (UNCOMPILED, ON_CUDA, "onnxruntime", "tensorrt", "tensorrt_rtx")
+GPU_FLAVOURS = (ON_CUDA, "tensorrt", "tensorrt_rtx")
 # What ONNX Runtime's CUDA provider has kernels for.
 CUDA_PRECISIONS = ("fp16", "bf16")
 
@@ -159,6 +142,12 @@ VARIABLES = {
         lambda value: value == "" or _folder(value),
         required=False,
     ),
+    "deepseek_minimums": Variable(
+        "a mapping", lambda value: isinstance(value, Mapping), required=False
+    ),
+    "deepseek_manage_gpu_driver": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
     "deepseek_config_dir": Variable("an absolute path", _folder),
     "deepseek_tls_dir": Variable("an absolute path", _folder),
     "deepseek_release_public_key_file": Variable("an absolute path", _folder),
@@ -172,17 +161,6 @@ VARIABLES = {
 }
 # Of each host, and not the same on all of them.
 HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_workers")
-
-
-def problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> list[Problem]:
-    """Give everything that is wrong, the inventory's shape first and each host's state last."""
-    return [
-        *group_problems(groups),
-        *variable_problems(hosts),
-        *address_problems(groups, hosts),
-        *(problem for host in hosts for problem in _worker_problems(host)),
-        *(problem for host in hosts for problem in host_problems(host)),
-    ]
 
 
 def group_problems(groups: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
@@ -243,6 +221,15 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     yield from _precision_problems(hosts)
     yield from _flavour_problems(hosts)
     yield from _export_problems(hosts)
+    yield from _minimum_problems(hosts)
+
+
+def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find minimums that do not exist, or cannot be compared with."""
+    value = hosts[0].variables.get("deepseek_minimums") if hosts else None
+    if isinstance(value, Mapping):
+        for where, what, remedy in minimums.problems(value):
+            yield Problem(f"deepseek_minimums.{where}", what, remedy)
 
 
 def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
@@ -303,7 +290,7 @@ def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
         )
 
 
-def _worker_problems(host: Host) -> Iterator[Problem]:
+def worker_problems(host: Host) -> Iterator[Problem]:
     """Find workers that cannot be, or that would listen where the store is served."""
     listed, port = (
         host.variables.get("deepseek_workers"),
@@ -366,68 +353,3 @@ def _address_problems(name: str, zone: str, text: Any) -> Iterator[Problem]:
         ipaddress.ip_address(str(text))
     except ValueError:
         yield Problem(where, f"{text!r} is not an IP address", "Correct it")
-
-
-def host_problems(host: Host) -> Iterator[Problem]:
-    """Find what the host itself lacks."""
-    if host.facts is None:
-        yield Problem(
-            host.name,
-            f"it cannot be used: {host.error or 'it gave no facts'}",
-            "Bring it up, and check address, user, SSH key and sudo with: ansible -m ansible.builtin.ping -b",
-        )
-        return
-    yield from _system_problems(host.name, host.facts)
-    if isinstance(host.addresses, Mapping):
-        yield from _own_address_problems(host.name, host.addresses, host.facts)
-    if abs(host.clock_offset) > CLOCK_SECONDS:
-        yield Problem(
-            host.name,
-            f"its clock is {abs(host.clock_offset):.0f} s {'ahead of' if host.clock_offset > 0 else 'behind'} the controller's",
-            "Set up time synchronisation: certificates are valid from the minute in which they are issued",
-        )
-    if host.free is not None and host.free < host.needed:
-        yield Problem(
-            host.name,
-            f"the file system of the store has {host.free} bytes free, and the release takes at least {host.needed}",
-            "Free some space or give the store a larger file system",
-        )
-
-
-def _system_problems(name: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
-    distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
-    if version not in SYSTEMS.get(str(distribution), ()):
-        supported = ", ".join(
-            f"{system} {' and '.join(versions)}" for system, versions in SYSTEMS.items()
-        )
-        yield Problem(name, f"it runs {distribution} {version}", f"Supported are {supported}")
-    if facts.get("architecture") not in ARCHITECTURES:
-        yield Problem(
-            name,
-            f"its architecture is {facts.get('architecture')}",
-            f"Supported are {', '.join(ARCHITECTURES)}",
-        )
-    if facts.get("service_mgr") != "systemd":
-        yield Problem(name, f"its init system is {facts.get('service_mgr')}", "systemd is needed")
-
-
-def _own_address_problems(
-    name: str, addresses: Mapping[str, Any], facts: Mapping[str, Any]
-) -> Iterator[Problem]:
-    own = {
-        ipaddress.ip_address(text)
-        for key in ("all_ipv4_addresses", "all_ipv6_addresses")
-        for text in facts.get(key, ())
-    }
-    for zone, text in addresses.items():
-        try:
-            missing = ipaddress.ip_address(str(text)) not in own
-        except ValueError:
-            continue
-        if missing:
-            has = ", ".join(str(address) for address in sorted(own, key=str))
-            yield Problem(
-                name,
-                f"it has no address {text}, which deepseek_zone_addresses.{zone} gives it (it has {has})",
-                "Correct the inventory, or bring the interface up",
-            )

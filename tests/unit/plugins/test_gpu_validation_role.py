@@ -99,6 +99,13 @@ def test_everything_wrong_is_named_in_check_mode_too(recorded: Any) -> None:
     assert "changed=0" in said
 
 
+def test_what_is_wrong_can_be_noted_only(recorded: Any) -> None:
+    options = ("--extra-vars", '{"gpu_validation_fail_on_problems": false}', "-v")
+    status, said = play(recorded.save(), *options, mig=True)
+    assert status == 0, said
+    assert "MIG is off, and off after the next reset; expected: on." in said
+
+
 def test_a_host_whose_engine_needs_no_gpu_is_left_alone(tmp_path: Path) -> None:
     status, said = play(tmp_path, flavour="onnxruntime")
     assert status == 0, said
