@@ -55,7 +55,10 @@ class Expectations:
     power_limit_watts: float | Literal["default"] | None = "default"
     persistence: bool | None = True
     mig: bool | None = False
-    processes: tuple[str, ...] | None = ("deepseek-inference@*.service",)
+    processes: tuple[str, ...] | None = (
+        "deepseek-inference@*.service",
+        "deepseek-upstream.service",
+    )
     xids: tuple[int, ...] | None = ()
 
 
