@@ -95,9 +95,10 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
 .PHONY: bench
-bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
+bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python tests/bench/rollout.py
 	@$(SERVING)/bin/python tests/bench/decode.py
+	@$(SERVING)/bin/python tests/bench/genai.py
 	@$(SERVING)/bin/python tests/bench/engine.py
 	@$(SERVING)/bin/python tests/bench/service.py
 	@$(SERVING)/bin/python tests/bench/latency.py

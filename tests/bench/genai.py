@@ -10,10 +10,10 @@ medians over the rounds, and the peak of each process's resident memory at its e
 
 What is compared:
 
-    1 stream      a prompt of 32 tokens and 32 steps of decoding
+    1 stream      a prompt of 32 tokens and 24 steps of decoding; the steps are timed
     8 together    8 such prompts that come and end at the same moment: what suits a static batch
     8 clients     each asks again once it has its answer; prompts of 8 to 64 tokens, answers whose
-                  lengths are exponential (mean 32, 2 to 128 tokens), as those of people's chats
+                  lengths are exponential (mean 32, 2 to 128 tokens); all of their time counts
 
 Ours runs the clients with the service's scheduler. On the processor onnxruntime-genai has a static
 batch: its Generator takes sequences together, pads prompts to the longest on the left, and goes on
@@ -39,10 +39,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 from load import CHECKPOINT, Measure, report
@@ -62,10 +62,10 @@ SHAPE = {
 PRECISIONS = ("fp32", "int4")
 BLOCK = 32
 STREAMS = 8
-PROMPT, NEW = 32, 32
+PROMPT, NEW = 32, 24
 SHORTEST_PROMPT, LONGEST_PROMPT = 8, 64
 MEAN_ANSWER, SHORTEST_ANSWER, LONGEST_ANSWER = 32, 2, 128
-CLIENT_REQUESTS = 3
+CLIENT_REQUESTS = 2
 MAX_LEN = 256
 # ordinary tokens: neither the padding nor an end
 FIRST_TOKEN = 10
@@ -171,6 +171,8 @@ def clients() -> list[list[Asked]]:
 
 
 class Side(Protocol):
+    """What answers."""
+
     def together(self, asked: Sequence[Asked]) -> tuple[float, list[Prompt]]:
         """Seconds of decoding alone, and the tokens."""
 
@@ -309,14 +311,13 @@ def work(kind: str, folder: Path, threads: int) -> None:
 class Worker:
     """A side in its process."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, questions: IO[str], answers: IO[str]) -> None:
+        self._questions, self._answers = questions, answers
 
     def ask(self, what: str) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(f"{what}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        self._questions.write(f"{what}\n")
+        self._questions.flush()
+        line = self._answers.readline()
         if not line:
             raise SystemExit("a side ended early; nothing was measured")
         answer: dict[str, Any] = json.loads(line)
@@ -332,9 +333,9 @@ def worker(kind: str, folder: Path, threads: int) -> Iterator[Worker]:
         text=True,
     )
     with process:
-        yield Worker(process)
-        assert process.stdin
-        process.stdin.close()
+        questions, answers = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+        yield Worker(questions, answers)
+        questions.close()
 
 
 # --- measure --------------------------------------------------------------------------------------
@@ -345,6 +346,10 @@ def against(value: float, other: float, unit: str, goal: float | None) -> Measur
     ratio = other / value if unit == "MB" else value / other
     rounded = None if goal is None else round(goal, 3)
     return Measure(round(value, 1), unit, round(other, 1), round(ratio, 3), rounded)
+
+
+def differ(answers: Mapping[str, Mapping[str, Any]]) -> bool:
+    return bool(answers["ours"]["first"] != answers["theirs"]["first"])
 
 
 def compare(
@@ -366,9 +371,8 @@ def compare(
         for what in ("1", str(STREAMS), "clients"):
             for turn in range(arguments.rounds + 1):
                 answers = {name: side.ask(what) for name, side in sides.items()}
-                if precision == "fp32" and what == "1":
-                    if answers["ours"]["first"] != answers["theirs"]["first"]:
-                        raise SystemExit("the two do not give the same tokens: nothing measured")
+                if (precision, what) == ("fp32", "1") and differ(answers):
+                    raise SystemExit("the two do not give the same tokens; nothing was measured")
                 # the first turn warms both up
                 for name, answer in answers.items() if turn else ():
                     rates.setdefault(what, {}).setdefault(name, []).append(answer["value"])

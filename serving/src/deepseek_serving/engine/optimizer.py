@@ -16,7 +16,12 @@ import onnxruntime as ort
 from deepseek_serving.engine.source import Source
 from deepseek_serving.errors import BuildError
 from deepseek_serving.files import data_file
-from deepseek_serving.runtime.onnxruntime import open_decoder, open_graph, session_options
+from deepseek_serving.runtime.onnxruntime import (
+    check_kernels,
+    open_decoder,
+    open_graph,
+    session_options,
+)
 
 # smaller ones stay in the graph itself
 SMALLEST_EXTERNAL_BYTES = 1024
@@ -42,6 +47,7 @@ def optimize(source: Source, out: Path) -> str:
 
     try:
         if source.kind == "decoder":
+            check_kernels(source.record)
             open_decoder(source.path, options)
         else:
             open_graph(source.path, options())

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,16 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
     # threads that spin while they wait take the cores from whatever else the host runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def check_kernels(record: Mapping[str, Any]) -> None:
+    """EngineError if the graph is in a type that ONNX Runtime does not compute with here."""
+    cache_type = record["cache"].get("type", "float32")
+    if cache_type not in RECORDED_TYPES:
+        raise EngineError(
+            f"the graph is {record['precision']} with a cache of {cache_type}, for which ONNX "
+            f"Runtime has no CPU kernels; it runs {', '.join(sorted(RECORDED_TYPES))}"
+        )
 
 
 def open_graph(graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -163,13 +174,8 @@ class OnnxRuntimeEngine:
         """`optimized` is the same graph as deepseek-engine left it, to be run in its place."""
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         self.slots, self.max_len = limits(record, slots, max_len)
+        check_kernels(record)
         cache = record["cache"]
-        cache_type = cache.get("type", "float32")
-        if cache_type not in RECORDED_TYPES:
-            raise EngineError(
-                f"the graph is {record['precision']} with a cache of {cache_type}, for which ONNX "
-                f"Runtime has no CPU kernels; it runs {', '.join(sorted(RECORDED_TYPES))}"
-            )
         self.session = _open(folder / GRAPH_FILE, threads, optimized)
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.fused = LAST_KEYS in inputs

@@ -55,7 +55,7 @@ def for_the_processor(graph: Path) -> Dialect:
     EngineError if it is not as deepseek-export makes it, or has heads of a size without a kernel.
     """
     source = onnx.load(graph, load_external_data=False)
-    _check_heads(source)
+    _check(source)
     changed = _Changed(source, graph.parent)
     made = fused(changed.model(), None)
     needed = {tensor.name for tensor in made.model.graph.initializer}
@@ -68,15 +68,19 @@ def for_the_processor(graph: Path) -> Dialect:
     return Dialect(made.model, weights)
 
 
-def _check_heads(model: onnx.ModelProto) -> None:
+def _check(model: onnx.ModelProto) -> None:
+    if not any(node.op_type == "Attention" for node in model.graph.node):
+        raise EngineError("it has no Attention; deepseek-export writes decoders with it")
     for value in model.graph.input:
-        if value.name.startswith("past_"):
-            size = value.type.tensor_type.shape.dim[HEAD_AXIS].dim_value
-            if size % HEAD_STEP:
-                raise EngineError(
-                    f"its heads have {size} elements, GroupQueryAttention takes multiples of "
-                    f"{HEAD_STEP}"
-                )
+        size = value.type.tensor_type.shape.dim[HEAD_AXIS].dim_value if _is_cache(value) else 0
+        if size % HEAD_STEP:
+            raise EngineError(
+                f"its heads have {size} elements, GroupQueryAttention takes multiples of {HEAD_STEP}"
+            )
+
+
+def _is_cache(value: onnx.ValueInfoProto) -> bool:
+    return value.name.startswith(("past_", "present_"))
 
 
 class _Changed:
@@ -102,7 +106,7 @@ class _Changed:
             kind = value.type.tensor_type
             if kind.elem_type in HALVES:
                 kind.elem_type = TensorProto.FLOAT
-            if value.name.startswith(("past_", "present_")):
+            if _is_cache(value):
                 # a prepared graph has a fixed one, as TensorRT asks for
                 kind.shape.dim[CACHE_AXIS].dim_param = "max_len"
         return changed
