@@ -13,7 +13,7 @@ What is compared:
     1 stream      a prompt of 32 tokens and 24 steps of decoding; the steps are timed
     8 together    8 such prompts that come and end at the same moment: what suits a static batch
     8 clients     each asks again once it has its answer; prompts of 8 to 64 tokens, answers whose
-                  lengths are exponential (mean 32, 2 to 128 tokens); all of their time counts
+                  lengths are exponential (mean 24, 2 to 96 tokens); all of their time counts
 
 Ours runs the clients with the service's scheduler. On the processor onnxruntime-genai has a static
 batch: its Generator takes sequences together, pads prompts to the longest on the left, and goes on
@@ -64,7 +64,7 @@ BLOCK = 32
 STREAMS = 8
 PROMPT, NEW = 32, 24
 SHORTEST_PROMPT, LONGEST_PROMPT = 8, 64
-MEAN_ANSWER, SHORTEST_ANSWER, LONGEST_ANSWER = 32, 2, 128
+MEAN_ANSWER, SHORTEST_ANSWER, LONGEST_ANSWER = 24, 2, 96
 CLIENT_REQUESTS = 2
 MAX_LEN = 256
 # ordinary tokens: neither the padding nor an end
@@ -369,13 +369,16 @@ def compare(
             for name in names
         }
         for what in ("1", str(STREAMS), "clients"):
-            for turn in range(arguments.rounds + 1):
+            # the clients find both warm
+            for turn in range(1 if what == "clients" else 0, arguments.rounds + 1):
                 answers = {name: side.ask(what) for name, side in sides.items()}
                 if (precision, what) == ("fp32", "1") and differ(answers):
                     raise SystemExit("the two do not give the same tokens; nothing was measured")
-                # the first turn warms both up
-                for name, answer in answers.items() if turn else ():
-                    rates.setdefault(what, {}).setdefault(name, []).append(answer["value"])
+                values = {name: answer["value"] for name, answer in answers.items()}
+                shown = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+                print(f"{precision} {what}: {shown} tokens/s", file=sys.stderr, flush=True)
+                for name, value in values.items() if turn else ():
+                    rates.setdefault(what, {}).setdefault(name, []).append(value)
         peaks = {name: side.ask("memory")["value"] for name, side in sides.items()}
     middle = {
         what: {name: statistics.median(values) for name, values in found.items()}

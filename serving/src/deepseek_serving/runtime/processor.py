@@ -75,7 +75,8 @@ def _check(model: onnx.ModelProto) -> None:
         size = value.type.tensor_type.shape.dim[HEAD_AXIS].dim_value if _is_cache(value) else 0
         if size % HEAD_STEP:
             raise EngineError(
-                f"its heads have {size} elements, GroupQueryAttention takes multiples of {HEAD_STEP}"
+                f"its heads have {size} elements, GroupQueryAttention takes multiples of "
+                f"{HEAD_STEP}"
             )
 
 
