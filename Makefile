@@ -134,6 +134,11 @@ $(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@touch $@
 
+$(SERVING)/.bench: serving/requirements-bench.txt $(SERVING)/.made
+	$(call say,What the benchmarks compare with)
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 # python3 alone has no venv on Debian.
 .PHONY: packages-first
 packages-first:
