@@ -211,8 +211,7 @@ class _Changed:
         np.right_shift(packed ^ (ZERO | ZERO << 4), 4, out=steps[1::2])
         by_output = np.ascontiguousarray(steps[: inputs * outputs].reshape(inputs, outputs).T)
         pairs = by_output.reshape(outputs, inputs // block, block)
-        made: npt.NDArray[np.uint8] = pairs[..., 0::2] | pairs[..., 1::2] << 4
-        return made
+        return (pairs[..., 0::2] | pairs[..., 1::2] << 4).astype(np.uint8, copy=False)
 
     def _stored(self, tensor: onnx.TensorProto) -> Array:
         kind = HALVES.get(tensor.data_type) or helper.tensor_dtype_to_np_dtype(tensor.data_type)
