@@ -210,10 +210,10 @@ def stored(folder: Path, name: str) -> npt.NDArray[Any]:
     return numpy_helper.to_array(tensor)
 
 
-def by_blocks(steps: npt.NDArray[np.uint8], scales: Floats) -> Floats:
+def by_blocks(steps: npt.NDArray[Any], scales: npt.NDArray[Any]) -> Floats:
     """What MatMulNBits multiplies by, [inputs, outputs], as its documentation has it."""
     pairs = np.stack([steps & 15, steps >> 4], axis=-1).reshape(*steps.shape[:2], -1)
-    values = (pairs.astype(np.float32) - 8) * scales[..., None]
+    values: Floats = (pairs.astype(np.float32) - 8) * scales[..., None]
     return values.reshape(len(steps), -1).T
 
 
