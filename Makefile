@@ -87,9 +87,9 @@ sanity: packages venv ## ansible-test sanity
 	@tests/sanity/run
 
 .PHONY: molecule $(SCENARIOS:%=molecule-%)
-molecule: packages venv ## every Molecule scenario; one of them: make molecule-tls
+molecule: packages venv ## every Molecule scenario, two at a time; one of them: make molecule-tls
 	$(call say,Molecule: $(SCENARIOS))
-	@molecule test --all --report
+	@python tests/lab/scenarios.py
 
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
