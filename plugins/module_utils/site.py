@@ -154,6 +154,9 @@ VARIABLES = {
         lambda value: isinstance(value, str) and value in FLAVOURS,
         required=False,
     ),
+    "deepseek_gpu_driver": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
     "deepseek_api_keys_file": Variable(
         "an absolute path on the controller, or '' for a service without keys",
         lambda value: value == "" or _folder(value),
