@@ -495,8 +495,8 @@ def test_broken_packages(machine: Machine) -> None:
     machine.build()
     machine.audit = recorded("bookworm-audit.txt")
     assert only(machine.examine()).what == (
-        "packages are not installed properly (nvidia-kernel-dkms   NVIDIA binary kernel module DKMS "
-        "source)"
+        "packages are not installed properly "
+        "(nvidia-kernel-dkms   NVIDIA binary kernel module DKMS source)"
     )
 
 
