@@ -599,6 +599,7 @@ def _simulated(
     versions = {one: packages.exact(offers[one], full) for one in names.versioned}
     pins = packages.preferences(system.pinned, list(versions.values()))
     apt.pin(pins)
+    versions.update(_along(report, apt, versions, full))
     specs = [f"{one}={version}" for one, version in versions.items()]
     more: list[Problem] = []
     if names.fabric:
@@ -624,6 +625,20 @@ def _simulated(
         replace(report, wanted=tuple(specs), preferences=pins, transaction=transaction),
         [*problems, *_running_problems(report, wish, report.version), *more],
     )
+
+
+def _along(report: Report, apt: Apt, versions: Mapping[str, str], full: str) -> dict[str, str]:
+    """Versions of installed packages that have to move along: APT leaves one that is held where it is, unless it is named."""
+    behind = [
+        package.name
+        for package in report.installed
+        if package.name not in (*versions, *report.unwanted)
+        and package.version in {one.version for one in report.installed if one.name in versions}
+        and not packages.matches(package.version, full)
+    ]
+    offers = apt.policy(behind) if behind else {}
+    found = {name: packages.exact(offers.get(name, ()), full) for name in behind}
+    return {name: version for name, version in found.items() if version}
 
 
 def _transaction_problems(

@@ -392,6 +392,11 @@ def test_another_version(machine: Machine) -> None:
     machine.headers()
     report = machine.examine(version=NEW)
     assert (report.needed, report.version, report.problems) == (True, NEW, ())
+    (simulation,) = [command for command in machine.commands if "--simulate" in command]
+    # held, and needed by others in exactly their version
+    assert "nvidia-alternative=535.309.01-0+deb12u1" in simulation
+    assert "nvidia-alternative=535.309.01-0+deb12u1" in report.wanted
+    assert not [one for one in report.wanted if one.startswith("nvidia-support")]
 
 
 def test_another_module_takes_the_place_of_the_one_that_is_there(machine: Machine) -> None:
