@@ -450,7 +450,7 @@ def _plan(
     headers_there = (root / "lib" / "modules" / wish.kernel_release / "build" / "Makefile").exists()
     if complete and (headers_there or built):
         names = [*versioned, *others, *([name] if fabric else [])]
-        return replace(
+        report = replace(
             report,
             version=packages.upstream(wanted),
             versions=(have,),
@@ -460,6 +460,7 @@ def _plan(
             ),
             build=built,
         )
+        return _with(report, list(_running_problems(report, wish, report.version)))
     return _repository_plan(
         replace(report, needed=True, build=built),
         wish, system, Apt(run, folder, root, OWN, report.sources), found,

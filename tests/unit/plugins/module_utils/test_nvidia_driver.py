@@ -526,6 +526,10 @@ def test_a_loaded_module_is_not_replaced_by_accident(machine: Machine) -> None:
     assert "playbooks/upgrade_driver.yml" in problem.remedy
     assert machine.examine(version=NEW, replace=True).problems == ()
     assert machine.examine(version=OLD).problems == ()
+    # packages that were changed under a running module: whoever serves on it must be drained first
+    (machine.sysfs / "module" / "nvidia" / "version").write_text("535.1\n")
+    assert "the kernel module 535.1 is loaded" in only(machine.examine()).what
+    assert machine.examine(replace=True).problems == ()
 
 
 @pytest.mark.parametrize(
