@@ -424,7 +424,9 @@ def _plan(
         )
         return _with(report, [problem])
     fill = {"branch": branch, "release": wish.kernel_release}
-    kernel = kernel.format(**fill)
+    if wish.kernel_module == "auto":
+        report = replace(report, kernel_module=_kept(report, system, fill, found))
+    kernel = system.kernel[report.kernel_module].format(**fill)
     versioned = [kernel, *(wish.packages or tuple(one.format(**fill) for one in system.common))]
     others = [one.format(**fill) for one in system.others]
     rival = {other.format(**fill) for other in system.kernel.values()} - {kernel}
@@ -478,6 +480,17 @@ class _Names:
     others: tuple[str, ...]
     fabric: str
     headers: str
+
+
+def _kept(
+    report: Report, system: System, fill: Mapping[str, str], found: Mapping[str, Package]
+) -> str:
+    """The kernel module that a host without a wish gets: the one that it has, if its GPUs can have it."""
+    for module, package in system.kernel.items():
+        possible = all(module in pci.SUPPORT[gpu.architecture].modules for gpu in report.gpus)
+        if possible and package.format(**fill) in found:
+            return module
+    return report.kernel_module
 
 
 def _fabric_manager(report: Report, wish: Wish, system: System) -> str:

@@ -20,7 +20,8 @@ author:
 options:
   kernel_module:
     description:
-      - Kernel module that the host should have. V(auto) is the open one where all GPUs can have it (Turing and later).
+      - Kernel module that the host should have. V(auto) is the one that it has; on a host without a driver, the open one where all GPUs
+        can have it (Turing and later).
     type: str
     choices: [auto, open, proprietary]
     default: auto

@@ -388,6 +388,14 @@ def test_an_open_module_takes_the_newest_that_it_is_there_for(machine: Machine) 
     assert "nvidia-open-kernel-dkms=535.261.03-1" in report.wanted
 
 
+def test_a_host_without_a_wish_keeps_the_module_that_it_has(machine: Machine) -> None:
+    machine.build()
+    report = machine.examine(kernel_module="auto")
+    assert (report.kernel_module, report.needed, report.unwanted) == ("proprietary", False, ())
+    machine.device("0000:00:06.0", "0x2901")
+    assert machine.examine(kernel_module="auto").kernel_module == "open"
+
+
 def test_another_version(machine: Machine) -> None:
     machine.headers()
     report = machine.examine(version=NEW)
