@@ -137,6 +137,9 @@ VARIABLES = {
         lambda value: isinstance(value, str) and value in FLAVOURS,
         required=False,
     ),
+    "deepseek_manage_gpu_driver": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
     "deepseek_api_keys_file": Variable(
         "an absolute path on the controller, or '' for a service without keys",
         lambda value: value == "" or _folder(value),
@@ -144,9 +147,6 @@ VARIABLES = {
     ),
     "deepseek_minimums": Variable(
         "a mapping", lambda value: isinstance(value, Mapping), required=False
-    ),
-    "deepseek_manage_gpu_driver": Variable(
-        "true or false", lambda value: isinstance(value, bool), required=False
     ),
     "deepseek_config_dir": Variable("an absolute path", _folder),
     "deepseek_tls_dir": Variable("an absolute path", _folder),

@@ -205,6 +205,12 @@ def test_an_engine_needs_a_prepared_graph(flavour: str) -> None:
     assert found(*everywhere(deepseek_engine_flavour=flavour, **prepared)) == []
 
 
+def test_a_driver_is_ours_or_not() -> None:
+    assert found(*everywhere(deepseek_manage_gpu_driver=True)) == []
+    (only,) = found(*everywhere(deepseek_manage_gpu_driver="managed"))
+    assert only.startswith("deepseek_manage_gpu_driver: it is 'managed'. It must be true or false")
+
+
 def test_without_a_graph_nothing_is_made_from_it() -> None:
     assert found(*everywhere(deepseek_export=False, deepseek_engine_flavour="none")) == []
     (only,) = found(*everywhere(deepseek_export=False, deepseek_precisions=PRECISIONS))
