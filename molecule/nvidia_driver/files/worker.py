@@ -1,4 +1,4 @@
-"""Stand-in for a worker of the inference service: ready once it listens, ends when it is asked to."""
+"""Stand-in for a worker of the inference service: ready once it listens, ends when asked to."""
 
 import http.server
 import ssl
