@@ -101,6 +101,10 @@ waiting:
   description: Whether the table waits for confirmation, and will be taken back without it.
   type: bool
   returned: success
+at_boot:
+  description: Whether O(boot_file) loads what is wanted.
+  type: bool
+  returned: when O(content) is given
 connection:
   description: Client address, client port, server address and server port of the new connection, as the host saw it.
   type: list
@@ -187,6 +191,15 @@ def absent(module, run, table):
     return bool(before or file), diff + ([difference(table.boot_file, file, "")] if file else [])
 
 
+def described(module, run, table):
+    """What is so when the module ends."""
+    now = listing(run, table)
+    result = {"waiting": pending(run, table), "ruleset_sha256": digest(now) if now else ""}
+    if module.params["content"]:
+        result["at_boot"] = read(table.boot_file) == replacing(table, module.params["content"])
+    return result
+
+
 def main():
     module = AnsibleModule(
         argument_spec={
@@ -212,12 +225,7 @@ def main():
     ]
     try:
         changed, diff = work(module, run, table)
-        module.exit_json(
-            changed=changed,
-            diff=diff,
-            waiting=pending(run, table),
-            ruleset_sha256=digest(listing(run, table)) if listing(run, table) else "",
-        )
+        module.exit_json(changed=changed, diff=diff, **described(module, run, table))
     except (NftablesError, OSError) as error:
         module.fail_json(msg=f"{table.name}: {error}.")
 

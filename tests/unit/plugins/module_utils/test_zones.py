@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import ipaddress
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -14,8 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import zone_rules
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import probes, wrong
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import (
+    probes,
+    report,
+    unit_problems,
+    wrong,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones import (
+    Matrix,
     Span,
     access_problems,
     interface_problems,
@@ -324,3 +332,87 @@ def test_what_came_out_otherwise_is_said() -> None:
     assert "tcp 2 from a (1) to b (2) is denied, and was reached" in found[0]
     assert "tcp 3 from a (1) to b (2) is let through (f), and was silent" in found[1]
     assert len(wrong(tried, ["silent", "silent", "silent", "silent"], before=tried[:1])) == 1
+
+
+def found_by(matrix: Matrix, name: str, **changes: Any) -> dict[str, Any]:
+    """Give what a host finds where all is right."""
+    tried = [asdict(probe) for probe in probes(matrix, matrix.host(name))]
+    return {
+        "probes": tried,
+        "outcomes": ["reached" if probe["allowed"] else "silent" for probe in tried],
+        "namespaces": [],
+        "canaries": {"192.0.2.1": ["no route", "denied here"]},
+        "counters": {flow.name: 3 for flow in matrix.flows} | {"denied-in.storage": 2},
+        "default_routes": [],
+        "may_have_default_route": False,
+        "ruleset_sha256": "0" * 64,
+        "enforced": True,
+        "units": [],
+        "unit_ports": [8000],
+        **changes,
+    }
+
+
+def test_a_report_of_what_is_right() -> None:
+    matrix, _unused = read(site())
+    evidence = {host.name: found_by(matrix, host.name) for host in matrix.hosts}
+    made = report(matrix, evidence, "2026-01-01T00:00:00Z")
+    assert made["wrong"] == []
+    assert made["never_hit"] == []
+    assert made["flows"][0]["packets"] == 9
+    cell = made["cells"]["inference"]["inference"]
+    assert cell["allowed"] == cell["reached"] == 4
+    assert cell["denied"] == cell["stopped"] > 0
+    assert made["hosts"]["storage-1"]["denied"] == {"denied-in.storage": 2}
+    json.dumps(made)
+
+
+def test_a_report_names_everything_that_is_wrong() -> None:
+    matrix, _unused = read(site())
+    right = found_by(matrix, "storage-1")
+    box = {"pid": 7, "command": "box", "outcomes": ["reached", *right["outcomes"][1:]]}
+    box["outcomes"] = ["reached"] + ["silent"] * (len(right["outcomes"]) - 1)
+    evidence = {
+        "storage-1": found_by(
+            matrix,
+            "storage-1",
+            outcomes=["reached"] * len(right["outcomes"]),
+            namespaces=[box],
+            canaries={"192.0.2.1": ["reached"]},
+            counters={},
+            default_routes=["default via 10.1.40.1 dev eth1"],
+            enforced=False,
+        ),
+        "gateway-1": found_by(
+            matrix,
+            "gateway-1",
+            default_routes=["default via 10.1.10.1"],
+            may_have_default_route=True,
+        ),
+    }
+    lines = "\n".join(report(matrix, evidence, "now")["wrong"])
+    assert "inference-1 was not asked" in lines
+    assert "storage-1 does not enforce the rules" in lines
+    assert "container box (process 7) on storage-1" in lines
+    assert "storage-1 reached 192.0.2.1, which is in no zone" in lines
+    assert "storage-1 has a default route: default via 10.1.40.1" in lines
+    assert "is denied, and was reached" in lines
+    assert "gateway-1 has a default route" not in lines
+
+
+@pytest.mark.parametrize(
+    ("units", "says"),
+    [
+        ([], None),
+        (["10.1.30.11/32 fd00:1:30::11/128 10.1.30.21/32"], None),
+        (["10.1.30.11/32 10.1.30.21/32 127.0.0.0/8 ::1/128"], None),
+        (["10.1.30.11/32 10.1.30.50/32"], "lets in 10.1.30.11, 10.1.30.50"),
+        (["10.1.30.0/24"], "the zones only 10.1.30.11"),
+    ],
+)
+def test_a_unit_that_lets_in_more_than_the_zones_is_told(
+    units: list[str], says: str | None
+) -> None:
+    matrix, _unused = read(site())
+    lines = unit_problems(matrix, "inference-1", units, [8000])
+    assert (says is None and lines == []) or (says is not None and says in lines[0])
