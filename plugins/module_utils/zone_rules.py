@@ -25,6 +25,7 @@ TABLE = "deepseek_zones"
 # Before the filter chains of others (0): what is dropped here stays dropped, whatever they accept.
 PRIORITY = -10
 _COMMENT_BYTES = 120  # of nftables' 128
+_FEW = 64  # addresses side by side that are still looked up one by one
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def ruleset(matrix: Matrix, host: Host, ssh_port: int = 22, log_per_minute: int 
     )
     lines = [f"table inet {TABLE} {{"]
     lines += [f"\tcounter {name} {{ packets 0 bytes 0 }}" for name in counters(matrix, host)]
-    lines += _map("sources", sources, "from")
-    lines += _map("targets", targets, "to")
+    lines += _maps("source", sources, "from")
+    lines += _maps("target", targets, "to")
     lines += _base_chains(matrix, incoming, ssh_port, log_per_minute)
     for members in sources:
         chosen = [rule for rule in incoming if rule.flow.source in members]
@@ -124,30 +125,77 @@ def ruleset(matrix: Matrix, host: Host, ssh_port: int = 22, log_per_minute: int 
     return "\n".join([*lines, "}", ""])
 
 
-def _map(name: str, groups: Mapping[tuple[str, ...], Sequence[Span]], word: str) -> list[str]:
+def _maps(name: str, groups: Mapping[tuple[str, ...], Sequence[Span]], word: str) -> list[str]:
+    """Give for each family a map of single addresses, which is hashed, and one of networks, which is a tree.
+
+    Single addresses are looked up first, so networks need not be cut around them: both maps stay small and quick.
+    """
+    single: dict[int, dict[Span, str]] = {4: {}, 6: {}}
+    wide: dict[int, dict[Span, str]] = {4: {}, 6: {}}
+    for members, spans in groups.items():
+        chain = _class_name(word, members)
+        for span in spans:
+            if any("/" in member for member in members) and span.last - span.first < _FEW:
+                for address in range(span.first, span.last + 1):
+                    single[span.version][Span(span.version, address, address)] = chain
+            else:
+                wide[span.version][span] = chain
     lines = []
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
-        elements = [
-            f"{span} : goto {_class_name(word, members)}"
-            for members, spans in groups.items()
-            for span in spans
-            if span.version == version
-        ]
-        lines += [f"\tmap {name}{version} {{", f"\t\ttype {kind} : verdict", "\t\tflags interval"]
-        if elements:
-            lines += ["\t\telements = {", *(f"\t\t\t{element}," for element in elements), "\t\t}"]
-        lines.append("\t}")
+        lines += _map(f"{name}_hosts{version}", kind, single[version], interval=False)
+        lines += _map(
+            f"{name}_nets{version}", kind, _filled(wide[version], single[version]), interval=True
+        )
     return lines
+
+
+def _filled(wide: Mapping[Span, str], single: Mapping[Span, str]) -> dict[Span, str]:
+    """Join networks of one class over the single addresses between them, which are looked up before."""
+    filled: dict[Span, str] = {}
+    last: Span | None = None
+    for span in sorted(wide):
+        chain = wide[span]
+        if last is not None and filled[last] == chain and _all_single(last, span, single):
+            del filled[last]
+            span = Span(span.version, last.first, span.last)
+        filled[span] = chain
+        last = span
+    return filled
+
+
+def _all_single(one: Span, other: Span, single: Mapping[Span, str]) -> bool:
+    return (
+        one.version == other.version
+        and other.first - one.last <= _FEW + 1
+        and all(
+            Span(one.version, address, address) in single
+            for address in range(one.last + 1, other.first)
+        )
+    )
+
+
+def _map(name: str, kind: str, elements: Mapping[Span, str], interval: bool) -> list[str]:
+    lines = [f"\tmap {name} {{", f"\t\ttype {kind} : verdict"]
+    # Of a known size, it is a hash table that never has to grow, which is quicker.
+    lines.append("\t\tflags interval" if interval else f"\t\tsize {max(1, len(elements))}")
+    if elements:
+        lines.append("\t\telements = {")
+        lines += [f"\t\t\t{span} : goto {chain}," for span, chain in sorted(elements.items())]
+        lines.append("\t\t}")
+    return [*lines, "\t}"]
+
+
+def _look_up(side: str, name: str) -> list[str]:
+    return [
+        f"ct original {family} {side} vmap @{name}_{kind}{version}"
+        for version, family in ((4, "ip"), (6, "ip6"))
+        for kind in ("hosts", "nets")
+    ]
 
 
 def _base_chains(
     matrix: Matrix, incoming: Sequence[Rule], ssh_port: int, log_per_minute: int
 ) -> list[str]:
-    neighbours = "{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }"
-    errors = [
-        "ct state related icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
-        "ct state related icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept",
-    ]
     access_in, access_out = [], []
     for rule in incoming:
         if not is_access(matrix, rule.flow, ssh_port):
@@ -165,19 +213,23 @@ def _base_chains(
                     f"tcp sport {ssh_port} {word} daddr {there} {word} saddr {here} "
                     "tcp flags & (fin | syn | rst | ack) != syn counter name access accept"
                 )
+    # What is not tracked has no direction: neighbour discovery, which never is, and what is invalid.
+    rest = ["ct state untracked jump neighbours", "ct state invalid counter name invalid drop"]
+    neighbours = "{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }"
+    listeners = (
+        "{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }"
+    )
+    wrong = "destination-unreachable, time-exceeded, parameter-problem"
     return [
         *_chain(
             "input",
             [
                 f"type filter hook input priority {PRIORITY}; policy drop;",
-                'iifname "lo" accept',
+                'iif "lo" accept',
                 *access_in,
-                f"icmpv6 type {neighbours} ip6 hoplimit 255 accept",
-                "icmpv6 type mld-listener-query ip6 saddr fe80::/10 accept",
-                "ct state invalid counter name invalid drop",
-                *errors,
                 "ct direction original jump incoming",
                 "ct direction reply jump outgoing",
+                *rest,
                 f"goto denied-in.{ELSEWHERE}",
             ],
         ),
@@ -185,14 +237,11 @@ def _base_chains(
             "output",
             [
                 f"type filter hook output priority {PRIORITY}; policy drop;",
-                'oifname "lo" accept',
+                'oif "lo" accept',
                 *access_out,
-                f"icmpv6 type {neighbours} ip6 hoplimit 255 accept",
-                "icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } accept",
-                "ct state invalid counter name invalid drop",
-                *errors,
                 "ct direction original jump outgoing",
                 "ct direction reply jump incoming",
+                *rest,
                 f"goto denied-out.{ELSEWHERE}",
             ],
         ),
@@ -200,19 +249,32 @@ def _base_chains(
             "forward",
             [
                 f"type filter hook forward priority {PRIORITY}; policy drop;",
-                "ct state invalid counter name invalid drop",
-                *errors,
                 "jump incoming",
+                "ct state invalid counter name invalid drop",
                 *_denial("denied-forward", "forwarded", log_per_minute),
             ],
         ),
         *_chain(
+            "neighbours",
+            [
+                f"icmpv6 type {neighbours} ip6 hoplimit 255 accept",
+                f"icmpv6 type {listeners} ip6 hoplimit 1 accept",
+            ],
+        ),
+        *_chain(
+            "errors",
+            [
+                f"icmp type {{ {wrong} }} accept",
+                f"icmpv6 type {{ {wrong}, packet-too-big }} accept",
+            ],
+        ),
+        *_chain(
             "incoming",
-            ["ct original ip saddr vmap @sources4", "ct original ip6 saddr vmap @sources6"],
+            _look_up("saddr", "source"),
         ),
         *_chain(
             "outgoing",
-            ["ct original ip daddr vmap @targets4", "ct original ip6 daddr vmap @targets6"],
+            _look_up("daddr", "target"),
         ),
     ]
 
@@ -225,7 +287,7 @@ def _class_chain(
         for version, family in ((4, "ip"), (6, "ip6")):
             here = _set(span for span in rule.own if span.version == version)
             lines += [
-                f"ct original {family} {side} {here} {what}"
+                f"{what}ct original {family} {side} {here} "
                 f'counter name {rule.flow.name} accept comment "{_comment(rule.flow.why)}"'
                 for what in (_protocols(rule.flow, version) if here else ())
             ]
@@ -253,6 +315,8 @@ def _protocols(flow: Flow, version: int) -> list[str]:
 
 def _denial(counter: str, words: str, log_per_minute: int) -> list[str]:
     return [
+        # Errors by ICMP of connections that are let through, which are looked at only here: few packets come by.
+        "ct state related jump errors",
         f"counter name {counter}",
         f'limit rate {log_per_minute}/minute burst 10 packets log prefix "deepseek denied {words}: " level info',
         "drop",

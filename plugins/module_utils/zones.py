@@ -592,18 +592,22 @@ def _useless(matrix: Matrix) -> Iterator[Problem]:
             )
 
 
-def _touches(one: Iterable[Span], other: Iterable[Span]) -> bool:
+def _touches(one: Sequence[Span], other: Sequence[Span]) -> bool:
     return bool(common(one, other))
 
 
-def common(one: Iterable[Span], other: Iterable[Span]) -> tuple[Span, ...]:
-    rest = list(other)
-    return merge(
-        Span(a.version, max(a.first, b.first), min(a.last, b.last))
-        for a in one
-        for b in rest
-        if a.version == b.version and a.first <= b.last and b.first <= a.last
-    )
+def common(one: Sequence[Span], other: Sequence[Span]) -> tuple[Span, ...]:
+    """Give the addresses that are in both; each of them is as :func:`merge` gives it."""
+    found, mine, theirs = [], 0, 0
+    while mine < len(one) and theirs < len(other):
+        a, b = one[mine], other[theirs]
+        if a.version == b.version and a.first <= b.last and b.first <= a.last:
+            found.append(Span(a.version, max(a.first, b.first), min(a.last, b.last)))
+        if (a.version, a.last) < (b.version, b.last):
+            mine += 1
+        else:
+            theirs += 1
+    return tuple(found)
 
 
 def is_access(matrix: Matrix, flow: Flow, port: int, source: Address | None = None) -> bool:

@@ -277,6 +277,16 @@ def test_every_address_is_in_one_class_at_most_and_in_the_right_one(
         assert members == ([wanted] if wanted else [])
 
 
+@given(spans, spans)
+def test_what_two_have_in_common(one: list[Span], other: list[Span]) -> None:
+    first, second = zone_rules.merge(one), zone_rules.merge(other)
+    both = zone_rules.common(first, second)
+    for number in range(256):
+        address = ipaddress.IPv4Address(number)
+        in_all = [any(span.holds(address) for span in each) for each in (first, second, both)]
+        assert in_all[2] == (in_all[0] and in_all[1])
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_a_span_is_written_as_what_it_is(one: int, other: int) -> None:
     span = Span(4, min(one, other), max(one, other))
