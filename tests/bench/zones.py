@@ -42,18 +42,18 @@ SOURCE, TARGET = "10.1.0.1", "10.0.0.1"
 PORT = 8001
 # The chains of the filter, and connection tracking, with nothing to look up.
 EMPTY = """table inet deepseek_zones {
-	chain input {
-		type filter hook input priority -10; policy accept;
-		ct state invalid drop
-	}
-	chain output {
-		type filter hook output priority -10; policy accept;
-		ct state invalid drop
-	}
-	chain forward {
-		type filter hook forward priority -10; policy accept;
-		ct state invalid drop
-	}
+  chain input {
+    type filter hook input priority -10; policy accept;
+    ct state invalid drop
+  }
+  chain output {
+    type filter hook output priority -10; policy accept;
+    ct state invalid drop
+  }
+  chain forward {
+    type filter hook forward priority -10; policy accept;
+    ct state invalid drop
+  }
 }
 """
 # Runs in the other namespace: what it is told to, and prints how much it was.

@@ -8,7 +8,10 @@ from __future__ import annotations
 import copy
 import ipaddress
 import json
+import os
+import subprocess
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -426,3 +429,60 @@ def test_a_unit_that_lets_in_more_than_the_zones_is_told(
     matrix, _unused = read(site())
     lines = unit_problems(matrix, "inference-1", units, [8000])
     assert (says is None and lines == []) or (says is not None and says in lines[0])
+
+
+# Loads it, lists it, and loads what was listed: a host restores itself from a listing.
+NFT = """
+nft -f - && nft -s list table inet deepseek_zones >"$1"
+{ echo "delete table inet deepseek_zones"; nft list table inet deepseek_zones; } | nft -f -
+nft -s list table inet deepseek_zones | cmp - "$1" && cat "$1"
+"""
+
+
+def listed(ruleset: str, tmp_path: Path) -> str:
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--net", "sh", "-ec", NFT, "sh", str(tmp_path / "list")],
+        input=ruleset,
+        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("host", ["gateway-1", "inference-1", "storage-1"])
+def test_nft_reads_the_rules_and_its_own_listing_of_them(host: str, tmp_path: Path) -> None:
+    more = {"from": "storage/all", "to": "storage/all", "why": 'a "quoted" 理由\nof two lines'}
+    flows = [*SITE["flows"], {**more, "protocol": "icmp"}, {**more, "protocol": "any"}]
+    matrix, found = read(site(flows=flows))
+    assert found == []
+    text = listed(zone_rules.ruleset(matrix, matrix.host(host)), tmp_path)
+    assert "policy drop" in text
+    assert "flush" not in text
+
+
+def test_access_from_the_management_zone_comes_before_all_that_asks_for_a_connection() -> None:
+    matrix, _unused = read(site())
+    lines = zone_rules.ruleset(matrix, matrix.host("storage-1"), ssh_port=22).splitlines()
+    start = lines.index("\tchain input {")
+    rules = lines[start + 2 : lines.index("\t}", start)]
+    access = "tcp dport 22 ip saddr 10.1.10.0/24 ip daddr 10.1.10.31 counter name access accept"
+    assert rules[1].strip() == access
+    assert "ct " not in "".join(rules[:2])
+
+
+def test_a_host_has_what_concerns_it_and_no_rule_for_pairs_of_hosts() -> None:
+    many = site()
+    many["hosts"] += [
+        [f"inference-{number}", ["inference"], {"storage": f"10.1.40.{number}"}, {}]
+        for number in range(100, 200, 2)
+    ]
+    matrix, _unused = read(many)
+    sizes = [
+        zone_rules.ruleset(each, each.host("storage-1")).count(" accept")
+        for each in (matrix, read(site())[0])
+    ]
+    assert sizes[0] == sizes[1]
+    assert "8000" not in zone_rules.ruleset(matrix, matrix.host("storage-1"))
