@@ -35,7 +35,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = str(Path(sys.prefix) / "bin" / "ansible-playbook")
 ZONES, HOSTS = 50, 200
-ROUNDS, SECONDS = 5, 1.5
+ROUNDS, SECONDS = 8, 1.5
 GOAL = 0.95
 HOST = "host-0-0"
 SOURCE, TARGET = "10.1.0.1", "10.0.0.1"
@@ -67,6 +67,7 @@ if kind == "udp":
     sys.stdin.read()
 else:
     server = socket.create_server((address, port))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 19)
     print("ready", flush=True)
     client, _ = server.accept()
     buffer = bytearray(1 << 20)
@@ -78,9 +79,11 @@ SEND = """
 import socket, sys, time
 kind, source, address, port, seconds = *sys.argv[1:4], int(sys.argv[4]), float(sys.argv[5])
 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+# small, so that what is sent in a window has been received, too
+client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 19)
 client.bind((source, 0))
 client.connect((address, port))
-data, window = (b"x" * 64, 500) if kind == "udp" else (b"x" * (1 << 18), 64)
+data, window = (b"x" * 64, 500) if kind == "udp" else (b"x" * (1 << 18), 16)
 send, sent, clock, windows = client.send, 0, time.perf_counter, []
 end = clock() + seconds
 while (start := clock()) < end:
