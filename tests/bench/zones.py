@@ -120,7 +120,7 @@ def site() -> dict[str, Any]:
             "why": "bench",
         }
         for zone in range(ZONES)
-        for other in {0, (zone + 1) % ZONES, (zone + 7) % ZONES}
+        for other in sorted({0, (zone + 1) % ZONES, (zone + 7) % ZONES})
         for protocol in ("tcp", "udp")
     ]
     zones["management"] = {"networks": ["10.250.0.0/16"]}
