@@ -97,6 +97,7 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 .PHONY: bench
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python tests/bench/rollout.py
+	@python tests/bench/zones.py
 	@$(SERVING)/bin/python tests/bench/decode.py
 	@$(SERVING)/bin/python tests/bench/genai.py
 	@$(SERVING)/bin/python tests/bench/engine.py

@@ -48,7 +48,7 @@ class Host(site.Host):
 
     ``asked`` is whether the inventory says how to reach it. ``facts`` is None when the host was not asked, or did not answer; ``error`` says
     why. ``info`` is the result of module host_info, and ``info_error`` why there is none. ``needed`` is the number of bytes that the release
-    will take. ``checkpoint`` and ``serving`` are what others found. ``gpus`` are checks of module gpu_validate, None where it
+    will take. ``checkpoint``, ``serving`` and ``zones`` are what others found. ``gpus`` are checks of module gpu_validate, None where it
     did not run; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
     """
 
@@ -60,6 +60,7 @@ class Host(site.Host):
     needed: int = 0
     checkpoint: Sequence[Mapping[str, str]] = ()
     serving: str = ""
+    zones: Sequence[str] = ()
     gpus: Sequence[Mapping[str, Any]] | None = None
     listen: Mapping[str, str] = field(default_factory=dict)
     probes: Sequence[Mapping[str, Any]] = ()
@@ -83,6 +84,7 @@ def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Chec
     least = minimums.merged(hosts[0].variables.get("deepseek_minimums") if hosts else None)
     return [
         *inventory_checks(groups, hosts),
+        *zone_checks(hosts),
         *(check for host in hosts for check in host_checks(host, groups, least)),
         *mtu_checks(hosts, least),
         *network_checks(groups, hosts, network, least),
@@ -105,6 +107,17 @@ def inventory_checks(groups: Groups, hosts: Sequence[site.Host]) -> Iterator[Che
         yield from found
         if not found:
             yield Check(INVENTORY, name, OK, "as they must be")
+
+
+def zone_checks(hosts: Sequence[Host]) -> Iterator[Check]:
+    """Judge zones and flows, where they are to be enforced; what is wrong with the site is said of every host alike."""
+    if not hosts or hosts[0].variables.get("deepseek_zones_enforced") is not True:
+        return
+    said = dict.fromkeys(text for host in hosts for text in host.zones)
+    for text in said:
+        yield Check(INVENTORY, "zones", FAILED, text)
+    if not said:
+        yield Check(INVENTORY, "zones", OK, "as they must be")
 
 
 # One host

@@ -39,6 +39,10 @@ class Problem:
     what: str
     remedy: str
 
+    def __str__(self) -> str:
+        """Give the problem as one line."""
+        return f"{self.where}: {self.what}. {self.remedy}."
+
 
 @dataclass(frozen=True)
 class Host:
@@ -158,9 +162,24 @@ VARIABLES = {
     "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
     "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
     "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
+    "deepseek_zones": Variable(
+        "a mapping of zones", lambda value: isinstance(value, Mapping), required=False
+    ),
+    "deepseek_flows": Variable(
+        "a list of mappings",
+        lambda value: (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and all(isinstance(item, Mapping) for item in value)
+        ),
+        required=False,
+    ),
+    "deepseek_zones_enforced": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
 }
 # Of each host, and not the same on all of them.
-HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_workers")
+HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
 
 
 def group_problems(groups: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
@@ -222,6 +241,18 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     yield from _flavour_problems(hosts)
     yield from _export_problems(hosts)
     yield from _minimum_problems(hosts)
+    yield from _zone_problems(hosts)
+
+
+def _zone_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find zones that are to be enforced and are not there."""
+    values = hosts[0].variables if hosts else {}
+    if values.get("deepseek_zones_enforced") is True and not values.get("deepseek_zones"):
+        yield Problem(
+            "deepseek_zones_enforced",
+            "it is true, and deepseek_zones is not set",
+            "Write the networks of each zone into deepseek_zones",
+        )
 
 
 def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
@@ -336,7 +367,7 @@ def address_problems(
                     f"Set deepseek_zone_addresses.{zone}",
                 )
         for zone, text in host.addresses.items():
-            yield from _address_problems(host.name, str(zone), text)
+            yield from _address_problems(host.name, str(zone), text, _zones(host))
             users.setdefault(str(text), []).append(host.name)
     for text, names in users.items():
         if len(set(names)) > 1:
@@ -345,10 +376,18 @@ def address_problems(
             )
 
 
-def _address_problems(name: str, zone: str, text: Any) -> Iterator[Problem]:
+def _zones(host: Host) -> list[str]:
+    """Give the zones that services of this collection are in, and those that the site has beside them."""
+    more = host.variables.get("deepseek_zones")
+    return list(
+        dict.fromkeys([*KNOWN_ZONES, *(map(str, more) if isinstance(more, Mapping) else ())])
+    )
+
+
+def _address_problems(name: str, zone: str, text: Any, known: Sequence[str]) -> Iterator[Problem]:
     where = f"{name}, deepseek_zone_addresses.{zone}"
-    if zone not in KNOWN_ZONES:
-        yield Problem(where, "there is no such zone", f"The zones are {', '.join(KNOWN_ZONES)}")
+    if zone not in known:
+        yield Problem(where, "there is no such zone", f"The zones are {', '.join(known)}")
     try:
         ipaddress.ip_address(str(text))
     except ValueError:

@@ -569,3 +569,17 @@ def test_nothing_in_the_page_is_taken_for_html(evil: str) -> None:
     parsed = page(report)
     assert parsed.tags == page(plain).tags
     assert parsed.fetches == []
+
+
+def test_what_is_wrong_with_the_zones_is_said_once() -> None:
+    variables = {"deepseek_zones_enforced": True}
+    host = preflight.Host("a", variables=variables, zones=["zone x: it is odd. Correct it."])
+    again = preflight.Host("b", variables=variables, zones=["zone x: it is odd. Correct it."])
+    (only,) = preflight.zone_checks([host, again])
+    assert (only.name, only.status, only.found) == ("zones", "failed", host.zones[0])
+
+
+def test_zones_are_judged_where_they_are_enforced() -> None:
+    enforced = preflight.Host("a", variables={"deepseek_zones_enforced": True})
+    assert [check.status for check in preflight.zone_checks([enforced])] == ["ok"]
+    assert list(preflight.zone_checks([preflight.Host("a")])) == []
