@@ -31,6 +31,7 @@ def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, 
     }
     site = {
         **yaml.safe_load(SITE.read_text()),
+        "lab_octet": 112,
         "deepseek_store_dir": str(folder / "store"),
         "deepseek_checkpoint": str(ROOT / "tests/fixtures/checkpoint"),
         "preflight_report_dir": str(folder / "report"),
@@ -57,7 +58,9 @@ def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, 
         check=False,
     )
     said = done.stdout + done.stderr
-    return done.returncode, said, json.loads((folder / "report/preflight.json").read_text())
+    report = folder / "report" / "preflight.json"
+    assert report.exists(), said
+    return done.returncode, said, json.loads(report.read_text())
 
 
 def test_what_is_wrong_is_reported_with_what_is_right_in_check_mode(tmp_path: Path) -> None:

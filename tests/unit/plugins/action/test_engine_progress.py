@@ -24,7 +24,7 @@ if sys.argv[2] == "/refused/decoder.onnx":
 check = "--check" in sys.argv
 if not check:
     progress.write_text(json.dumps({{"text": "40% tactics", "fraction": 0.4, "seconds": 7}}))
-    time.sleep(3)
+    time.sleep(6)
     progress.unlink()
 print(json.dumps({{"changed": True, "rebuild_reason": "no engine yet", "key": "k", "driver": None,
     "driver_changed": False, "build": {{"check": check}}, "before": {{}}, "after": {{"a": 1}}}}))
