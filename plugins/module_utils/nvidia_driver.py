@@ -382,7 +382,11 @@ def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Repo
             f"Supported are {supported}; take the host out of the inventory, or reinstall it",
         )
         return _with(
-            report, [problem, *_hardware_problems(report, wish, root, "that for its initramfs")]
+            report,
+            [
+                problem,
+                *_hardware_problems(report, wish, root, "the program that makes the initramfs"),
+            ],
         )
     report = replace(report, secure_boot=secure_boot(sysfs, root, system.certificate))
     manager = _manager(wish, system, run, root, folder, _field(os_release, "VERSION_CODENAME"))
