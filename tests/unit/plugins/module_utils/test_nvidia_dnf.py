@@ -1,9 +1,9 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The driver as RPMs: what dnf itself makes of a repository with packages named as NVIDIA's, on a host that is a folder.
+"""The driver as RPMs: what dnf itself makes of a made-up repository, on a host that is a folder.
 
-The packages are empty and made here; names, versions and dependencies are those of NVIDIA's repository for RHEL 9.
+The packages are empty and made here; names and dependencies are those of NVIDIA's for RHEL 9.
 """
 
 from __future__ import annotations
@@ -128,19 +128,21 @@ def command(*words: object) -> str:
 
 
 def publish(folder: Path, specs: Sequence[str], stream: bool = False) -> Path:
-    """Build packages and make a repository of them; with *stream*, they are of a stream that no host has enabled."""
+    """Build packages, and make a repository of them; *stream* hides them in one of modularity."""
     for number, text in enumerate(specs):
         path = folder / f"{number}.spec"
         path.write_text(text)
         command(
             "rpmbuild", "-bb", "--quiet", "--target", "x86_64",
-            "--define", f"_topdir {folder}/build", "--define", f"_rpmdir {folder}/rpms", "--define", "_build_id_links none", path,
+            "--define", f"_topdir {folder}/build",
+            "--define", f"_rpmdir {folder}/rpms", "--define", "_build_id_links none", path,
         )  # fmt: skip
     repository = folder / "rpms"
     command("createrepo_c", "--quiet", repository)
     if stream:
         listing = command(
-            "rpm", "--query", "--package", "--queryformat", "- %{NAME}-%{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\n",
+            "rpm", "--query", "--package",
+            "--queryformat", "- %{NAME}-%{EPOCHNUM}:%{VERSION}-%{RELEASE}.%{ARCH}\n",
             *sorted(repository.rglob("*.rpm")),
         )  # fmt: skip
         modules = folder / "modules.yaml"
@@ -148,8 +150,10 @@ def publish(folder: Path, specs: Sequence[str], stream: bool = False) -> Path:
             f"      {line}\n" for line in listing.splitlines() if line.startswith("-")
         )
         modules.write_text(
-            "---\ndocument: modulemd\nversion: 2\ndata:\n  name: nvidia-driver\n  stream: latest\n  version: 1\n  context: c0ffee00\n"
-            "  arch: x86_64\n  summary: Driver\n  description: Driver\n  license:\n    module: [MIT]\n  artifacts:\n    rpms:\n"
+            "---\ndocument: modulemd\nversion: 2\ndata:\n  name: nvidia-driver\n"
+            "  stream: latest\n  version: 1\n  context: c0ffee00\n  arch: x86_64\n"
+            "  summary: Driver\n  description: Driver\n  license:\n    module: [MIT]\n"
+            "  artifacts:\n    rpms:\n"
             f"{indented}...\n"
         )
         command("modifyrepo_c", "--mdtype=modules", modules, repository / "repodata")
@@ -216,8 +220,8 @@ class Host:
     def have_driver(self, version: str, module: str = "kmod-nvidia-open-dkms") -> None:
         """Have a whole driver, locked, as the role leaves it."""
         parts = (
-            module, "nvidia-driver-cuda", "nvidia-driver-cuda-libs", "libnvidia-ml", "nvidia-persistenced", "nvidia-modprobe",
-            "nvidia-kmod-common",
+            module, "nvidia-driver-cuda", "nvidia-driver-cuda-libs", "libnvidia-ml",
+            "nvidia-persistenced", "nvidia-modprobe", "nvidia-kmod-common",
         )  # fmt: skip
         self.install("nvidia", *(f"{part}-{version}-1.el9.x86_64" for part in parts))
         self.install("rhel", "dkms-1-1.el9.x86_64", "python3-dnf-plugin-versionlock-1-1.el9.x86_64")
@@ -258,8 +262,9 @@ class Host:
         done = subprocess.run(
             [
                 "dnf", f"--installroot={self.root}", f"--config={self.root}/etc/dnf/dnf.conf",
-                f"--setopt=reposdir={self.root}/etc/yum.repos.d", f"--setopt=pluginconfpath={listed}",
-                f"--setopt=cachedir={self.folder}/dnf", "--releasever=9", "--forcearch=x86_64", *words,
+                f"--setopt=reposdir={self.root}/etc/yum.repos.d",
+                f"--setopt=pluginconfpath={listed}", f"--setopt=cachedir={self.folder}/dnf",
+                "--releasever=9", "--forcearch=x86_64", *words,
             ],
             capture_output=True,
             text=True,
@@ -356,8 +361,8 @@ def test_the_first_driver_is_the_newest_and_brings_what_it_needs(host: Host) -> 
     assert not {"kernel-core", "bash"} & changes.keys()
     # dependencies too, and nothing else
     assert [line.rpartition("-3:")[0] for line in report.preferences.splitlines()] == [
-        "kmod-nvidia-open-dkms", "libnvidia-ml", "nvidia-driver-cuda", "nvidia-driver-cuda-libs", "nvidia-kmod-common",
-        "nvidia-modprobe", "nvidia-persistenced",
+        "kmod-nvidia-open-dkms", "libnvidia-ml", "nvidia-driver-cuda", "nvidia-driver-cuda-libs",
+        "nvidia-kmod-common", "nvidia-modprobe", "nvidia-persistenced",
     ]  # fmt: skip
     assert "gpgcheck=1\ngpgkey=file:///etc/pki/nvidia.pub\n" in report.sources
     assert everything(host.root) == before
