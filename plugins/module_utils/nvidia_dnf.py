@@ -4,8 +4,9 @@
 
 """The driver as RPMs, through dnf 4: RHEL 9 and its rebuilds.
 
-dnf is asked through its Python API (https://dnf.readthedocs.io/en/latest/api.html), in a process of the host's own Python, the only one
-that has it. Repositories, metadata, the lock and dnf's own state are in a folder beside the host's, so that nothing on the host changes.
+dnf is asked through its Python API (https://dnf.readthedocs.io/en/latest/api.html), in a process of the host's own Python, the
+only one that has it. Repositories, metadata, the lock and dnf's own state are in a folder beside the host's, so that nothing on the
+host changes.
 """
 
 from __future__ import annotations
