@@ -17,15 +17,17 @@ from pathlib import Path
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import nvidia_packages as packages
 from ansible_collections.onprem.deepseek.plugins.module_utils import nvidia_pci as pci
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_dnf import Dnf
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_packages import (
     Apt,
+    Manager,
     Package,
     Run,
     Source,
     Transaction,
 )
 
-# Name of the role's files in /etc/apt; that of the preferences says that the holds are ours.
+# Name of the role's files and blocks in the configuration of the package manager; that of the lock says that the holds are ours.
 OWN = "deepseek-nvidia-driver"
 
 # UEFI specification 2.10, sections 3.3 and 32.4: GUIDs of the global variables and of the signature databases; shim's own.
@@ -58,17 +60,19 @@ class System:
     ``{branch}`` stands for the driver's branch (535), ``{release}`` for the kernel's. ``others`` have versions of their own.
     ``pinned`` are the source packages that have the driver's version. ``certificate`` is the one that DKMS signs modules with.
     ``preferred`` is the kernel module where GPUs can have both. ``components`` are those of the distribution's repository that the packages are in.
+    ``fabric_manager`` has the names of the package of the Fabric Manager, the one of newer drivers first. ``dnf`` says that they are RPMs.
     """
 
     kernel: Mapping[str, str]
     common: tuple[str, ...]
     others: tuple[str, ...]
-    fabric_manager: str
+    fabric_manager: tuple[str, ...]
     headers: str
     pinned: tuple[str, ...]
     certificate: str
     preferred: str
     components: tuple[str, ...] = ()
+    dnf: bool = False
 
 
 _DEBIAN = System(
@@ -82,7 +86,7 @@ _DEBIAN = System(
         "firmware-nvidia-gsp",
     ),
     others=("nvidia-persistenced",),
-    fabric_manager="nvidia-fabricmanager-{branch}",
+    fabric_manager=("nvidia-fabricmanager-{branch}",),
     headers="linux-headers-{release}",
     pinned=("nvidia-graphics-drivers", "nvidia-open-gpu-kernel-modules", "fabricmanager-*"),
     certificate="/var/lib/dkms/mok.pub",
@@ -94,19 +98,43 @@ _UBUNTU = System(
     kernel={pci.OPEN: "nvidia-dkms-{branch}-open", pci.PROPRIETARY: "nvidia-dkms-{branch}"},
     common=("nvidia-utils-{branch}", "libnvidia-compute-{branch}", "nvidia-compute-utils-{branch}"),
     others=(),
-    fabric_manager="nvidia-fabricmanager-{branch}",
+    fabric_manager=("nvidia-fabricmanager-{branch}",),
     headers="linux-headers-{release}",
     pinned=("nvidia-graphics-drivers-*", "fabricmanager-*"),
     certificate="/var/lib/shim-signed/mok/MOK.der",
     # NVIDIA recommends it from Turing on.
     preferred=pci.OPEN,
 )
-# By ID and VERSION_ID of os-release(5).
+# The names of NVIDIA's repository for RHEL 9. Without their streams the versions are what tells its packages apart: a stream moves
+# to a newer driver of its branch, and it is a state of the host that installed packages have to agree with.
+_RHEL = System(
+    kernel={pci.OPEN: "kmod-nvidia-open-dkms", pci.PROPRIETARY: "kmod-nvidia-latest-dkms"},
+    common=(
+        "nvidia-driver-cuda",
+        "nvidia-driver-cuda-libs",
+        "nvidia-persistenced",
+        "nvidia-modprobe",
+    ),
+    # What reads the lock. DKMS comes as a dependency, from EPEL or from NVIDIA.
+    others=("python3-dnf-plugin-versionlock",),
+    fabric_manager=("nvidia-fabricmanager", "nvidia-fabric-manager"),
+    # Has the headers and stays with its kernel, so that a new kernel brings new headers.
+    headers="kernel-devel-matched-{release}",
+    pinned=(),
+    certificate="/var/lib/dkms/mok.pub",
+    # NVIDIA recommends it from Turing on.
+    preferred=pci.OPEN,
+    dnf=True,
+)
+# ID of os-release(5) of RHEL and of its rebuilds.
+_RHEL_IDS = ("rhel", "rocky", "almalinux", "ol")
+# By ID and VERSION_ID of os-release(5), of RHEL without the minor one.
 SYSTEMS = {
     ("debian", "12"): _DEBIAN,
     ("debian", "13"): _DEBIAN,
     ("ubuntu", "22.04"): _UBUNTU,
     ("ubuntu", "24.04"): _UBUNTU,
+    **{(name, "9"): _RHEL for name in _RHEL_IDS},
 }
 
 
@@ -192,7 +220,10 @@ class Report:
 def system_of(os_release: str) -> tuple[str, System | None]:
     """Name of the system that os-release(5) describes, and its packages, None if it is not supported."""
     identity = _field(os_release, "ID"), _field(os_release, "VERSION_ID")
-    return f"{identity[0]} {identity[1]}".strip() or "an unknown system", SYSTEMS.get(identity)
+    name = f"{identity[0]} {identity[1]}".strip() or "an unknown system"
+    if identity[0] in _RHEL_IDS:
+        identity = identity[0], identity[1].partition(".")[0]
+    return name, SYSTEMS.get(identity)
 
 
 def _field(os_release: str, name: str) -> str:
@@ -299,7 +330,7 @@ def kernels(root: Path, installed: Mapping[str, Package]) -> Kernels:
     )
 
 
-def disk_problems(free: Mapping[str, int], root: Path) -> Iterator[Problem]:
+def disk_problems(free: Mapping[str, int], root: Path, clean: str) -> Iterator[Problem]:
     """File systems with less free space than all folders on them need together, *free* in MiB by folder."""
     needs: dict[int, tuple[int, int, list[str]]] = {}
     for name, mebibytes in free.items():
@@ -312,7 +343,7 @@ def disk_problems(free: Mapping[str, int], root: Path) -> Iterator[Problem]:
             yield Problem(
                 "nvidia_driver_free_mib",
                 f"the file system of {', '.join(names)} has {there} MiB free, and {need} MiB are needed",
-                "Free some space: apt-get clean, and remove kernels that are not used any more",
+                f"Free some space: {clean}, and remove kernels that are not used any more",
             )
 
 
@@ -321,7 +352,7 @@ def _existing(path: Path) -> Path:
 
 
 def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Report:
-    """Read a host below *root* and *sysfs*; *folder* is an empty one for APT's lists."""
+    """Read a host below *root* and *sysfs*; *folder* is an empty one for package lists."""
     os_release = pci.text(root / "etc" / "os-release")
     name, system = system_of(os_release)
     devices = pci.gpus(sysfs)
@@ -350,23 +381,38 @@ def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Repo
             f"the host runs {name}",
             f"Supported are {supported}; take the host out of the inventory, or reinstall it",
         )
-        return _with(report, [problem, *_hardware_problems(report, wish, root)])
+        return _with(
+            report,
+            [
+                problem,
+                *_hardware_problems(report, wish, root, "the program that makes the initramfs"),
+            ],
+        )
     report = replace(report, secure_boot=secure_boot(sysfs, root, system.certificate))
-    found = packages.installed(run)
-    report = replace(
-        report,
-        kernels=kernels(root, found),
-        sources=own_sources(wish, system, root, _field(os_release, "VERSION_CODENAME")),
-    )
-    problems = [*_hardware_problems(report, wish, root), *_dpkg_problems(run)]
-    return _with(_plan(report, wish, system, run, root, folder, found), problems)
+    manager = _manager(wish, system, run, root, folder, _field(os_release, "VERSION_CODENAME"))
+    found = manager.installed()
+    report = replace(report, kernels=kernels(root, found), sources=manager.sources)
+    problems = [
+        *_hardware_problems(report, wish, root, manager.words.initramfs),
+        *_audit_problems(manager),
+        *(_keyring_problems(wish, root) if system.dnf else ()),
+    ]
+    return _with(_plan(report, wish, system, run, root, manager, found), problems)
+
+
+def _manager(
+    wish: Wish, system: System, run: Run, root: Path, folder: Path, codename: str
+) -> Manager:
+    if system.dnf:
+        return Dnf(run, folder, root, OWN, wish.repository)
+    return Apt(run, folder, root, OWN, own_sources(wish, system, root, codename))
 
 
 def _with(report: Report, problems: Sequence[Problem]) -> Report:
     return replace(report, problems=(*problems, *report.problems))
 
 
-def _hardware_problems(report: Report, wish: Wish, root: Path) -> Iterator[Problem]:
+def _hardware_problems(report: Report, wish: Wish, root: Path, initramfs: str) -> Iterator[Problem]:
     if not report.gpus:
         yield Problem(
             "nvidia_driver_sysfs",
@@ -394,17 +440,28 @@ def _hardware_problems(report: Report, wish: Wish, root: Path) -> Iterator[Probl
         yield Problem(
             "nvidia_driver_reboot",
             "it is never, and the nouveau driver has the GPU, which lets go of it only when the host starts without it",
-            "Set it to if_needed; or block nouveau in /etc/modprobe.d, run update-initramfs -u and restart the host yourself",
+            f"Set it to if_needed; or block nouveau in /etc/modprobe.d, run {initramfs} and restart the host yourself",
         )
 
 
-def _dpkg_problems(run: Run) -> Iterator[Problem]:
-    broken = packages.audit(run)
+def _audit_problems(manager: Manager) -> Iterator[Problem]:
+    broken = manager.audit()
     if broken:
         yield Problem(
-            "dpkg --audit",
+            manager.words.audit,
             f"packages are not installed properly ({'; '.join(broken)})",
-            "Repair them with dpkg --configure -a and apt-get --fix-broken install",
+            manager.words.repair,
+        )
+
+
+def _keyring_problems(wish: Wish, root: Path) -> Iterator[Problem]:
+    """Without a key that is there, dnf could not verify a package, and would say so in the middle of the installation."""
+    keyring = wish.repository.signed_by if wish.repository else ""
+    if wish.repository and not (keyring and (root / keyring.lstrip("/")).is_file()):
+        yield Problem(
+            "nvidia_driver_repository_keyring",
+            f"it is {keyring or 'empty'}, and the host has no such file, so that packages of {wish.repository.uri} cannot be verified",
+            "Copy the key that the packages are signed with (NVIDIA's is D42D0685.pub in its repository) to the host, and name it here",
         )
 
 
@@ -414,7 +471,7 @@ def _plan(
     system: System,
     run: Run,
     root: Path,
-    folder: Path,
+    manager: Manager,
     found: Mapping[str, Package],
 ) -> Report:
     """What has to be installed, and what keeps it from being installed."""
@@ -452,26 +509,29 @@ def _plan(
         and all(name in found for name in others)
     )
     if fabric:
-        name = fabric.format(branch=packages.upstream(wanted).partition(".")[0])
-        complete = complete and name in found and packages.matches(found[name].version, wanted)
+        branch = packages.upstream(wanted).partition(".")[0]
+        there = [one for one in (name.format(branch=branch) for name in fabric) if one in found]
+        complete = complete and any(packages.matches(found[one].version, wanted) for one in there)
     built = _built(known, have, wish.kernel_release)
     headers_there = (root / "lib" / "modules" / wish.kernel_release / "build" / "Makefile").exists()
     if complete and (headers_there or built):
-        names = [*versioned, *others, *([name] if fabric else [])]
+        names = [*versioned, *others, *(there[:1] if fabric else [])]
         report = replace(
             report,
             version=packages.upstream(wanted),
             versions=(have,),
-            wanted=tuple(f"{one}={found[one].version}" for one in names),
-            preferences=packages.preferences(
-                system.pinned, [found[one].version for one in versioned]
+            wanted=tuple(manager.spec(one, found[one].version) for one in names),
+            preferences=manager.lock(
+                system.pinned,
+                {one: found[one].version for one in versioned},
+                {one.name: one.version for one in driver},
             ),
             build=built,
         )
         return _with(report, list(_running_problems(report, wish, report.version)))
     return _repository_plan(
         replace(report, needed=True, build=built),
-        wish, system, Apt(run, folder, root, OWN, report.sources), found,
+        wish, system, manager, root, found,
         _Names(kernel, tuple(versioned), tuple(others), fabric, "" if headers_there else system.headers.format(**fill)),
         wanted,
     )  # fmt: skip
@@ -484,7 +544,7 @@ class _Names:
     kernel: str
     versioned: tuple[str, ...]
     others: tuple[str, ...]
-    fabric: str
+    fabric: tuple[str, ...]
     headers: str
 
 
@@ -499,10 +559,10 @@ def _kept(
     return report.kernel_module
 
 
-def _fabric_manager(report: Report, wish: Wish, system: System) -> str:
+def _fabric_manager(report: Report, wish: Wish, system: System) -> tuple[str, ...]:
     if wish.fabric_manager == "absent" or (wish.fabric_manager == "auto" and not report.nvswitches):
-        return ""
-    return wish.fabric_manager_package or system.fabric_manager
+        return ()
+    return (wish.fabric_manager_package,) if wish.fabric_manager_package else system.fabric_manager
 
 
 def _built(known: Sequence[Build], version: str, release: str) -> Build | None:
@@ -518,24 +578,25 @@ def _repository_plan(
     report: Report,
     wish: Wish,
     system: System,
-    apt: Apt,
+    manager: Manager,
+    root: Path,
     found: Mapping[str, Package],
     names: _Names,
     wanted: str,
 ) -> Report:
     """The plan for a host on which something is missing: what the repositories have for it."""
-    problems = list(disk_problems(wish.free, apt.root))
-    apt.prepare(update=True)
+    problems = list(disk_problems(wish.free, root, manager.words.clean))
+    manager.prepare()
     problems += [
         Problem(
-            "nvidia_driver_mirror",
+            manager.words.lists,
             f"package lists could not be fetched: {what}",
-            "Correct nvidia_driver_mirror and the host's own APT sources, or bring the mirror up",
+            manager.words.fetch,
         )
-        for what in apt.problems
+        for what in manager.problems
     ]
     asked = [*names.versioned, *names.others, *([names.headers] if names.headers else [])]
-    offers = apt.policy(asked)
+    offers = manager.policy(asked)
     offered = packages.available(offers, names.versioned)
     newest = packages.available(offers, names.versioned, ordinary=True)
     version = packages.upstream(wanted) or (newest[0] if newest else "")
@@ -543,7 +604,7 @@ def _repository_plan(
     if version not in offered or not all(
         packages.exact(offers[one], full) for one in names.versioned
     ):
-        problems.append(_version_problem(wanted, names, offers, offered))
+        problems.append(_version_problem(wanted, names, offers, offered, manager.words.lists))
         version = ""
     for what in pci.branch_problems(report.gpus, version) if version else ():
         problems.append(
@@ -566,7 +627,7 @@ def _repository_plan(
     report = replace(report, version=version, versions=tuple(offered))
     if not version or problems_in(problems, "nvidia_driver_kernel_release"):
         return _with(report, [*problems, *_running_problems(report, wish, version)])
-    return _simulated(report, wish, system, apt, found, names, full, offers, problems)
+    return _simulated(report, wish, system, manager, found, names, full, offers, problems)
 
 
 def problems_in(problems: Sequence[Problem], where: str) -> list[Problem]:
@@ -579,6 +640,7 @@ def _version_problem(
     names: _Names,
     offers: Mapping[str, Sequence[packages.Offer]],
     offered: Sequence[str],
+    lists: str,
 ) -> Problem:
     lacking = [name for name in names.versioned if not offers.get(name)]
     detail = f"it is {wanted or 'empty'}, and "
@@ -590,7 +652,7 @@ def _version_problem(
         "nvidia_driver_version",
         detail,
         f"Available for the {names.kernel} of this host: {', '.join(offered) or 'none'}; name one of them, or another mirror"
-        " in nvidia_driver_mirror",
+        f" in {lists}",
     )
 
 
@@ -608,7 +670,7 @@ def _simulated(
     report: Report,
     wish: Wish,
     system: System,
-    apt: Apt,
+    manager: Manager,
     found: Mapping[str, Package],
     names: _Names,
     full: str,
@@ -617,38 +679,55 @@ def _simulated(
 ) -> Report:
     """Try the installation, and refuse what it must not do."""
     versions = {one: packages.exact(offers[one], full) for one in names.versioned}
-    pins = packages.preferences(system.pinned, list(versions.values()))
-    apt.pin(pins)
-    versions.update(_along(report, apt, versions, full))
-    specs = [f"{one}={version}" for one, version in versions.items()]
+    pins = manager.lock(system.pinned, versions, {})
+    manager.pin(pins)
+    chosen = dict(versions)
+    versions.update(_along(report, manager, versions, full))
+    specs = [manager.spec(one, version) for one, version in versions.items()]
     more: list[Problem] = []
     if names.fabric:
-        name = names.fabric.format(branch=report.version.partition(".")[0])
-        known = apt.policy([name]).get(name, ())
-        exact = packages.exact(known, full) or packages.exact(known, report.version)
-        specs += [f"{name}={exact}"] if exact else []
-        if not exact:
-            listed = ", ".join(offer.version for offer in known) or "none"
+        candidates = [one.format(branch=report.version.partition(".")[0]) for one in names.fabric]
+        known = manager.policy(candidates)
+        exact = {
+            one: packages.exact(known.get(one, ()), full)
+            or packages.exact(known.get(one, ()), report.version)
+            for one in candidates
+        }
+        specs += [manager.spec(one, version) for one, version in exact.items() if version][:1]
+        if not any(exact.values()):
+            listed = ", ".join(offer.version for one in known.values() for offer in one) or "none"
             more.append(
                 Problem(
                     "nvidia_driver_fabric_manager",
-                    f"the GPUs of this host are joined by NVSwitches, and no source has {name} in version {report.version},"
+                    f"the GPUs of this host are joined by NVSwitches, and no source has {' or '.join(candidates)} in version {report.version},"
                     " which must be the driver's",
                     f"Available: {listed}; name a repository that has it in nvidia_driver_repository, or a version of the driver"
                     " that it is available for",
                 )
             )
     specs += [*names.others, *([names.headers] if names.headers else [])]
-    transaction = apt.simulate(specs, report.unwanted)
-    more += _transaction_problems(transaction, report, apt.root, found)
+    transaction = manager.simulate(specs, report.unwanted)
+    more += _transaction_problems(transaction, report, manager, found)
+    afterwards = {one.name: one.version for one in report.installed}
+    afterwards.update(
+        {
+            change.name: change.new
+            for change in transaction.changes
+            if change.name in afterwards or Package(change.name, "", change.name, False).is_driver
+        }
+    )
+    kept = {name: version for name, version in afterwards.items() if version}
+    pins = manager.lock(system.pinned, chosen, kept)
     return _with(
         replace(report, wanted=tuple(specs), preferences=pins, transaction=transaction),
         [*problems, *_running_problems(report, wish, report.version), *more],
     )
 
 
-def _along(report: Report, apt: Apt, versions: Mapping[str, str], full: str) -> dict[str, str]:
-    """Versions of installed packages that have to move along: APT leaves one that is held where it is, unless it is named."""
+def _along(
+    report: Report, manager: Manager, versions: Mapping[str, str], full: str
+) -> dict[str, str]:
+    """Versions of installed packages that have to move along: one that is held stays where it is, unless it is named."""
     behind = [
         package.name
         for package in report.installed
@@ -656,24 +735,24 @@ def _along(report: Report, apt: Apt, versions: Mapping[str, str], full: str) -> 
         and package.version in {one.version for one in report.installed if one.name in versions}
         and not packages.matches(package.version, full)
     ]
-    offers = apt.policy(behind) if behind else {}
+    offers = manager.policy(behind) if behind else {}
     found = {name: packages.exact(offers.get(name, ()), full) for name in behind}
     return {name: version for name, version in found.items() if version}
 
 
 def _transaction_problems(
-    transaction: Transaction, report: Report, root: Path, found: Mapping[str, Package]
+    transaction: Transaction, report: Report, manager: Manager, found: Mapping[str, Package]
 ) -> Iterator[Problem]:
     if transaction.error:
         yield Problem(
-            "apt-get --simulate install",
+            manager.words.simulation,
             f"the driver's packages cannot be installed together: {transaction.error}",
-            "Look at apt-mark showhold, at /etc/apt/preferences.d and at sources of other releases",
+            manager.words.conflict,
         )
     moved = [change.name for change in transaction.changes if packages.is_kernel(change.name)]
     if moved:
         yield Problem(
-            "apt-get --simulate install",
+            manager.words.simulation,
             f"installing the driver would change the kernel ({', '.join(moved)})",
             "Bring the kernel up to date first, as you always do, restart the host, and run this again",
         )
@@ -684,18 +763,14 @@ def _transaction_problems(
     ]
     if gone:
         yield Problem(
-            "apt-get --simulate install",
+            manager.words.simulation,
             f"installing the driver would remove {', '.join(gone)}",
             "Remove them yourself if nobody needs them, or name a version that gets along with them",
         )
-    held = [
-        change.name
-        for change in transaction.changes
-        if change.name in found and found[change.name].held
-    ]
-    if held and not (root / "etc" / "apt" / "preferences.d" / OWN).exists():
+    held = manager.others_hold(transaction.changes, found)
+    if held:
         yield Problem(
-            "dpkg --get-selections",
+            manager.words.holds,
             f"packages of the driver are held, and not by this role ({', '.join(held)})",
-            f"Ask who holds them and why; then run apt-mark unhold {' '.join(held)}",
+            f"Ask who holds them and why; then {manager.words.release.format(names=' '.join(held))}",
         )

@@ -59,11 +59,13 @@ options:
     type: str
     default: ""
   repository:
-    description: URL of a flat APT repository that is used as well, such as NVIDIA's or a mirror of it.
+    description:
+      - URL of a repository that is used as well, such as NVIDIA's or a mirror of it; a flat APT repository, or one of RPMs on RHEL 9.
     type: str
     default: ""
   repository_keyring:
-    description: Keyring on the host that O(repository) is signed with.
+    description:
+      - Keyring on the host that O(repository) is signed with; on RHEL 9 the key that its packages are signed with, which has to be there.
     type: path
   free_mib:
     description: Free space in MiB that an installation needs, by folder.
@@ -140,7 +142,7 @@ installed:
   elements: dict
   returned: success
 wanted:
-  description: What is to be installed, as apt-get takes it.
+  description: What is to be installed, as apt-get or dnf takes it.
   type: list
   elements: str
   returned: success
@@ -151,11 +153,11 @@ unwanted:
   elements: str
   returned: success
 sources:
-  description: APT sources that the host needs beside its own, in deb822 form; empty if it needs none.
+  description: Sources that the host needs beside its own, APT's in deb822 form or a repository of dnf's; empty if it needs none.
   type: str
   returned: success
 preferences:
-  description: APT preferences that keep the driver at its version; empty if there is none to be had.
+  description: APT preferences, or lines of dnf's C(versionlock.list), that keep the driver at its version; empty if there is none to be had.
   type: str
   returned: success
 needed:
