@@ -275,7 +275,7 @@ def parse_dkms(output: str) -> list[Build]:
     for line in output.splitlines():
         entry = _DKMS.match(line)
         if entry:
-            name, version, kernel, _, state = entry.groups(default="")
+            name, version, kernel, _unused, state = entry.groups(default="")
             found.append(Build(name, version, kernel.strip(), state))
     return found
 
@@ -336,7 +336,7 @@ def disk_problems(free: Mapping[str, int], root: Path, clean: str) -> Iterator[P
     for name, mebibytes in free.items():
         folder = _existing(root / name.lstrip("/"))
         state, device = os.statvfs(folder), folder.stat().st_dev
-        _, need, names = needs.get(device, (0, 0, []))
+        _unused, need, names = needs.get(device, (0, 0, []))
         needs[device] = (state.f_bavail * state.f_frsize >> 20, need + mebibytes, [*names, name])
     for there, need, names in needs.values():
         if there < need:

@@ -46,7 +46,7 @@ _RANGES: tuple[tuple[int, str], ...] = (
     (0x2680, "ada"),
     (0x2900, "blackwell or newer"),
 )
-_FIRSTS = tuple(first for first, _ in _RANGES)
+_FIRSTS = tuple(first for first, _unused in _RANGES)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_gpus_are_judged_before_the_rollout_where_they_can_be(
     disk = {"path": "/", "size": 1, "free": 1, "read_mb_s": 1, "read_from": "", "unknown": ""}
     gpu = {"pci": ["0000:00:06.0"], "driver": "580.159.04", "venv": False}
     seen = {"nics": nics, "clock": clock, "disk": disk, "gpu": gpu}
-    _, said, report = preflight(
+    _unused, said, report = preflight(
         tmp_path,
         "--extra-vars",
         json.dumps({"__preflight_info": seen}),
@@ -122,7 +122,7 @@ def test_gpus_are_judged_before_the_rollout_where_they_can_be(
 def test_a_host_without_a_management_address_is_not_asked(tmp_path: Path) -> None:
     """Its address would be that of the controller. A bare off, YAML's false, is off."""
     none = ("--extra-vars", '{"deepseek_zone_addresses": {}}')
-    _, said, report = preflight(tmp_path, *none, preflight_network=False)
+    _unused, said, report = preflight(tmp_path, *none, preflight_network=False)
     asked = [check for check in report["checks"] if check["name"] == "reachable"]
     assert [(one["host"], one["status"]) for one in asked] == [("poc", "deferred")]
     assert "poc, reachable: the inventory gives it no management address" in said

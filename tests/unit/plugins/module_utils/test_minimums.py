@@ -68,7 +68,7 @@ def test_a_host_of_several_groups_needs_the_highest() -> None:
     ],
 )
 def test_what_cannot_be_a_minimum(name: Any, value: Any, says: str) -> None:
-    ((where, _, remedy),) = problems({name: value})
+    ((where, _unused, remedy),) = problems({name: value})
     assert where == str(name)
     assert says in remedy
     assert merged({name: value}) == DEFAULTS
@@ -89,7 +89,7 @@ anything = st.recursive(
 @given(name=st.sampled_from(sorted(DEFAULTS)) | st.text(), value=anything)
 def test_whatever_is_written_has_a_problem_or_is_in_force(name: str, value: Any) -> None:
     found = list(problems({name: value}))
-    assert all(what and remedy for _, what, remedy in found)
+    assert all(what and remedy for _unused, what, remedy in found)
     least = merged({name: value})
     assert least.keys() == DEFAULTS.keys()
     for number in ("cpus", "memory_gb", "disk_gb", "disk_read_mb_s"):

@@ -71,7 +71,7 @@ def target(address: str) -> Target:
 
 @pytest.mark.parametrize("address", BOTH)
 def test_delay_loss_and_path_mtu(address: str) -> None:
-    with answering() as (port, _):
+    with answering() as (port, _unused):
         (result,) = probe([target(address)], TOKEN, port, 20, 10)
     assert (result.problem, result.sent, result.lost) == ("", 20, 0)
     assert (result.path_mtu, result.mtu) == (65536, 65536)
@@ -82,7 +82,7 @@ def test_delay_loss_and_path_mtu(address: str) -> None:
 @pytest.mark.parametrize("address", BOTH)
 def test_bandwidth_in_both_directions_within_limits(address: str) -> None:
     start = time.monotonic()
-    with answering() as (port, _):
+    with answering() as (port, _unused):
         (result,) = probe([target(address)], TOKEN, port, 20, 10, LIMITS)
     assert result.problem == ""
     assert result.bandwidth_mbps.keys() == {"to", "from"}
@@ -103,7 +103,7 @@ def test_bytes_of_a_transfer_are_limited() -> None:
 
 
 def test_whoever_does_not_know_the_token_gets_nothing() -> None:
-    with answering() as (port, _):
+    with answering() as (port, _unused):
         (result,) = probe([target("127.0.0.1")], b"another token here", port, 20, 10)
         assert (result.blocked, result.problem) == ("tcp", "the connection was closed")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -117,7 +117,7 @@ def test_whoever_does_not_know_the_token_gets_nothing() -> None:
 
 
 def test_strangers_get_nothing_even_with_the_token() -> None:
-    with answering(peers=["::1"], addresses=("::1", "127.0.0.1")) as (port, _):
+    with answering(peers=["::1"], addresses=("::1", "127.0.0.1")) as (port, _unused):
         (result,) = probe([target("127.0.0.1")], TOKEN, port, 20, 10)
         assert result.blocked == "tcp"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -128,7 +128,7 @@ def test_strangers_get_nothing_even_with_the_token() -> None:
 
 
 def test_an_answer_is_never_longer_than_its_question() -> None:
-    with answering() as (port, _), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+    with answering() as (port, _unused), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(2)
         for size in (32, 64, 1472, 9000):
             udp.sendto(packet(TOKEN, b"E", size, size), ("127.0.0.1", port))
@@ -140,7 +140,7 @@ def test_something_else_on_the_port_is_recognised() -> None:
         port = other.getsockname()[1]
 
         def greet() -> None:
-            connection, _ = other.accept()
+            connection, _unused = other.accept()
             with connection:
                 connection.sendall(b"SSH-2.0-OpenSSH_9.2 and so on and on\r\n")
                 time.sleep(0.2)
@@ -155,7 +155,7 @@ def test_a_server_that_does_not_know_the_token_is_recognised() -> None:
         port = other.getsockname()[1]
 
         def pretend() -> None:
-            connection, _ = other.accept()
+            connection, _unused = other.accept()
             with connection:
                 connection.sendall(b"DSP1" + bytes(16))
                 connection.recv(100)
@@ -187,7 +187,7 @@ def test_udp_alone_is_blocked() -> None:
 
 
 def test_time_for_all_targets_is_limited() -> None:
-    with answering() as (port, _):
+    with answering() as (port, _unused):
         results = probe([target("127.0.0.1")] * 3, TOKEN, port, 20, -1)
     assert [result.problem for result in results] == [
         "not measured: -1 s for 3 pairs were over"
@@ -207,7 +207,7 @@ def test_addresses_that_cannot_be_listened_on() -> None:
 
 
 def test_it_ends_when_it_is_told_to() -> None:
-    with answering() as (_, server):
+    with answering() as (_unused, server):
         stop(TOKEN)
         server.join(2)
         assert not server.is_alive()
@@ -223,7 +223,7 @@ def test_nobody_else_can_end_it() -> None:
 
 
 def test_it_ends_by_itself() -> None:
-    with answering(limits=Limits(0.2, 1, 1), peers=()) as (_, server):
+    with answering(limits=Limits(0.2, 1, 1), peers=()) as (_unused, server):
         server.join(2)
         assert not server.is_alive()
 
