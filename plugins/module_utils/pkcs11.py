@@ -17,6 +17,7 @@ import importlib
 import os
 import secrets
 import stat
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -190,6 +191,21 @@ def uri_pem(uri: str) -> str:
     return "\n".join(
         ["-----BEGIN PKCS#11 PROVIDER URI-----", *lines, "-----END PKCS#11 PROVIDER URI-----", ""]
     )
+
+
+def key_label(pem: str) -> str | None:
+    """Label of the private key whose PKCS#11 URI is wrapped in a PEM text, None without one."""
+    begin, end = "-----BEGIN PKCS#11 PROVIDER URI-----", "-----END PKCS#11 PROVIDER URI-----"
+    _before, found, rest = pem.partition(begin)
+    if not found or end not in rest:
+        return None
+    try:
+        content = base64.b64decode("".join(rest.partition(end)[0].split()), validate=True)
+    except ValueError:
+        return None
+    uri = content.partition(b"pkcs11:")[2].decode(errors="replace")
+    values = dict(part.partition("=")[::2] for part in uri.split(";"))
+    return urllib.parse.unquote(values["object"]) if "object" in values else None
 
 
 def check_pin(pin: str, origin: str) -> str:
