@@ -500,7 +500,8 @@ def revoked_serials(crl: x509.CertificateRevocationList) -> dict[int, datetime.d
 
 def next_update(crl: x509.CertificateRevocationList) -> datetime.datetime:
     """When the list ends; without an end it is as good as ended."""
-    if crl.next_update is None:
+    name = "next_update_utc" if hasattr(crl, "next_update_utc") else "next_update"
+    if getattr(crl, name) is None:
         return datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
     return _aware(crl, "next_update")
 
@@ -580,6 +581,23 @@ def signing_request(common_name_wanted: str, names: list[str], signer: TokenKey)
             x509.SubjectAlternativeName(parse_names(names)), critical=False
         )
     return builder.sign(signer, _hash_for(signer)).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def check_clock(certificate: x509.Certificate, now: datetime.datetime) -> None:
+    """Refuse a certificate that is not valid by the clock of this host."""
+    name, here = common_name(certificate), f"this host's clock says {now.isoformat()}"
+    if now < not_before(certificate):
+        raise Pkcs11Error(
+            "CLOCK",
+            f"the certificate of {name!r} is valid from {not_before(certificate).isoformat()}, and {here}.",
+            "set the clock of this host, or of the CA's host if that one is ahead.",
+        )
+    if now >= not_after(certificate):
+        raise Pkcs11Error(
+            "CERT_ENDED",
+            f"the certificate of {name!r} ended {not_after(certificate).isoformat()}, and {here}.",
+            "check the clock, then run role tls, which issues another.",
+        )
 
 
 def prove(session: Session, label: str, certificate: x509.Certificate | None, nonce: bytes) -> None:

@@ -13,7 +13,7 @@ version_added: "0.1.0"
 description:
   - Lists tokens with their PIN flags and, with a PIN, the private keys of one token with their attributes.
   - With O(prove=true) it signs a nonce in the token and verifies the signature, so it fails when the key is gone, can leave
-    the token, cannot sign, or does not belong to the certificate.
+    the token, cannot sign, or does not belong to the certificate, and when the certificate is not valid by the host's clock.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 extends_documentation_fragment:
@@ -88,6 +88,7 @@ proof:
   sample: {signed: true, certificate_matches: true}
 """
 
+import datetime
 import os
 
 from ansible.module_utils.basic import AnsibleModule
@@ -105,6 +106,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
     token_result,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+    check_clock,
     describe,
     load_certificate,
     prove,
@@ -132,6 +134,8 @@ def look(session, params, label, certificate):
     if label:
         session.key(label)
     if params["prove"]:
+        if certificate is not None:
+            check_clock(certificate, datetime.datetime.now(datetime.timezone.utc))
         prove(session, label, certificate, os.urandom(32))
     return {
         "private_keys": [key_result(key) for key in session.private_keys()],

@@ -498,3 +498,35 @@ def test_a_root_signs_a_ca_that_signs_hosts(token: Run, home: Path) -> None:
     assert token("certificate", **host)["changed"]
     chain = ("-CAfile", str(home / "ca.pem"), "-untrusted", str(home / "issuing.pem"))
     openssl("verify", "-purpose", "sslserver", *chain, str(home / "host.pem"))
+
+
+def test_the_clock_is_told_from_a_certificate_that_has_ended(
+    token: Run, home: Path, authority: dict[str, Any]
+) -> None:
+    certificate = pkcs11_x509.load_certificate((home / "ca.pem").read_text(), "ca.pem")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    pkcs11_x509.check_clock(certificate, now)
+    for when, code in (
+        (now - datetime.timedelta(days=2), "CLOCK"),
+        (now + datetime.timedelta(days=4000), "CERT_ENDED"),
+    ):
+        with pytest.raises(pkcs11.Pkcs11Error) as caught:
+            pkcs11_x509.check_clock(certificate, when)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("CKR_DEVICE_MEMORY", "TOKEN_FULL"),
+        ("CKR_DEVICE_REMOVED", "TOKEN_MISSING"),
+        ("CKR_SESSION_COUNT", "TOKEN_BUSY"),
+        ("CKR_GENERAL_ERROR", "TOKEN_ERROR"),
+    ],
+)
+def test_what_a_token_says_is_told_apart(home: Path, name: str, code: str) -> None:
+    api = pkcs11.load_api()
+    library = pkcs11.Library(api, None, SOFTHSM)
+    failure = library.failure(api.PyKCS11Error(getattr(api, name)), "Generating a key")
+    assert failure.code == code
+    assert failure.remedy
