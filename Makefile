@@ -87,17 +87,19 @@ sanity: packages venv ## ansible-test sanity
 	@tests/sanity/run
 
 .PHONY: molecule $(SCENARIOS:%=molecule-%)
-molecule: packages venv ## every Molecule scenario; one of them: make molecule-tls
+molecule: packages venv ## every Molecule scenario, two at a time; one of them: make molecule-tls
 	$(call say,Molecule: $(SCENARIOS))
-	@molecule test --all --report
+	@python tests/lab/scenarios.py
 
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
 .PHONY: bench
-bench: packages venv $(SERVING)/.made ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
+bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python tests/bench/rollout.py
+	@python tests/bench/zones.py
 	@$(SERVING)/bin/python tests/bench/decode.py
+	@$(SERVING)/bin/python tests/bench/genai.py
 	@$(SERVING)/bin/python tests/bench/engine.py
 	@$(SERVING)/bin/python tests/bench/service.py
 	@$(SERVING)/bin/python tests/bench/latency.py
@@ -132,6 +134,11 @@ $(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@$(SERVING)/bin/pip check --disable-pip-version-check
+	@touch $@
+
+$(SERVING)/.bench: serving/requirements-bench.txt $(SERVING)/.made
+	$(call say,What the benchmarks compare with)
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # python3 alone has no venv on Debian.

@@ -55,7 +55,10 @@ class Expectations:
     power_limit_watts: float | Literal["default"] | None = "default"
     persistence: bool | None = True
     mig: bool | None = False
-    processes: tuple[str, ...] | None = ("deepseek-inference@*.service",)
+    processes: tuple[str, ...] | None = (
+        "deepseek-inference@*.service",
+        "deepseek-upstream.service",
+    )
     xids: tuple[int, ...] | None = ()
 
 
@@ -153,55 +156,72 @@ def _or(word: str, kind: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: word if value == word else kind(value)
 
 
-_COUNT = (_whole, "a whole number")
-_AMOUNT = (_number, "a number that is not negative")
-_MODE = (_flag, "true or false")
-_VERSION = (_version, "a version in quotes, such as '580.65'")
-_NAMES = (_patterns, "a list of names or patterns")
-_KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "count": _COUNT,
+# What makes a value of what a playbook says, or raises ValueError; and what that must be, in words.
+Kind = tuple[Callable[[Any], Any], str]
+
+COUNT: Kind = (_whole, "a whole number")
+AMOUNT: Kind = (_number, "a number that is not negative")
+MODE: Kind = (_flag, "true or false")
+_VERSION: Kind = (_version, "a version in quotes, such as '580.65'")
+_NAMES: Kind = (_patterns, "a list of names or patterns")
+REASONS: Kind = (_reasons, f"a list of {', '.join(THROTTLE_REASONS.values())}")
+WHOLES: Kind = (_wholes, "a list of whole numbers")
+
+
+def amount_or(word: str) -> Kind:
+    """A number, or a word that stands for one."""
+    return _or(word, _number), f"a number or {word!r}"
+
+
+_KINDS: dict[str, Kind] = {
+    "count": COUNT,
     "products": _NAMES,
-    "memory_gb": _AMOUNT,
+    "memory_gb": AMOUNT,
     "compute_capability": _VERSION,
     "driver": _VERSION,
-    "same_driver": _MODE,
-    "ecc": _MODE,
-    "ecc_volatile_uncorrected": _COUNT,
-    "ecc_aggregate_uncorrected": _COUNT,
-    "row_remap": _MODE,
+    "same_driver": MODE,
+    "ecc": MODE,
+    "ecc_volatile_uncorrected": COUNT,
+    "ecc_aggregate_uncorrected": COUNT,
+    "row_remap": MODE,
     "pcie_generation": (_or("max", _whole), "a whole number or 'max'"),
     "pcie_width": (_or("max", _whole), "a whole number or 'max'"),
     "nvlinks": (_or("all", _whole), "a whole number or 'all'"),
-    "fabric": _MODE,
-    "throttle_reasons": (_reasons, f"a list of {', '.join(THROTTLE_REASONS.values())}"),
-    "temperature_celsius": _AMOUNT,
-    "temperature_margin_celsius": _AMOUNT,
-    "power_limit_watts": (_or("default", _number), "a number or 'default'"),
-    "persistence": _MODE,
-    "mig": _MODE,
+    "fabric": MODE,
+    "throttle_reasons": REASONS,
+    "temperature_celsius": AMOUNT,
+    "temperature_margin_celsius": AMOUNT,
+    "power_limit_watts": amount_or("default"),
+    "persistence": MODE,
+    "mig": MODE,
     "processes": _NAMES,
-    "xids": (_wholes, "a list of whole numbers"),
+    "xids": WHOLES,
 }
 
 
 def expectations_of(given: Any) -> Expectations:
     """The default expectations with those that are given in their place; raises ExpectationsError."""
+    return replace(Expectations(), **values_of(given, _KINDS))
+
+
+def values_of(given: Any, kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Expectations that are given, with their types; raises ExpectationsError with everything that is wrong."""
     if not isinstance(given, Mapping):
         raise ExpectationsError(f"expectations are {given!r}, and must be a mapping")
     values: dict[str, Any] = {}
     problems = []
     for name, value in given.items():
-        if name not in _KINDS:
-            problems.append(f"there is no {name!r}; there are {', '.join(_KINDS)}")
+        if name not in kinds:
+            problems.append(f"there is no {name!r}; there are {', '.join(kinds)}")
             continue
-        kind, says = _KINDS[name]
+        kind, says = kinds[name]
         try:
             values[name] = None if value is None else kind(value)
         except (ValueError, OverflowError):
             problems.append(f"{name} is {value!r}, and must be {says}, or null")
     if problems:
         raise ExpectationsError("expectations: " + "; ".join(problems))
-    return replace(Expectations(), **values)
+    return values
 
 
 # What is found: the checks, of the host and of each GPU.
@@ -221,34 +241,40 @@ def problems_of(checks: Sequence[Check]) -> list[str]:
     ]
 
 
-def _check(subject: str, name: str, verdict: Verdict) -> Check:
+def check_of(subject: str, name: str, verdict: Verdict) -> Check:
+    """A verdict as a check; where all is well there is nothing to do."""
     detail = f"{verdict.detail.rstrip('.')}."
     return Check(subject, name, verdict.ok, detail, "" if verdict.ok else verdict.remedy)
 
 
 def _host_checks(host: Host, expectations: Expectations) -> Iterator[Check]:
-    yield _check(HOST, "nvml", _nvml(host))
+    yield check_of(HOST, "nvml", nvml_answers(host))
     for name, judge_it in _HOST.items():
         wanted = getattr(expectations, name)
         if wanted is not None and (host.snapshot.problem is None or name in _WITHOUT_NVML):
-            yield _check(HOST, name, judge_it(host, wanted))
+            yield check_of(HOST, name, judge_it(host, wanted))
 
 
 def _gpus_checks(host: Host, expectations: Expectations) -> Iterator[Check]:
     for gpu, processes in zip(host.snapshot.gpus, host.processes):
-        subject = f"GPU {gpu.index}" + (f" {gpu.uuid}" if gpu.uuid else "")
+        subject = subject_of(gpu)
         if gpu.problem:
             verdict = Verdict(False, gpu.problem.detail, gpu.problem.remedy)
-            yield _check(subject, "nvml", verdict)
+            yield check_of(subject, "nvml", verdict)
             continue
-        seen = Seen(gpu, processes, [xid for xid in host.xids if _is_of(xid, gpu)])
+        seen = Seen(gpu, processes, [xid for xid in host.xids if is_of(xid, gpu)])
         for name, judge_it in _GPU.items():
             wanted = getattr(expectations, name)
             if wanted is not None:
-                yield _check(subject, name, judge_it(seen, wanted))
+                yield check_of(subject, name, judge_it(seen, wanted))
 
 
-def _is_of(xid: Xid, gpu: Gpu) -> bool:
+def subject_of(gpu: Gpu) -> str:
+    """A GPU as checks name it."""
+    return f"GPU {gpu.index}" + (f" {gpu.uuid}" if gpu.uuid else "")
+
+
+def is_of(xid: Xid, gpu: Gpu) -> bool:
     return gpu.pci_bus_id is not None and address(gpu.pci_bus_id) == xid.pci
 
 
@@ -262,7 +288,8 @@ def _silent(gpu: Gpu, field: str, name: str) -> Verdict:
 # The checks of the host.
 
 
-def _nvml(host: Host) -> Verdict:
+def nvml_answers(host: Host) -> Verdict:
+    """Whether NVML answers at all."""
     snapshot = host.snapshot
     if snapshot.problem:
         return Verdict(False, snapshot.problem.detail, snapshot.problem.remedy)
@@ -323,7 +350,7 @@ def _host_xids(host: Host, accepted: Sequence[int]) -> Verdict:
             f"the kernel log cannot be read: {host.log_problem}",
             "Run the task with become: true.",
         )
-    others = [xid for xid in host.xids if not any(_is_of(xid, gpu) for gpu in host.snapshot.gpus)]
+    others = [xid for xid in host.xids if not any(is_of(xid, gpu) for gpu in host.snapshot.gpus)]
     return _xids(others, accepted, "no Xid of a GPU that does not answer")
 
 
@@ -489,14 +516,14 @@ def _fabric(seen: Seen, wanted: bool) -> Verdict:
     )
 
 
-_COOLING = "Look at fans, inlet temperature and heat sinks."
+COOLING = "Look at fans, inlet temperature and heat sinks."
 _POWER = "Look at the power supplies and their cables: the server holds the GPU back."
 _CAP = "The power limit is reached: that is ordinary under full load, else raise the limit."
-_THROTTLE = {
+THROTTLE = {
     "sw_power_cap": (_CAP,),
-    "hw_slowdown": (_COOLING, _POWER),
-    "sw_thermal_slowdown": (_COOLING,),
-    "hw_thermal_slowdown": (_COOLING,),
+    "hw_slowdown": (COOLING, _POWER),
+    "sw_thermal_slowdown": (COOLING,),
+    "hw_thermal_slowdown": (COOLING,),
     "hw_power_brake_slowdown": (_POWER,),
 }
 
@@ -506,7 +533,7 @@ def _throttle(seen: Seen, accepted: Sequence[str]) -> Verdict:
     if reasons is None:
         return _silent(seen.gpu, "throttle_reasons", "throttle_reasons")
     others = [reason for reason in reasons if reason not in accepted]
-    remedies = dict.fromkeys(text for reason in others for text in _THROTTLE.get(reason, ()))
+    remedies = dict.fromkeys(text for reason in others for text in THROTTLE.get(reason, ()))
     return Verdict(
         not others,
         f"clocks are held down by: {', '.join(reasons) or 'nothing'}; accepted: {', '.join(accepted) or 'nothing'}",
@@ -518,7 +545,7 @@ def _temperature(seen: Seen, most: float) -> Verdict:
     found = seen.gpu.temperature_celsius
     if found is None:
         return _silent(seen.gpu, "temperature_celsius", "temperature_celsius")
-    return Verdict(found <= most, f"{found} °C, at most {most:g} °C are expected", _COOLING)
+    return Verdict(found <= most, f"{found} °C, at most {most:g} °C are expected", COOLING)
 
 
 def _margin(seen: Seen, least: float) -> Verdict:
@@ -529,7 +556,7 @@ def _margin(seen: Seen, least: float) -> Verdict:
     if margin is None:
         return _silent(gpu, "temperature_margin_celsius", "temperature_margin_celsius")
     detail = f"{margin} °C below the limit at which the GPU slows down, at least {least:g} °C are expected"
-    return Verdict(margin >= least, detail, _COOLING)
+    return Verdict(margin >= least, detail, COOLING)
 
 
 def _power(seen: Seen, wanted: float | str) -> Verdict:
@@ -577,7 +604,7 @@ def _processes(seen: Seen, accepted: Sequence[str]) -> Verdict:
     known = len(seen.processes) - len(foreign)
     return Verdict(
         not foreign,
-        f"foreign processes: {', '.join(map(_words, foreign)) or 'none'}; accepted ones: {known}",
+        f"foreign processes: {', '.join(map(words_of, foreign)) or 'none'}; accepted ones: {known}",
         "Stop them, or add the name of the command or systemd unit to processes.",
     )
 
@@ -587,7 +614,8 @@ def _is_accepted(process: Process, accepted: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in accepted)
 
 
-def _words(process: Process) -> str:
+def words_of(process: Process) -> str:
+    """A process in words."""
     memory = f", {process.memory_bytes / 1e6:.0f} MB" if process.memory_bytes else ""
     return f"{process.pid} ({process.command or 'unknown'}, {process.unit or 'no unit'}{memory})"
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the modules gpu_info and gpu_validate share: their arguments, and everything that they read from a host."""
+"""What the modules that look at GPUs share: their arguments, and everything that they read from a host."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Host:
 
 
 def arguments() -> dict[str, Any]:
-    """Arguments of both modules, as in the documentation fragment."""
+    """Arguments of gpu_info and gpu_validate, as in the documentation fragment."""
     return {
         "venv": {"type": "path"},
         "wheel": {"type": "path"},
@@ -75,10 +75,19 @@ def arguments() -> dict[str, Any]:
 def read_host(module: Any) -> Host:
     """Read everything, with the arguments of a module."""
     params = module.params
-    python = os.path.join(params["venv"], "bin", "python") if params["venv"] else sys.executable
-    snapshot = take(python, params["wheel"], params["timeout"])
+    wheels = [params["wheel"]] if params["wheel"] else []
+    return read(module, python_of(params["venv"]), wheels, params["timeout"])
+
+
+def python_of(venv: str | None) -> str:
+    """The Python of an environment, or the one that runs this."""
+    return os.path.join(venv, "bin", "python") if venv else sys.executable
+
+
+def read(module: Any, python: str, paths: Sequence[str], timeout: float) -> Host:
+    """Read everything, with NVIDIA's binding in *paths* or that of a Python."""
     lines, log_problem = kernel_log(runner(module))
-    return host_of(snapshot, ROOT, lines, log_problem)
+    return host_of(take(python, paths, timeout), ROOT, lines, log_problem)
 
 
 def runner(module: Any) -> Run:

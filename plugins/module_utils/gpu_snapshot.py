@@ -318,9 +318,9 @@ def _uses(answers: Mapping[str, Any], errors: dict[str, str]) -> tuple[Use, ...]
     return tuple(found)
 
 
-def take(python: str, wheel: str | None, timeout: float) -> Snapshot:
-    """Ask NVML with a Python, and for no longer than *timeout* seconds."""
-    command = [python, "-I", "-", *([wheel] if wheel else [])]
+def take(python: str, paths: Sequence[str], timeout: float) -> Snapshot:
+    """Ask NVML with a Python, with the binding in *paths* or its own, and for no longer than *timeout* seconds."""
+    command = [python, "-I", "-", *paths]
     answers = _answers(command, inspect.getsource(gpu_nvml).encode(), timeout)
     return Snapshot(problem=answers) if isinstance(answers, Problem) else snapshot_of(answers)
 
@@ -330,11 +330,7 @@ def _answers(command: Sequence[str], program: bytes, timeout: float) -> dict[str
     try:
         reader = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
     except OSError as error:
-        return Problem(
-            "no_python",
-            f"{command[0]} does not run: {error.strerror}",
-            "Correct venv, or run role onprem.deepseek.serving_package, which makes it.",
-        )
+        return no_python(command[0], error)
     try:
         stdout, stderr = reader.communicate(program, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -343,9 +339,20 @@ def _answers(command: Sequence[str], program: bytes, timeout: float) -> dict[str
         answers = json.loads(stdout)
     except ValueError:
         return Problem(
-            "reader", f"{command[0]} ended with status {reader.returncode}: {_last(stderr)}", _LOOK
+            "reader",
+            f"{command[0]} ended with status {reader.returncode}: {last_line(stderr)}",
+            _LOOK,
         )
     return dict(answers)
+
+
+def no_python(python: str, error: OSError) -> Problem:
+    """The Python that was given does not run."""
+    return Problem(
+        "no_python",
+        f"{python} does not run: {error.strerror}",
+        "Correct venv, or run role onprem.deepseek.serving_package, which makes it.",
+    )
 
 
 def _hangs(reader: subprocess.Popen[bytes], timeout: float) -> Problem:
@@ -357,13 +364,14 @@ def _hangs(reader: subprocess.Popen[bytes], timeout: float) -> Problem:
         said = still.stderr or b""
     return Problem(
         "timeout",
-        f"NVML gave no answer within {timeout:g} seconds; the last question was {_last(said) or 'to load it'}",
+        f"NVML gave no answer within {timeout:g} seconds; the last question was {last_line(said) or 'to load it'}",
         "Read the kernel log (journalctl --dmesg --grep NVRM) for Xid 79, 119 or 120. A driver that hangs needs a restart "
         "of the host; one that is only slow to start needs persistence mode, or a longer timeout.",
     )
 
 
-def _last(output: bytes) -> str:
+def last_line(output: bytes) -> str:
+    """Where a program that says each step stopped."""
     lines = output.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 

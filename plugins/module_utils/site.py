@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an inventory must say, and its hosts must be, before a rollout may change anything.
+"""What an inventory must say before a rollout may change anything. What its hosts must be is in :mod:`preflight`.
 
-Everything that is wrong is found in one go: each function gives all problems of its subject, and
-:func:`problems` gives all of them together.
+Everything that is wrong is found in one go: each function gives all problems of its subject.
 """
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import workers
+from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, workers
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import EXPORTED, PREPARED
 
 STORAGE_HOSTS = 3
-CLOCK_SECONDS = 60
-SYSTEMS = {"Debian": ("12", "13")}
-ARCHITECTURES = ("x86_64",)
 
 # The zones that a host of each group must have an address in.
 ZONES = {
@@ -50,21 +46,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Host:
-    """What is known of one host: from the inventory, and from the host itself.
-
-    ``facts`` is None when the host was not asked, or did not answer; ``error`` says why.
-    ``clock_offset`` is the host's time minus the controller's, in seconds. ``free`` is the number of
-    bytes for the store's file system, and ``needed`` what the release will take of it.
-    """
+    """What the inventory says of one host."""
 
     name: str
     addresses: Any = None
     variables: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] | None = None
-    error: str = ""
-    clock_offset: float = 0.0
-    free: int | None = None
-    needed: int = 0
 
 
 Check = Callable[[Any], bool]
@@ -125,6 +111,7 @@ class Variable:
 UNCOMPILED = "none"
 ON_CUDA = "onnxruntime_cuda"
 FLAVOURS = (UNCOMPILED, ON_CUDA, "onnxruntime", "tensorrt", "tensorrt_rtx")
+GPU_FLAVOURS = (ON_CUDA, "tensorrt", "tensorrt_rtx")
 # What ONNX Runtime's CUDA provider has kernels for.
 CUDA_PRECISIONS = ("fp16", "bf16")
 
@@ -154,10 +141,16 @@ VARIABLES = {
         lambda value: isinstance(value, str) and value in FLAVOURS,
         required=False,
     ),
+    "deepseek_manage_gpu_driver": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
     "deepseek_api_keys_file": Variable(
         "an absolute path on the controller, or '' for a service without keys",
         lambda value: value == "" or _folder(value),
         required=False,
+    ),
+    "deepseek_minimums": Variable(
+        "a mapping", lambda value: isinstance(value, Mapping), required=False
     ),
     "deepseek_config_dir": Variable("an absolute path", _folder),
     "deepseek_tls_dir": Variable("an absolute path", _folder),
@@ -169,20 +162,24 @@ VARIABLES = {
     "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
     "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
     "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
+    "deepseek_zones": Variable(
+        "a mapping of zones", lambda value: isinstance(value, Mapping), required=False
+    ),
+    "deepseek_flows": Variable(
+        "a list of mappings",
+        lambda value: (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and all(isinstance(item, Mapping) for item in value)
+        ),
+        required=False,
+    ),
+    "deepseek_zones_enforced": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
 }
 # Of each host, and not the same on all of them.
-HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_workers")
-
-
-def problems(groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]) -> list[Problem]:
-    """Give everything that is wrong, the inventory's shape first and each host's state last."""
-    return [
-        *group_problems(groups),
-        *variable_problems(hosts),
-        *address_problems(groups, hosts),
-        *(problem for host in hosts for problem in _worker_problems(host)),
-        *(problem for host in hosts for problem in host_problems(host)),
-    ]
+HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
 
 
 def group_problems(groups: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
@@ -243,6 +240,27 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     yield from _precision_problems(hosts)
     yield from _flavour_problems(hosts)
     yield from _export_problems(hosts)
+    yield from _minimum_problems(hosts)
+    yield from _zone_problems(hosts)
+
+
+def _zone_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find zones that are to be enforced and are not there."""
+    values = hosts[0].variables if hosts else {}
+    if values.get("deepseek_zones_enforced") is True and not values.get("deepseek_zones"):
+        yield Problem(
+            "deepseek_zones_enforced",
+            "it is true, and deepseek_zones is not set",
+            "Write the networks of each zone into deepseek_zones",
+        )
+
+
+def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find minimums that do not exist, or cannot be compared with."""
+    value = hosts[0].variables.get("deepseek_minimums") if hosts else None
+    if isinstance(value, Mapping):
+        for where, what, remedy in minimums.problems(value):
+            yield Problem(f"deepseek_minimums.{where}", what, remedy)
 
 
 def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
@@ -303,7 +321,7 @@ def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
         )
 
 
-def _worker_problems(host: Host) -> Iterator[Problem]:
+def worker_problems(host: Host) -> Iterator[Problem]:
     """Find workers that cannot be, or that would listen where the store is served."""
     listed, port = (
         host.variables.get("deepseek_workers"),
@@ -349,7 +367,7 @@ def address_problems(
                     f"Set deepseek_zone_addresses.{zone}",
                 )
         for zone, text in host.addresses.items():
-            yield from _address_problems(host.name, str(zone), text)
+            yield from _address_problems(host.name, str(zone), text, _zones(host))
             users.setdefault(str(text), []).append(host.name)
     for text, names in users.items():
         if len(set(names)) > 1:
@@ -358,76 +376,19 @@ def address_problems(
             )
 
 
-def _address_problems(name: str, zone: str, text: Any) -> Iterator[Problem]:
+def _zones(host: Host) -> list[str]:
+    """Give the zones that services of this collection are in, and those that the site has beside them."""
+    more = host.variables.get("deepseek_zones")
+    return list(
+        dict.fromkeys([*KNOWN_ZONES, *(map(str, more) if isinstance(more, Mapping) else ())])
+    )
+
+
+def _address_problems(name: str, zone: str, text: Any, known: Sequence[str]) -> Iterator[Problem]:
     where = f"{name}, deepseek_zone_addresses.{zone}"
-    if zone not in KNOWN_ZONES:
-        yield Problem(where, "there is no such zone", f"The zones are {', '.join(KNOWN_ZONES)}")
+    if zone not in known:
+        yield Problem(where, "there is no such zone", f"The zones are {', '.join(known)}")
     try:
         ipaddress.ip_address(str(text))
     except ValueError:
         yield Problem(where, f"{text!r} is not an IP address", "Correct it")
-
-
-def host_problems(host: Host) -> Iterator[Problem]:
-    """Find what the host itself lacks."""
-    if host.facts is None:
-        yield Problem(
-            host.name,
-            f"it cannot be used: {host.error or 'it gave no facts'}",
-            "Bring it up, and check address, user, SSH key and sudo with: ansible -m ansible.builtin.ping -b",
-        )
-        return
-    yield from _system_problems(host.name, host.facts)
-    if isinstance(host.addresses, Mapping):
-        yield from _own_address_problems(host.name, host.addresses, host.facts)
-    if abs(host.clock_offset) > CLOCK_SECONDS:
-        yield Problem(
-            host.name,
-            f"its clock is {abs(host.clock_offset):.0f} s {'ahead of' if host.clock_offset > 0 else 'behind'} the controller's",
-            "Set up time synchronisation: certificates are valid from the minute in which they are issued",
-        )
-    if host.free is not None and host.free < host.needed:
-        yield Problem(
-            host.name,
-            f"the file system of the store has {host.free} bytes free, and the release takes at least {host.needed}",
-            "Free some space or give the store a larger file system",
-        )
-
-
-def _system_problems(name: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
-    distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
-    if version not in SYSTEMS.get(str(distribution), ()):
-        supported = ", ".join(
-            f"{system} {' and '.join(versions)}" for system, versions in SYSTEMS.items()
-        )
-        yield Problem(name, f"it runs {distribution} {version}", f"Supported are {supported}")
-    if facts.get("architecture") not in ARCHITECTURES:
-        yield Problem(
-            name,
-            f"its architecture is {facts.get('architecture')}",
-            f"Supported are {', '.join(ARCHITECTURES)}",
-        )
-    if facts.get("service_mgr") != "systemd":
-        yield Problem(name, f"its init system is {facts.get('service_mgr')}", "systemd is needed")
-
-
-def _own_address_problems(
-    name: str, addresses: Mapping[str, Any], facts: Mapping[str, Any]
-) -> Iterator[Problem]:
-    own = {
-        ipaddress.ip_address(text)
-        for key in ("all_ipv4_addresses", "all_ipv6_addresses")
-        for text in facts.get(key, ())
-    }
-    for zone, text in addresses.items():
-        try:
-            missing = ipaddress.ip_address(str(text)) not in own
-        except ValueError:
-            continue
-        if missing:
-            has = ", ".join(str(address) for address in sorted(own, key=str))
-            yield Problem(
-                name,
-                f"it has no address {text}, which deepseek_zone_addresses.{zone} gives it (it has {has})",
-                "Correct the inventory, or bring the interface up",
-            )

@@ -44,7 +44,7 @@ options:
       - C(power_limit_watts) (V(default)) is the least power limit; V(default) is that of the product.
       - C(persistence) (true) is the persistence mode.
       - C(mig) (false) is the MIG mode.
-      - C(processes) ([deepseek-inference@*.service]) are patterns of commands and systemd units that may use a GPU.
+      - C(processes) ([deepseek-inference@*.service, deepseek-upstream.service]) are patterns of commands and systemd units that may use a GPU.
       - C(xids) ([]) are the numbers of Xids in the kernel log that are accepted.
     type: dict
     default: {}

@@ -163,11 +163,15 @@ def test_an_engine_for_the_cpu_answers_as_its_graph(
     outcome = run_build(graph / "decoder.onnx", dest, CPU)
     assert {"engine.onnx", "engine.onnx.data"} <= set(outcome["build"]["files"])
     assert outcome["after"]["target"] == {"compute_capability": None, "product": None}
-    assert json.loads((dest / "inspector.json").read_text())["operators"]["Attention"] == 4
-    shutil.copyfile(dest / "engine.onnx", dest / "decoder.onnx")
-    shutil.copyfile(graph / "export.json", dest / "export.json")
+    operators = json.loads((dest / "inspector.json").read_text())["operators"]
+    assert operators["GroupQueryAttention"] == 4
+    # query, key and value at once, their output, and three of the MLP
+    assert operators.get("MatMulNBits", 0) == (4 * 5 if precision == "int4" else 0)
     prompt = ChatTokenizer(graph).prompt([{"role": "user", "content": trained()[0][0]}])
-    engines = [OnnxRuntimeEngine(folder, threads=1) for folder in (graph, dest)]
+    engines = [
+        OnnxRuntimeEngine(graph, threads=1, optimized=optimized)
+        for optimized in (None, dest / "engine.onnx")
+    ]
     expected, found = (engine.prefill(0, prompt, 0) for engine in engines)
     for length in range(len(prompt), len(prompt) + 8):
         np.testing.assert_array_equal(found.tokens[:, :8], expected.tokens[:, :8])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -261,6 +262,33 @@ def test_an_engine_that_hangs_is_not_ready_and_the_watchdog_hears_nothing(
         until(lambda: _beats(listener))
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_systemd_that_does_not_listen_holds_up_nobody(
+    signed_store: Path, token: Token, authority: Authority, tmp_path: Path, gone: bool
+) -> None:
+    with (
+        serve(tmp_path, settings_text(signed_store, token, authority)) as running,
+        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client,
+    ):
+        notify = tmp_path / "notify"
+        if gone:
+            notify.unlink()
+        else:
+            _fill(notify)
+        until(lambda: "systemd was not told WATCHDOG=1" in running.log.read_text("utf-8"))
+        assert client.post(CHAT, json=ASK).status_code == 200
+    assert running.process.returncode == -signal.SIGTERM
+
+
+def _fill(address: Path) -> None:
+    """More messages than whoever listens there has read."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                sender.sendto(b"EXTEND_TIMEOUT_USEC=1", str(address))
 
 
 def _beats(listener: socket.socket) -> bool:

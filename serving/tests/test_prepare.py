@@ -203,7 +203,7 @@ def test_the_same_input_gives_the_same_bytes(
 def test_the_graph_itself_gives_trained_answers_in_onnx_runtime(
     prepared: dict[str, Path], name: str
 ) -> None:
-    """Not emulated: the prepared graph, its Q/DQ and its 16-bit cache, in the service's engine."""
+    """Not emulated: the prepared graph with its Q/DQ, in the service's engine."""
     engine = OnnxRuntimeEngine(prepared[name], threads=1, slots=2)
     tokenizer = ChatTokenizer(prepared[name])
     for question, expected in trained()[:: len(trained()) // 8]:
@@ -250,7 +250,7 @@ def test_what_the_cache_held_before_is_never_read(prepared: dict[str, Path]) -> 
     prompt = tokenizer.prompt([{"role": "user", "content": trained()[3][0]}])
     clean, dirty = (OnnxRuntimeEngine(prepared["fp16"], threads=1) for count in range(2))
     for cache in dirty.caches.values():
-        assert cache.shape[2] == 512
+        assert cache.shape[2] >= len(prompt)
         cache[:] = 7
     expected = clean.prefill(0, prompt, 0).values.copy()
     dirty.prefill(0, prompt[:5], 0)

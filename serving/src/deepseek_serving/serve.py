@@ -37,15 +37,23 @@ logger = logging.getLogger(__name__)
 TICKS = 10
 
 
-def notify(state: str) -> None:
-    """Tell systemd, if it waits (Type=notify)."""
+def notify(state: str, *, wait: bool = False) -> None:
+    """Tell systemd, if it listens (Type=notify); sd_notify(3).
+
+    A systemd that is slow or gone must not hold up or end the service, so what cannot be sent at
+    once is lost unless `wait` is set.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     # a leading @ stands for the abstract namespace
     target = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.sendto(state.encode("ascii"), target)
+        sender.setblocking(wait)
+        try:
+            sender.sendto(state.encode("ascii"), target)
+        except OSError as error:
+            logger.warning("systemd was not told %s: %s", state, error.strerror)
 
 
 class Server(uvicorn.Server):
@@ -68,7 +76,7 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started:
             logger.info("ready: %s", self._service.release.header)
-            notify("READY=1")
+            notify("READY=1", wait=True)
 
     def _reload(self) -> None:
         if self._keys is not None:

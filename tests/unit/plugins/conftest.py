@@ -24,6 +24,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot impor
 )
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "gpu"
+BURN_IN = "h100-burn-in.json"
 MODULE = (
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {version}  Release Build  "
     "(dvs-builder@U22)\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n"
@@ -52,6 +53,11 @@ class Recorded:
             "nvmlSystemGetNVMLVersion": recording["nvml"],
             "nvmlSystemGetCudaDriverVersion": recording["cuda"],
         }
+        self.load: dict[str, Any] = {
+            "gpus": {gpu["uuid"]: gpu for gpu in json.loads((FIXTURES / BURN_IN).read_text())},
+            "missing": [],
+            "free_bytes": 2**35,
+        }
         self.log = ["kernel: Linux version 6.12.0"]
         self.root = folder / "root"
         self.binding = folder / "binding"
@@ -74,11 +80,18 @@ class Recorded:
         use = {"pid": pid, "usedGpuMemory": memory, "gpuInstanceId": 0xFFFFFFFF}
         self.gpus[0]["nvmlDeviceGetComputeRunningProcesses"].append(use)
 
+    def loaded(self, index: int) -> dict[str, Any]:
+        """What a GPU reaches under load, and its faults."""
+        gpu: dict[str, Any] = list(self.load["gpus"].values())[index]
+        return gpu
+
     def save(self) -> Path:
-        """The folder with the binding that gives these answers."""
+        """The folder with the bindings that give these answers."""
         self.system["nvmlDeviceGetCount"] = len(self.gpus)
         self.binding.mkdir(exist_ok=True)
-        shutil.copy(FIXTURES / "pynvml.py", self.binding)
+        for stand_in in ("cuda.py", "pynvml.py"):
+            shutil.copy(FIXTURES / stand_in, self.binding)
+        (self.binding / "load.json").write_text(json.dumps(self.load))
         (self.binding / "recording.json").write_text(
             json.dumps({"system": self.system, "gpus": self.gpus})
         )

@@ -1,5 +1,6 @@
 """The flavour onnxruntime: the graph as ONNX Runtime's optimizer leaves it, to load faster.
 
+A decoder is first rewritten as the engine on the processor would do it when it loads the graph.
 Only optimizations that hold on every processor of the architecture are taken.
 """
 
@@ -15,6 +16,12 @@ import onnxruntime as ort
 from deepseek_serving.engine.source import Source
 from deepseek_serving.errors import BuildError
 from deepseek_serving.files import data_file
+from deepseek_serving.runtime.onnxruntime import (
+    check_kernels,
+    open_decoder,
+    open_graph,
+    session_options,
+)
 
 # smaller ones stay in the graph itself
 SMALLEST_EXTERNAL_BYTES = 1024
@@ -22,20 +29,28 @@ SMALLEST_EXTERNAL_BYTES = 1024
 
 def optimize(source: Source, out: Path) -> str:
     """Write the optimized graph as `out` and its weights beside it; what is in it, as JSON."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(out)
-    options.log_severity_level = 3
-    for name, value in (
-        ("session.optimized_model_external_initializers_file_name", data_file(out.name)),
-        (
-            "session.optimized_model_external_initializers_min_size_in_bytes",
-            str(SMALLEST_EXTERNAL_BYTES),
-        ),
-    ):
-        options.add_session_config_entry(name, value)
+
+    def options() -> ort.SessionOptions:
+        found = session_options()
+        found.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        found.optimized_model_filepath = str(out)
+        found.log_severity_level = 3
+        for name, value in (
+            ("session.optimized_model_external_initializers_file_name", data_file(out.name)),
+            (
+                "session.optimized_model_external_initializers_min_size_in_bytes",
+                str(SMALLEST_EXTERNAL_BYTES),
+            ),
+        ):
+            found.add_session_config_entry(name, value)
+        return found
+
     try:
-        ort.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
+        if source.kind == "decoder":
+            check_kernels(source.record)
+            open_decoder(source.path, options)
+        else:
+            open_graph(source.path, options())
     except Exception as error:
         # ONNX Runtime's errors share no base class
         raise BuildError(

@@ -1,11 +1,11 @@
-"""The decoder in the operators that ONNX Runtime has the fastest CUDA kernels for.
+"""The decoder in the operators that ONNX Runtime has its fastest kernels for.
 
 The release's graph stays the source, and no weight changes its value. GroupQueryAttention takes the
 place of Attention, of both updates of its cache and of the rotation of query and key; a sum that is
 then normalised becomes one operator with its norm; and the projections to query, key and value
 become one, whose weights are theirs side by side. The inputs are `input_ids` [batch, sequence];
 `last_keys` [batch], the place in the cache of the last of them; `last_index`, the token among them
-after which candidates are wanted; and the cache.
+after which candidates are wanted; `cache_length`, where it is not fixed; and the cache.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from deepseek_serving.errors import EngineError
 
 DOMAIN = "com.microsoft"
+# weights of 4 bits, one output after the other
+QUANTIZED = "MatMulNBits"
 LAST_KEYS, LAST_INDEX = "last_keys", "last_index"
 CACHE_LENGTH, FLAT = "cache_length", "flat_heads"
 # of these nothing but the default is what GroupQueryAttention does
@@ -28,11 +30,19 @@ ROTARY_ATTRIBUTES = frozenset({"interleaved", "num_heads", "rotary_embedding_dim
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Weights that lie side by side in a new one, along that axis."""
+
+    parts: tuple[str, ...]
+    axis: int = -1
+
+
+@dataclass(frozen=True)
 class Fused:
-    """The graph, and which weights lie side by side, along their last axis, in each new one."""
+    """The graph, and what each of its new weights is made of."""
 
     model: onnx.ModelProto
-    joined: Mapping[str, tuple[str, ...]]
+    joined: Mapping[str, Joined]
 
 
 @dataclass
@@ -40,7 +50,7 @@ class _Changes:
     """What stands in the place of nodes, by their names, and the weights that it asks for."""
 
     nodes: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
-    joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    joined: dict[str, Joined] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,12 +114,13 @@ class _Source:
         if self.is_made_by(split.input[0], "Add"):
             product = self.maker(split, 0, "Add")
             bias = product.input[1]
-        product = self.maker(product, 0, "MatMul")
+        kind = QUANTIZED if self.is_made_by(product.input[0], QUANTIZED) else "MatMul"
+        product = self.maker(product, 0, kind)
         return _Heads(product, bias, split.input[0], count, transpose.input[0] if normed else None)
 
 
-def fused(model: onnx.ModelProto, max_len: int) -> Fused:
-    """The same decoder for a cache of exactly `max_len` tokens.
+def fused(model: onnx.ModelProto, max_len: int | None) -> Fused:
+    """The same decoder for a cache of exactly `max_len` tokens; None makes its length an input.
 
     EngineError names the first node that is not as deepseek-export makes it.
     """
@@ -138,7 +149,7 @@ def _attention(source: _Source, attention: onnx.NodeProto, changes: _Changes) ->
     heads = [source.heads(node) for node in (*transposes, source.maker(caches[1], 1, "Transpose"))]
     joined = source.reader(attention.output[0], "Transpose")
     result = source.reader(joined.output[0], "Reshape")
-    inputs, made = _projected(heads, attention.name, changes)
+    inputs, made = _projected(source, heads, attention.name, changes)
     grouped = helper.make_node(
         "GroupQueryAttention",
         [
@@ -160,11 +171,10 @@ def _attention(source: _Source, attention: onnx.NodeProto, changes: _Changes) ->
 
 
 def _projected(
-    heads: list[_Heads], prefix: str, changes: _Changes
+    source: _Source, heads: list[_Heads], prefix: str, changes: _Changes
 ) -> tuple[list[str], list[onnx.NodeProto]]:
     """Query, key and value, as one tensor if they can be made at once, and the nodes for it."""
-    biases = [part.bias for part in heads if part.bias is not None]
-    if any(part.normed for part in heads) or len(biases) not in (0, len(heads)):
+    if not _can_be_joined(source, heads):
         flat, nodes = [], []
         for part in heads:
             flat.append(f"{part.normed}/joined" if part.normed else part.flat)
@@ -172,13 +182,44 @@ def _projected(
                 nodes.append(_node("Reshape", [part.normed, FLAT], flat[-1]))
         return flat, nodes
     packed = f"{prefix}/packed"
-    activation, weight = heads[0].product.input[0], f"{packed}.weight"
-    changes.joined[weight] = tuple(part.product.input[1] for part in heads)
-    nodes = [_node("MatMul", [activation, weight], packed)]
+    nodes = [_product([part.product for part in heads], packed, changes)]
+    biases = tuple(part.bias for part in heads if part.bias is not None)
     if biases:
-        changes.joined[f"{packed}.bias"] = tuple(biases)
+        changes.joined[f"{packed}.bias"] = Joined(biases)
         nodes.append(_node("Add", [packed, f"{packed}.bias"], f"{packed}/add"))
     return [nodes[-1].output[0], "", ""], nodes
+
+
+def _can_be_joined(source: _Source, heads: list[_Heads]) -> bool:
+    products = [part.product for part in heads]
+    return (
+        not any(part.normed for part in heads)
+        and len([part for part in heads if part.bias is not None]) in (0, len(heads))
+        and len({node.input[0] for node in products}) == 1
+        and all(name in source.constants for node in products for name in node.input[1:])
+        # a matrix whose inputs are no multiple of a block stays as it was
+        and len({(node.op_type, _attribute(node, "block_size")) for node in products}) == 1
+    )
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int | None:
+    return next((a.i for a in node.attribute if a.name == name), None)
+
+
+def _product(products: list[onnx.NodeProto], name: str, changes: _Changes) -> onnx.NodeProto:
+    """Several products of the same activations as one."""
+    made = onnx.NodeProto()
+    made.CopyFrom(products[0])
+    made.name, made.output[0] = name, name
+    axis = 0 if made.op_type == QUANTIZED else -1
+    for place, kind in enumerate(("weight", "scale")[: len(made.input) - 1], start=1):
+        made.input[place] = f"{name}.{kind}"
+        parts = tuple(node.input[place] for node in products)
+        changes.joined[made.input[place]] = Joined(parts, axis)
+    for attribute in made.attribute:
+        if attribute.name == "N":
+            attribute.i = sum(_attribute(node, "N") or 0 for node in products)
+    return made
 
 
 def _node(kind: str, inputs: list[str], output: str) -> onnx.NodeProto:
@@ -207,8 +248,8 @@ def _assemble(
     source: _Source,
     model: onnx.ModelProto,
     nodes: list[onnx.NodeProto],
-    joined: Mapping[str, tuple[str, ...]],
-    max_len: int,
+    joined: Mapping[str, Joined],
+    max_len: int | None,
 ) -> onnx.ModelProto:
     """Without the nodes, weights and inputs that nothing reads any more."""
     needed = {output.name for output in model.graph.output}
@@ -231,27 +272,31 @@ def _assemble(
     graph.input.append(helper.make_tensor_value_info(LAST_KEYS, TensorProto.INT32, ["batch"]))
     # a constant in the source, for the last token of all
     graph.input.append(helper.make_tensor_value_info(LAST_INDEX, TensorProto.INT64, []))
-    graph.initializer.extend(_wide(source, name, parts) for name, parts in joined.items())
-    constants: dict[str, npt.NDArray[np.generic]] = {
-        CACHE_LENGTH: np.array(max_len, dtype=np.int32),
-        FLAT: np.array([0, 0, -1], dtype=np.int64),
-    }
+    graph.initializer.extend(_wide(source, name, made) for name, made in joined.items())
+    constants: dict[str, npt.NDArray[np.generic]] = {FLAT: np.array([0, 0, -1], dtype=np.int64)}
+    if max_len is None:
+        graph.input.append(helper.make_tensor_value_info(CACHE_LENGTH, TensorProto.INT32, []))
+    else:
+        constants[CACHE_LENGTH] = np.array(max_len, dtype=np.int32)
     for name, value in constants.items():
         if name in needed:
             graph.initializer.append(numpy_helper.from_array(value, name))
     return helper.make_model(
         graph,
-        opset_imports=[*model.opset_import, helper.make_opsetid(DOMAIN, 1)],
+        opset_imports=[
+            *(entry for entry in model.opset_import if entry.domain != DOMAIN),
+            helper.make_opsetid(DOMAIN, 1),
+        ],
         ir_version=model.ir_version,
         producer_name="deepseek-serve",
     )
 
 
-def _wide(source: _Source, name: str, parts: tuple[str, ...]) -> onnx.TensorProto:
+def _wide(source: _Source, name: str, joined: Joined) -> onnx.TensorProto:
     """A weight that the session is given beside the graph; its place in a file is another's."""
-    tensors = [source.constants[part] for part in parts]
+    tensors = [source.constants[part] for part in joined.parts]
     wide = onnx.TensorProto()
     wide.CopyFrom(tensors[0])
     wide.name = name
-    wide.dims[-1] = sum(tensor.dims[-1] for tensor in tensors)
+    wide.dims[joined.axis] = sum(tensor.dims[joined.axis] for tensor in tensors)
     return wide

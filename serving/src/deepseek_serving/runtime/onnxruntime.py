@@ -1,16 +1,20 @@
 """ONNX Runtime on the CPU: past and present of the KV cache are the same buffers.
 
-The Attention kernel reads the whole cache, whatever the valid lengths are. So the buffers hold as
-much as the longest sequence needs, rounded up, and grow when it does: a step costs what its
-sequences cost, and memory is taken only when it is used. A prepared graph has a cache of fixed
-length, as TensorRT asks for, and its buffers are that long from the start.
+A decoder is rewritten in memory when it is loaded (`processor`), so that a sequence costs what its
+own length asks for, whatever is beside it. What is not as deepseek-export makes it runs as it is:
+the Attention kernel then reads the whole cache, whatever the valid lengths are. The buffers hold as
+much as the longest sequence needs, rounded up, and grow when it does, so that memory is taken only
+when it is used.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,47 +25,97 @@ from deepseek_serving.export.exporter import ENCODER_FILE, GRAPH_FILE
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.cores import cores
+from deepseek_serving.runtime.fused import CACHE_LENGTH, LAST_INDEX, LAST_KEYS
+from deepseek_serving.runtime.limits import limits
+from deepseek_serving.runtime.processor import for_the_processor
 from deepseek_serving.runtime.texts import Texts
 
+logger = logging.getLogger(__name__)
+
 SMALLEST_CAPACITY = 64
+# the cache is [batch, kv_heads, max_len, head_dim]
+CACHE_AXIS = 2
+# as ONNX Runtime names the types of a session's inputs
 CACHE_TYPES: Mapping[str, type[np.float32] | type[np.float16]] = {
-    "float32": np.float32,
-    "float16": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
 }
+# those of a record; those that it has no CPU kernels for are refused
+RECORDED_TYPES = frozenset({"float32", "float16"})
 
 
-def _session(graph: Path, threads: int, optimized: bool = False) -> ort.InferenceSession:
+def session_options(threads: int = 0) -> ort.SessionOptions:
+    """What every session on the processor has; 0 threads are as many as there are cores."""
     options = ort.SessionOptions()
-    if optimized:
-        # ahead of time, by deepseek-engine
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or cores()
     # threads that spin while they wait take the cores from whatever else the host runs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def check_kernels(record: Mapping[str, Any]) -> None:
+    """EngineError if the graph is in a type that ONNX Runtime does not compute with here."""
+    cache_type = record["cache"].get("type", "float32")
+    if cache_type not in RECORDED_TYPES:
+        raise EngineError(
+            f"the graph is {record['precision']} with a cache of {cache_type}, for which ONNX "
+            f"Runtime has no CPU kernels; it runs {', '.join(sorted(RECORDED_TYPES))}"
+        )
+
+
+def open_graph(graph: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session of the graph as it is."""
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def open_decoder(
+    graph: Path, options: Callable[[], ort.SessionOptions] = session_options
+) -> ort.InferenceSession:
+    """A session of a decoder, rewritten for the processor unless it is of another make."""
+    try:
+        dialect = for_the_processor(graph)
+    except EngineError as error:
+        logger.warning("%s runs as it is, which may be slow: %s", graph, error)
+        return open_graph(graph, options())
+    given = options()
+    # where the other weights lie, since the graph comes from memory
+    folder = "session.model_external_initializers_file_folder_path"
+    given.add_session_config_entry(folder, str(graph.parent))
+    # copies that belong to the session: it frees those that it packs for its kernels
+    values = {name: ort.OrtValue.ortvalue_from_numpy(make()) for name, make in dialect.weights}
+    given.add_external_initializers(list(values), list(values.values()))
+    return ort.InferenceSession(
+        dialect.model.SerializeToString(), given, providers=["CPUExecutionProvider"]
+    )
+
+
+def _open(graph: Path, threads: int, optimized: Path | None) -> ort.InferenceSession:
+    if optimized is None:
+        return open_decoder(graph, partial(session_options, threads))
+    options = session_options(threads)
+    # ahead of time, by deepseek-engine
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return open_graph(optimized, options)
 
 
 class _Step:
     """Buffers and bindings of one step for `batch` slots from `first` on, `width` tokens each."""
 
     def __init__(self, engine: OnnxRuntimeEngine, first: int, batch: int, width: int) -> None:
-        self.inputs = np.zeros((batch, width), dtype=np.int64)
-        self.positions = np.zeros((batch, width), dtype=np.int64)
-        self.starts = np.zeros(batch, dtype=np.int64)
-        self.lengths = np.zeros(batch, dtype=np.int64)
-        self.offsets = np.arange(width, dtype=np.int64)
+        self._tokens = np.zeros((batch, width), dtype=np.int64)
+        self._starts = np.zeros(batch, dtype=np.int64)
+        self._offsets = np.arange(width, dtype=np.int64)
+        self._inputs: dict[str, npt.NDArray[np.int64 | np.int32]] = {
+            "input_ids": self._tokens,
+            **(self._fused(engine.capacity) if engine.fused else self._plain()),
+        }
         self.outputs = {
             name: np.zeros((batch, *shape), dtype=dtype)
             for name, (shape, dtype) in engine.output_shapes.items()
         }
         self._session = engine.session
         self._binding = engine.session.io_binding()
-        for name, array in (
-            ("input_ids", self.inputs),
-            ("position_ids", self.positions),
-            ("write_indices", self.starts),
-            ("valid_lengths", self.lengths),
-        ):
+        for name, array in self._inputs.items():
             self._bind_input(name, array)
         for name, array in self.outputs.items():
             self._bind_output(name, array)
@@ -70,6 +124,23 @@ class _Step:
             self._bind_input(f"past_{name}", part)
             self._bind_output(f"present_{name}", part)
 
+    def _plain(self) -> dict[str, npt.NDArray[np.int64 | np.int32]]:
+        self._positions = np.zeros_like(self._tokens)
+        self._lengths = np.zeros_like(self._starts)
+        return {
+            "position_ids": self._positions,
+            "write_indices": self._starts,
+            "valid_lengths": self._lengths,
+        }
+
+    def _fused(self, capacity: int) -> dict[str, npt.NDArray[np.int64 | np.int32]]:
+        self._last_keys = np.zeros(len(self._starts), dtype=np.int32)
+        return {
+            LAST_KEYS: self._last_keys,
+            LAST_INDEX: np.array(len(self._offsets) - 1, dtype=np.int64),
+            CACHE_LENGTH: np.array(capacity, dtype=np.int32),
+        }
+
     def _bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
         self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
@@ -77,10 +148,13 @@ class _Step:
         self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Candidates:
-        self.inputs[:] = tokens
-        self.starts[:] = starts
-        np.add(self.starts[:, None], self.offsets, out=self.positions)
-        np.add(self.starts, len(self.offsets), out=self.lengths)
+        self._tokens[:] = tokens
+        self._starts[:] = starts
+        if LAST_KEYS in self._inputs:
+            self._last_keys[:] = self._starts + (len(self._offsets) - 1)
+        else:
+            np.add(self._starts[:, None], self._offsets, out=self._positions)
+            np.add(self._starts, len(self._offsets), out=self._lengths)
         self._session.run_with_iobinding(self._binding)
         return Candidates(self.outputs["top_values"], self.outputs["top_indices"])
 
@@ -99,30 +173,20 @@ class OnnxRuntimeEngine:
     ) -> None:
         """`optimized` is the same graph as deepseek-engine left it, to be run in its place."""
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        exported = record["parameters"]
-        self.slots = exported["slots"] if slots is None else slots
-        self.max_len = exported["max_len"] if max_len is None else max_len
-        if self.max_len > exported["max_len"]:
-            raise EngineError(
-                f"engine.max_len is {self.max_len}, the graph was exported for at most "
-                f"{exported['max_len']}; lower it or export again with a larger --max-len"
-            )
+        self.slots, self.max_len = limits(record, slots, max_len)
+        check_kernels(record)
         cache = record["cache"]
-        cache_type = cache.get("type", "float32")
-        if cache_type not in CACHE_TYPES:
-            raise EngineError(
-                f"the graph is {record['precision']} with a cache of {cache_type}, for which ONNX "
-                f"Runtime has no CPU kernels; it runs {', '.join(CACHE_TYPES)}"
-            )
-        self._cache_type = CACHE_TYPES[cache_type]
-        self._fixed_capacity = exported["max_len"] if cache.get("length") == "fixed" else None
-        self.session = _session(
-            optimized or folder / GRAPH_FILE, threads, optimized=optimized is not None
-        )
-        self._cache_shape = (self.slots, cache["kv_heads"], cache["head_dim"])
+        self.session = _open(folder / GRAPH_FILE, threads, optimized)
+        inputs = {value.name: value for value in self.session.get_inputs()}
+        self.fused = LAST_KEYS in inputs
         self._cache_names = [
             f"{kind}.{layer}" for layer in range(cache["layers"]) for kind in ("key", "value")
         ]
+        past = inputs[f"past_{self._cache_names[0]}"]
+        self._cache_type = CACHE_TYPES[past.type]
+        fixed = past.shape[CACHE_AXIS]
+        self._fixed_capacity = fixed if isinstance(fixed, int) else None
+        self._cache_shape = (self.slots, cache["kv_heads"], cache["head_dim"])
         self.output_shapes = {
             output.name: (
                 tuple(output.shape[1:]),
@@ -143,6 +207,8 @@ class OnnxRuntimeEngine:
         """Make room for sequences of `needed` tokens; what the cache holds is kept."""
         if needed <= self.capacity:
             return
+        if needed > self.max_len:
+            raise EngineError(f"{needed} tokens do not fit into a cache of {self.max_len}")
         capacity = max(self.capacity, SMALLEST_CAPACITY)
         while capacity < needed:
             capacity *= 2
@@ -189,7 +255,7 @@ class OnnxRuntimeEncoder:
         self.size: int = record["embedding"]["size"]
         self.max_len: int = record["parameters"]["max_len"]
         self._vocabulary: int = record["vocabulary"]
-        self._session = _session(folder / ENCODER_FILE, threads)
+        self._session = open_graph(folder / ENCODER_FILE, session_options(threads))
 
     def embed(self, batch: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         texts = Texts(batch, self.max_len, self._vocabulary)

@@ -30,7 +30,7 @@ from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.files import RECORD_FILE, data_file
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.cuda import Gpu, Layout, Memory, aligned, layout_size
-from deepseek_serving.runtime.fused import LAST_INDEX, LAST_KEYS, fused
+from deepseek_serving.runtime.fused import LAST_INDEX, LAST_KEYS, Joined, fused
 from deepseek_serving.runtime.limits import check_bounds, limits
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _session(graph: Path, max_len: int, gpu: Gpu, stream: int) -> ort.InferenceS
 
 
 def _joined(
-    graph: Path, source: onnx.ModelProto, joined: Mapping[str, tuple[str, ...]]
+    graph: Path, source: onnx.ModelProto, joined: Mapping[str, Joined]
 ) -> dict[str, ort.OrtValue]:
     """The weights that lie side by side; their bits are only moved, whatever their type is."""
     tensors = {tensor.name: tensor for tensor in source.graph.initializer}
@@ -123,9 +123,10 @@ def _joined(
 
     return {
         name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            np.concatenate([bits(part) for part in parts], axis=-1), tensors[parts[0]].data_type
+            np.concatenate([bits(part) for part in made.parts], axis=made.axis),
+            tensors[made.parts[0]].data_type,
         )
-        for name, parts in joined.items()
+        for name, made in joined.items()
     }
 
 

@@ -169,7 +169,7 @@ def test_a_lost_gpu_leaves_the_others(recorded: Any) -> None:
 
 def test_a_process_of_its_own_asks(recorded: Any) -> None:
     expected = recorded.snapshot()
-    assert take(sys.executable, str(recorded.save()), 30) == expected
+    assert take(sys.executable, [str(recorded.save())], 30) == expected
 
 
 def test_a_wheel_is_used_where_it_lies(recorded: Any, tmp_path: Path) -> None:
@@ -177,13 +177,13 @@ def test_a_wheel_is_used_where_it_lies(recorded: Any, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         for file in ("pynvml.py", "recording.json"):
             archive.write(recorded.binding / file, file)
-    assert take(sys.executable, str(wheel), 30) == expected
+    assert take(sys.executable, [str(wheel)], 30) == expected
 
 
 def test_an_nvml_that_hangs_is_given_up(recorded: Any) -> None:
     recorded.gpus[1]["nvmlDeviceGetPowerUsage"] = {"hang": 60}
     started = time.monotonic()
-    problem = take(sys.executable, str(recorded.save()), 1.5).problem
+    problem = take(sys.executable, [str(recorded.save())], 1.5).problem
     assert time.monotonic() - started < 10
     assert problem is not None
     assert problem.code == "timeout"
@@ -205,7 +205,7 @@ def test_a_reader_that_cannot_be_killed_is_not_waited_for(
         "ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot.GRACE_SECONDS", 0.2
     )
     started = time.monotonic()
-    problem = take(str(stuck), None, 0.5).problem
+    problem = take(str(stuck), [], 0.5).problem
     assert time.monotonic() - started < 3
     assert problem is not None
     assert problem.detail.endswith("the last question was nvmlInit")
@@ -213,21 +213,21 @@ def test_a_reader_that_cannot_be_killed_is_not_waited_for(
 
 def test_a_python_without_the_binding(tmp_path: Path) -> None:
     (tmp_path / "pynvml.py").write_text("raise ImportError('no binding here')\n")
-    problem = take(sys.executable, str(tmp_path), 30).problem
+    problem = take(sys.executable, [str(tmp_path)], 30).problem
     assert problem is not None
     assert problem.code == "no_binding"
     assert problem.detail.endswith("cannot be imported: no binding here")
 
 
 def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    problem = take(str(tmp_path / "python"), None, 30).problem
+    problem = take(str(tmp_path / "python"), [], 30).problem
     assert problem is not None
     assert problem.detail == f"{tmp_path}/python does not run: No such file or directory"
 
 
 def test_a_reader_that_fails(tmp_path: Path) -> None:
     (tmp_path / "pynvml.py").write_text("raise ValueError('broken')\n")
-    problem = take(sys.executable, str(tmp_path), 30).problem
+    problem = take(sys.executable, [str(tmp_path)], 30).problem
     assert problem is not None
     assert problem.detail == f"{sys.executable} ended with status 1: ValueError: broken"
 

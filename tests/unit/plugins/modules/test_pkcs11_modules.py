@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import importlib
 import json
@@ -530,3 +531,20 @@ def test_what_a_token_says_is_told_apart(home: Path, name: str, code: str) -> No
     failure = library.failure(api.PyKCS11Error(getattr(api, name)), "Generating a key")
     assert failure.code == code
     assert failure.remedy
+
+
+def test_a_document_is_signed_and_nothing_else(token: Run, home: Path) -> None:
+    token("key", token=TOKEN, label="release-signing")
+    content = '{"zones": "分区"}\n'
+    signed = token("signature", token=TOKEN, key="release-signing", content=content)
+    assert not signed["changed"]
+    (home / "document").write_text(content)
+    (home / "public").write_text(signed["public_key"])
+    (home / "signature").write_bytes(base64.b64decode(signed["signature"]))
+    files = ["-verify", str(home / "public"), "-signature", str(home / "signature")]
+    openssl("dgst", "-sha256", *files, str(home / "document"))
+    (home / "document").write_text(content.replace("zones", "zone"))
+    openssl("dgst", "-sha256", *files, str(home / "document"), expect=1)
+    for other in ("DSSEv1 28 application/vnd.in-toto+json 2 {}", "[]", "{", ' {"a": 1}', ""):
+        refused = token("signature", token=TOKEN, key="release-signing", content=other)
+        assert refused["code"] == "CONTENT", other

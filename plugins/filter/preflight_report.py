@@ -1,0 +1,98 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: preflight_report
+short_description: Judge an inventory, its hosts and the network between them
+version_added: "0.1.0"
+author: onprem.deepseek maintainers (@onprem-deepseek)
+description:
+  - Takes what is known of the hosts, and returns everything that was judged, each with where it is, what was found, what is expected and
+    what to do about it.
+  - Role P(onprem.deepseek.preflight#role) collects what the filter needs.
+options:
+  _input:
+    description:
+      - One mapping for each host, with its C(name), its C(addresses) by zone and its site C(variables); whether it was C(asked), its
+        C(facts) or the C(error) that stood in the way; the result of M(onprem.deepseek.host_info) as C(info) or its C(info_error); the
+        bytes C(needed) for the release; and what was said of C(checkpoint), C(serving) package, C(zones), C(gpus) and network (C(listen), C(probes)
+        and C(transfers)).
+    type: list
+    elements: dict
+    required: true
+  groups:
+    description: The hosts of each group of the inventory.
+    type: dict
+    required: true
+  network:
+    description: How the network was measured, C(mode), C(port) and C(turns).
+    type: dict
+    default: {}
+  at:
+    description: When, for the report.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Show what is wrong
+  ansible.builtin.debug:
+    msg: "{{ (hosts | onprem.deepseek.preflight_report(groups)).lines }}"
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - C(ok), the number of checks that C(failed), C(hosts), the C(minimums) in force, C(network) and C(at).
+    - C(checks) are mappings with C(host), C(name), C(status) (C(ok), C(failed), C(deferred) for what could not be judged now, or C(skipped)
+      for what the site does not want to be judged), C(found), C(expected) and C(remedy).
+    - C(lines) is the text for a terminal.
+  type: dict
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, preflight
+
+
+def preflight_report(
+    hosts: Sequence[Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+    network: Mapping[str, Any] | None = None,
+    at: str = "",
+) -> dict[str, Any]:
+    """Return everything that was judged."""
+    try:
+        described = [preflight.Host(**host) for host in hosts]
+        measured = preflight.Network(**(network or {}))
+    except TypeError as error:
+        raise AnsibleFilterError(
+            f"preflight_report: a host or the network is not described as expected: {error}"
+        ) from error
+    checks = preflight.checks(groups, described, measured)
+    failed = sum(check.status == preflight.FAILED for check in checks)
+    given = described[0].variables.get("deepseek_minimums") if described else None
+    return {
+        "ok": not failed,
+        "failed": failed,
+        "at": at,
+        "hosts": [host.name for host in described],
+        "minimums": minimums.merged(given),
+        "network": asdict(measured),
+        "checks": [asdict(check) for check in checks],
+        "lines": preflight.lines(checks, len(described)),
+    }
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"preflight_report": preflight_report}

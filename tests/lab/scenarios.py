@@ -1,0 +1,94 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run Molecule scenarios, two at a time: each has its own hosts, and waits for them half the time.
+
+``scenarios.py [SCENARIO...]``: all of them if none is named. What each prints goes to
+``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. The
+last line counts them, and the exit status is 0 only if all passed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+AT_A_TIME = 2
+SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a scenario ended."""
+
+    name: str
+    passed: bool
+    seconds: float
+    log: Path
+
+
+def scenarios(root: Path) -> list[str]:
+    """All scenarios, those with most hosts first: the longest should not be the last to begin."""
+    found = [path.parent for path in root.glob("molecule/*/molecule.yml")]
+    return [folder.name for folder in sorted(found, key=lambda one: (-_hosts(one), one.name))]
+
+
+def _hosts(folder: Path) -> int:
+    inventory = folder / "inventory" / "hosts.yml"
+    return inventory.read_text().count("lab_debian:") if inventory.exists() else 0
+
+
+def run(root: Path, molecule: str, name: str) -> Outcome:
+    """Run one scenario from nothing to nothing."""
+    log = root / ".cache" / "molecule" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with log.open("w") as output:
+        done = subprocess.run(
+            [molecule, "test", "--scenario-name", name],
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return Outcome(name, done.returncode == 0, time.monotonic() - began, log)
+
+
+def show(outcome: Outcome) -> None:
+    word = "passed" if outcome.passed else "FAILED"
+    print(f"{word} {outcome.name}: {outcome.seconds:.0f} s", flush=True)
+    if not outcome.passed:
+        lines = outcome.log.read_text(errors="replace").splitlines()
+        print(*lines[-SHOWN:], f"All of it: {outcome.log}", sep="\n", flush=True)
+
+
+def main(root: Path, names: list[str]) -> int:
+    """Entry point; gives the exit status."""
+    known = scenarios(root)
+    if unknown := [name for name in names if name not in known]:
+        print(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
+        return 2
+    molecule = shutil.which("molecule")
+    if molecule is None:
+        print("molecule is not in PATH; make molecule installs it and calls this program")
+        return 2
+    outcomes = []
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        running = [pool.submit(run, root, molecule, name) for name in names or known]
+        for ended in concurrent.futures.as_completed(running):
+            outcomes.append(ended.result())
+            show(outcomes[-1])
+    failed = sum(not outcome.passed for outcome in outcomes)
+    print(f"scenarios: {len(outcomes) - failed} passed, {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(ROOT, sys.argv[1:]))
