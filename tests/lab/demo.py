@@ -94,16 +94,13 @@ def grid(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
 def show_chain(facts: dict[str, Any], console: Console) -> None:
     """Print the certificates, and where the private key is."""
     certificate, version = server_certificate(facts)
-    root, issuing = (
-        x509.load_pem_x509_certificate(facts[name].encode()) for name in ("ca", "issuing")
-    )
+    authority = x509.load_pem_x509_certificate(facts["ca"].encode())
     key, token = facts["key"], facts["token"]
     attributes = key["attributes"]
     place = f"in token '{token['label']}' ({token['manufacturer']}, serial {token['serial']})"
     rows = [
         ("server", f"{describe(certificate)}, {version}"),
-        ("signed by", describe(issuing)),
-        ("signed by", describe(root)),
+        ("signed by", describe(authority)),
         ("private key", f"{key['kind']}, object '{key['label']}' {place} on {facts['gateway']}"),
         ("made there", yes(attributes["local"])),
         ("can leave it", yes(attributes["extractable"] or not attributes["never_extractable"])),
