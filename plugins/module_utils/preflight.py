@@ -148,7 +148,8 @@ def host_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterato
         yield from _gpu_checks(host, groups)
     for problem in host.checkpoint:
         found = f"{problem['file']}: {problem['problem']}"
-        yield Check(host.name, "checkpoint", FAILED, found, "", _sentence(problem["remedy"]))
+        expected = f"what can be published, in {host.variables.get('deepseek_checkpoint')}"
+        yield Check(host.name, "checkpoint", FAILED, found, expected, _sentence(problem["remedy"]))
     if host.serving:
         yield Check(host.name, "serving_package", FAILED, host.serving)
 

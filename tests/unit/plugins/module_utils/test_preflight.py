@@ -177,7 +177,10 @@ def test_a_site_without_faults_passes_everything() -> None:
         ({"serving": "no wheels"}, "storage-1 serving_package: no wheels"),
         (
             {"checkpoint": [{"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}]},
-            "storage-1 checkpoint: a.bin: it is a pickle |  | Remove it",
+            (
+                "storage-1 checkpoint: a.bin: it is a pickle | "
+                "what can be published, in /srv/import/r1 | Remove it"
+            ),
         ),
     ],
 )
