@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.onprem.deepseek.plugins.module_utils import nvidia_pci
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import (
     Snapshot,
     driver_in,
@@ -29,11 +30,6 @@ _LOGS = (
     ("dmesg", "--time-format=iso"),
 )
 ROOT = Path("/")
-_NVIDIA = "0x10de"
-# Classes of PCI devices that are GPUs: VGA controllers, and 3D controllers without an output.
-_GPU_CLASSES = ("0x0300", "0x0302")
-# The driver of devices that belong to a virtual machine.
-_PASSED_THROUGH = "vfio-pci"
 
 
 @dataclass(frozen=True)
@@ -119,8 +115,8 @@ def host_of(snapshot: Snapshot, root: Path, lines: Sequence[str], log_problem: s
     """Join what NVML said with what the kernel says below *root*."""
     return Host(
         snapshot=snapshot,
-        kernel_module=driver_in(_text(root / "proc/driver/nvidia/version")),
-        pci_gpus=tuple(_pci_gpus(root / "sys/bus/pci/devices")),
+        kernel_module=driver_in(nvidia_pci.text(root / "proc/driver/nvidia/version")),
+        pci_gpus=tuple(device.address for device in nvidia_pci.gpus(root / "sys")),
         processes=tuple(
             tuple(
                 Process(use.pid, use.kind, use.memory_bytes, *_owner(root / "proc" / str(use.pid)))
@@ -133,31 +129,11 @@ def host_of(snapshot: Snapshot, root: Path, lines: Sequence[str], log_problem: s
     )
 
 
-def _text(path: Path) -> str:
-    """What a file of the kernel holds; a process may be gone, and a driver not loaded."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _pci_gpus(devices: Path) -> list[str]:
-    if not devices.is_dir():
-        return []
-    return sorted(
-        device.name
-        for device in devices.iterdir()
-        if _text(device / "vendor").strip() == _NVIDIA
-        and _text(device / "class").startswith(_GPU_CLASSES)
-        and (device / "driver").resolve().name != _PASSED_THROUGH
-    )
-
-
 def _owner(process: Path) -> tuple[str, str]:
     """Command and unit of a process; a unit's name is the last part of its control group that ends as units do."""
-    parts = _text(process / "cgroup").strip().split("/")
+    parts = nvidia_pci.text(process / "cgroup").split("/")
     units = [part for part in parts if part.endswith((".service", ".scope"))]
-    return _text(process / "comm").strip(), units[-1] if units else ""
+    return nvidia_pci.text(process / "comm"), units[-1] if units else ""
 
 
 def facts(host: Host) -> dict[str, Any]:

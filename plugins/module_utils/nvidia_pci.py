@@ -110,7 +110,7 @@ def _devices(sysfs: Path, classes: tuple[str, ...]) -> Iterator[Device]:
             path.name,
             device,
             architecture_of(device),
-            driver.resolve().name if driver.exists() else "",
+            driver.resolve().name if driver.is_symlink() else "",
         )
 
 
