@@ -54,6 +54,12 @@ options:
   ca_certificate:
     description: File with the CA certificate.
     type: path
+  crl:
+    description: Revocation list of the CA. A certificate that is on it is made anew. May be missing.
+    type: path
+  archive:
+    description: Folder that keeps a copy of each certificate that is made, by serial number, so that it can be revoked later.
+    type: path
   common_name:
     description: Common name of the subject.
     type: str
@@ -66,9 +72,9 @@ options:
   profile:
     description:
       - What the certificate may be used for. V(peer) is server and client.
-      - V(ca) has path length 0, so it signs hosts and no further CA.
+      - V(root) has path length 1, so it signs CAs. V(ca) has path length 0, so it signs hosts and no further CA.
     type: str
-    choices: [ca, server, client, peer]
+    choices: [root, ca, server, client, peer]
     default: server
   validity_days:
     description: Days for which a new certificate is valid.
@@ -151,6 +157,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import
     issue,
     load_certificate,
     load_request,
+    load_revocations,
     public_key,
     recreate_reason,
     self_signed,
@@ -195,10 +202,19 @@ def subject_key(session, params):
     return public_key(session.key(params["key"]).public)
 
 
+def revocations(params):
+    """The revocation list, None without one."""
+    if not params["crl"] or not os.path.exists(params["crl"]):
+        return None
+    with open(params["crl"], encoding="utf-8") as handle:
+        return load_revocations(handle.read(), params["crl"])
+
+
 def judge(params, wanted, key, issuer, now):
     """The present certificate, and the reason to make another, empty if none."""
     current, broken = present(params["path"])
-    reason = broken or recreate_reason(current, wanted, key, issuer, now) or ""
+    crl = revocations(params)
+    reason = broken or recreate_reason(current, wanted, key, issuer, now, crl) or ""
     if current is None:
         return current, reason
     if params["regenerate"] == "always":
@@ -219,10 +235,16 @@ def make(session, params, wanted, key, issuer, now):
 
 
 def write(module, certificate):
-    descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        handle.write(certificate_pem(certificate))
-    module.atomic_move(temporary, module.params["path"])
+    paths = [module.params["path"]]
+    if module.params["archive"]:
+        paths.insert(
+            0, os.path.join(module.params["archive"], f"{certificate.serial_number:x}.pem")
+        )
+    for path in paths:
+        descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            handle.write(certificate_pem(certificate))
+        module.atomic_move(temporary, path)
 
 
 def text(certificate):
@@ -282,9 +304,15 @@ def main():
         csr_content={"type": "str"},
         ca_key={"type": "str", "no_log": False},
         ca_certificate={"type": "path"},
+        crl={"type": "path"},
+        archive={"type": "path"},
         common_name={"type": "str", "required": True},
         names={"type": "list", "elements": "str", "default": []},
-        profile={"type": "str", "choices": ["ca", "server", "client", "peer"], "default": "server"},
+        profile={
+            "type": "str",
+            "choices": ["root", "ca", "server", "client", "peer"],
+            "default": "server",
+        },
         validity_days={"type": "int", "default": 90},
         renew_before_days={"type": "int", "default": 30},
         regenerate={

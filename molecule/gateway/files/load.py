@@ -1,0 +1,98 @@
+"""Load on a gateway until SIGTERM: 32 clients with one request at a time each.
+
+Some keep their connection, some make one for each request, and some read streams. Prints what was
+answered and what failed.
+"""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import json
+import signal
+import ssl
+import sys
+import threading
+import time
+
+CA = "/etc/deepseek/tls/ca.pem"
+stop = threading.Event()
+
+
+class Client(threading.Thread):
+    """One client with one request at a time."""
+
+    def __init__(self, address: str, name: str, kind: str) -> None:
+        super().__init__()
+        self.address = address
+        self.kind = kind
+        self.context = ssl.create_default_context(cafile=CA)
+        self.context.check_hostname = False
+        self.name = name
+        self.connection: http.client.HTTPSConnection | None = None
+        self.answered = 0
+        self.problems: list[str] = []
+        self.slowest = 0.0
+
+    def run(self) -> None:
+        while not stop.is_set():
+            start = time.monotonic()
+            try:
+                self.ask()
+                self.answered += 1
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.problems.append(
+                    f"{time.time():.1f} {self.kind}: {type(error).__name__}: {error}"
+                )
+                self.connection = None
+            self.slowest = max(self.slowest, time.monotonic() - start)
+            time.sleep(0.05)
+
+    def ask(self) -> None:
+        if self.connection is None or self.kind == "new":
+            self.connection = http.client.HTTPSConnection(
+                self.address, 443, context=self.context, timeout=30
+            )
+        body = json.dumps({"stream": self.kind == "stream", "seconds": 1}).encode()
+        self.connection.request("POST", "/v1/chat/completions", body=body)
+        response = self.connection.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise ValueError(f"status {response.status}: {content[:200]!r}")
+        if self.kind == "stream" and content != b"data: first\n\ndata: second\n\n":
+            raise ValueError(f"a stream ended as {content!r}")
+        # as every client must: a server may say that it closes
+        if self.kind == "new" or response.will_close:
+            self.connection.close()
+            self.connection = None
+
+
+def main() -> None:
+    streams = int(sys.argv[2])
+    kinds = ["stream"] * streams + ["new"] * 8 + ["kept"] * (24 - streams)
+    clients = [Client(sys.argv[1], f"client {place}", kind) for place, kind in enumerate(kinds)]
+    for client in clients:
+        client.start()
+    signal.sigwait({signal.SIGTERM})
+    stop.set()
+    for client in clients:
+        client.join()
+    answered: collections.Counter[str] = collections.Counter()
+    for client in clients:
+        answered[client.kind] += client.answered
+    problems = [problem for client in clients for problem in client.problems]
+    print(
+        json.dumps(
+            {
+                "answered": answered,
+                "failed": len(problems),
+                "problems": sorted(problems)[:5] + sorted(problems)[-5:],
+                "slowest": round(max(client.slowest for client in clients), 2),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    main()
