@@ -59,6 +59,8 @@ METADATA_LIMIT = 64 * 1024 * 1024
 LOCAL_KINDS = ("mode", "unexpected")
 # Space that must stay free after a pull: a full file system breaks logs and services as well.
 SPACE_RESERVE = 64 * 1024 * 1024
+# Seconds to wait for another publish or pull in the same store: either can move a terabyte.
+LOCK_SECONDS = 4 * 3600.0
 
 
 class ReplicaError(Exception):
@@ -386,13 +388,14 @@ def ensure_replica(
     credentials: Credentials,
     found: Replica,
     check_mode: bool = False,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Replica:
     """Make this host hold a whole, verified copy; contact no one if what was *found* already is one."""
     _check_pinned(request, found.digest)
     if found.complete or check_mode:
         return replace(found, changed=not found.complete)
     ensure_folder(request.store)
-    with store_lock(request.store):
+    with store_lock(request.store, lock_seconds):
         return _pull(request, fetch, run, credentials)
 
 
@@ -445,6 +448,18 @@ def _fetch_release(request: Request, sources: Sources) -> tuple[bytes, bytes, Re
     for _unused_url, found in sources.results(path, read):
         return found
     raise ReplicaError(sources.failure(path))
+
+
+def replicas(sources: Sources, model: str, version: str, digest: str) -> list[str]:
+    """The sources that have this very release. A source shows a release only when it holds all of it."""
+    path = f"releases/{quote(model)}/{quote(version)}.json"
+
+    def read(get: Get) -> None:
+        found = sha256_hex(get(path))
+        if found != digest:
+            raise ArtefactError(f"it has SHA-256 {found}, expected {digest}")
+
+    return [url for url, _unused in sources.results(path, read)]
 
 
 @dataclass(frozen=True)
@@ -683,7 +698,7 @@ def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[st
 
 
 @contextlib.contextmanager
-def store_lock(store: str, timeout: float = 60.0) -> Iterator[None]:
+def store_lock(store: str, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Serialise publishing and pulling on one host; give up with a reason rather than hang."""
     path = os.path.join(store, ".lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

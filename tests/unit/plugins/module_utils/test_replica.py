@@ -770,6 +770,19 @@ def test_pull_and_pull_again(site: Site) -> None:
     assert [item.state for item in again.artefacts] == ["complete", "complete"]
 
 
+def test_who_else_has_a_release(site: Site) -> None:
+    site.stop(0)
+    path = Path(artefact.release_path(str(site.source(1)), "tiny", "1.0.0"))
+    overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
+    fetch = replica.https_fetcher(site.credentials(), 2)
+    sources = replica.Sources(site.request().sources, fetch)
+    found = replica.inspect_replica(site.request(store=str(site.source(2))))
+    urls = [f"https://127.0.0.1:{port}" for port in site.ports]
+    assert replica.replicas(sources, "tiny", "1.0.0", found.digest) == [urls[2]]
+    assert "cannot be reached" in sources.problems[urls[0]]
+    assert "expected" in sources.problems[urls[1]]
+
+
 def test_only_the_graph(site: Site) -> None:
     site.pull(kinds=["graph"])
     assert not (site.root / "here" / "checkpoint").exists()
