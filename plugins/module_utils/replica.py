@@ -71,6 +71,10 @@ class NoSourceError(ReplicaError):
     """No source has what is asked for."""
 
 
+class StoreBusyError(ReplicaError):
+    """Another publish or pull is at work in the store."""
+
+
 class SourceError(Exception):
     """One source did not give one file. With *dead*, it will not give any other either."""
 
@@ -336,20 +340,20 @@ class Sources:
             if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
                 raise ReplicaError(f"source {url!r} is not an https URL")
         self._fetch = fetch
-        self._dead: set[str] = set()
+        self.dead: set[str] = set()
         self.problems: dict[str, str] = {}
 
     def results(self, path: str, read: Callable[[Get], T]) -> Iterator[tuple[str, T]]:
         """Yield (source, result) of *read* for each source where it succeeds; note why others fail."""
         for url in self._urls:
-            if url in self._dead:
+            if url in self.dead:
                 continue
             try:
                 value = read(functools.partial(self._get, url))
             except SourceError as error:
                 self.problems[url] = str(error)
                 if error.dead:
-                    self._dead.add(url)
+                    self.dead.add(url)
             except ArtefactError as error:
                 self.problems[url] = f"{path}: {error}"
             else:
@@ -710,7 +714,7 @@ def store_lock(store: str, timeout: float = LOCK_SECONDS) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise ReplicaError(
+                    raise StoreBusyError(
                         f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done"
                     ) from None
                 time.sleep(0.2)

@@ -698,6 +698,10 @@ http {{
     ssl_client_certificate {root}/ca.pem;
     ssl_verify_client on;
     root {root}/source{number};
+    location ~ ^/(releases|engine)/([^/]+/)?$ {{
+      autoindex on;
+      autoindex_format json;
+    }}
   }}
 }}
 """
