@@ -265,8 +265,11 @@ class Care:
         except _WRONG as error:
             self.wrong(what, error)
             return 0
-        if not held.found:
+        if not held.found and full:
             self.wrong(what, f"no source has it whole ({held.reason})")
+        elif not held.found:
+            # It is in a list of another host, and not what it should be: that is not this host's to mend.
+            self.log(f"{what}: not taken: {dict(held.source_problems)}")
         elif held.changed:
             self.log(f"{what}: {held.state}")
         return held.copy.fetched

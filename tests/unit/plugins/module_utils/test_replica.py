@@ -774,6 +774,24 @@ def test_pull_and_pull_again(site: Site) -> None:
     assert [item.state for item in again.artefacts] == ["complete", "complete"]
 
 
+def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site: Site) -> None:
+    site.pull()
+    overwrite(site.weights(site.root / "here"), 1000, b"rotten")
+    modes: list[int] = []
+
+    def looking(command: Sequence[str]) -> Completed:
+        (weights,) = (site.root / "here").rglob("*.safetensors")
+        modes.append(weights.stat().st_mode & 0o777)
+        return run(command)
+
+    request, credentials = site.request(), site.credentials()
+    fetch = replica.https_fetcher(credentials, 2)
+    found = replica.inspect_replica(request)
+    assert replica.ensure_replica(request, fetch, looking, credentials, found).complete
+    assert modes == [0o644]
+    assert same(site)
+
+
 def test_who_else_has_a_release(site: Site) -> None:
     site.stop(0)
     path = Path(artefact.release_path(str(site.source(1)), "tiny", "1.0.0"))

@@ -224,6 +224,17 @@ def test_engines_are_brought_and_mended_too(engines: Engines, name: str) -> None
     assert host.metric("bad_pieces_total") == 1
 
 
+def test_an_engine_that_is_not_what_its_name_says_is_not_taken(engines: Engines) -> None:
+    host = Host(engines.site)
+    for number in range(3):
+        folder = engines.source(number)
+        if folder.is_dir():
+            shutil.copytree(folder, folder.parent / ("e" * 64))
+    assert host.does("sync") == 0
+    assert "engine tiny/eeeeeeeeeeee: not taken" in " ".join(host.said)
+    assert sorted(os.listdir(engines.here.parent)) == [engines.key]
+
+
 def test_the_command_that_systemd_runs(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     path = host.site.root / "store.json"
     path.write_text(json.dumps(asdict(host.settings)))
