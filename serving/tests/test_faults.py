@@ -234,6 +234,14 @@ def test_whoever_waits_for_an_answer_is_not_slow(port: int, authority: Authority
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def test_an_incomplete_request_behind_another_is_given_up_too(
+    port: int, authority: Authority
+) -> None:
+    with connect(port, authority) as connection:
+        connection.sendall(WHOLE.replace(b"/", b"/slow", 1) + HEAD)
+        assert until_closed(connection).startswith(b"HTTP/1.1 200")
+
+
 def test_ten_thousand_connections(
     tmp_path: Path, signed_store: Path, token: Token, authority: Authority
 ) -> None:
