@@ -189,7 +189,12 @@ def test_a_head_may_not_take_all_memory(
 
 @pytest.mark.parametrize(
     "sent",
-    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"],
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Host: x\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ],
 )
 def test_what_is_not_http_is_refused(port: int, authority: Authority, sent: bytes) -> None:
     with connect(port, authority) as connection:

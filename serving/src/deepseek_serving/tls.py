@@ -148,6 +148,10 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
         def on_headers_complete(self) -> None:
             if len(self.pipeline) >= MOST_PIPELINED:
                 raise ValueError("too many requests at once")
+            names = {name for name, _value in self.headers}
+            if self.parser.get_http_version() == "1.1" and b"host" not in names:
+                # RFC 9112, section 3.2: such a request must be answered with 400
+                raise ValueError("no Host")
             super().on_headers_complete()
             self._unread = 0
             if self.parser.should_upgrade():
