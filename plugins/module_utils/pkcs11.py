@@ -17,6 +17,7 @@ import importlib
 import os
 import secrets
 import stat
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,6 +193,21 @@ def uri_pem(uri: str) -> str:
     )
 
 
+def key_label(pem: str) -> str | None:
+    """Label of the private key whose PKCS#11 URI is wrapped in a PEM text, None without one."""
+    begin, end = "-----BEGIN PKCS#11 PROVIDER URI-----", "-----END PKCS#11 PROVIDER URI-----"
+    _before, found, rest = pem.partition(begin)
+    if not found or end not in rest:
+        return None
+    try:
+        content = base64.b64decode("".join(rest.partition(end)[0].split()), validate=True)
+    except ValueError:
+        return None
+    uri = content.partition(b"pkcs11:")[2].decode(errors="replace")
+    values = dict(part.partition("=")[::2] for part in uri.split(";"))
+    return urllib.parse.unquote(values["object"]) if "object" in values else None
+
+
 def check_pin(pin: str, origin: str) -> str:
     """Refuse what would burn a try on the token: an empty PIN, or one with white space around it."""
     if not pin:
@@ -248,8 +264,31 @@ class Library:
         self.handle = handle
         self.path = path
 
+    def _is(self, error: Any, *names: str) -> bool:
+        """Whether an error is one of these; older versions of PyKCS11 do not know every name."""
+        known = [getattr(self.api, name) for name in names if hasattr(self.api, name)]
+        return getattr(error, "value", None) in known
+
     def failure(self, error: Any, doing: str) -> Pkcs11Error:
         """Translate an error that no caller expected."""
+        if self._is(error, "CKR_DEVICE_MEMORY"):
+            return Pkcs11Error(
+                "TOKEN_FULL",
+                f"{doing} through {self.path} failed: the token has no room left.",
+                "destroy keys that nothing uses (onprem.deepseek.pkcs11_key with state=absent), or use a larger partition.",
+            )
+        if self._is(error, "CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_SLOT_ID_INVALID"):
+            return Pkcs11Error(
+                "TOKEN_MISSING",
+                f"{doing} through {self.path} failed: the token is gone ({error}).",
+                "connect it again, and restart what used it.",
+            )
+        if self._is(error, "CKR_SESSION_COUNT"):
+            return Pkcs11Error(
+                "TOKEN_BUSY",
+                f"{doing} through {self.path} failed: the token takes no more sessions.",
+                "end programs that hold sessions, or raise the token's limit.",
+            )
         return Pkcs11Error(
             "TOKEN_ERROR",
             f"{doing} through {self.path} failed: {error}.",

@@ -45,7 +45,9 @@ else:
         EllipticCurveBase = object
         RsaBase = object
 
-PROFILES = ("ca", "server", "client", "peer")
+# A root signs CAs, and a CA signs hosts and no further CA.
+PATH_LENGTHS = {"root": 1, "ca": 0}
+PROFILES = ("root", "ca", "server", "client", "peer")
 # A certificate must be good at once on hosts whose clocks are a little behind.
 NOT_BEFORE_SKEW = datetime.timedelta(hours=1)
 
@@ -176,6 +178,19 @@ def token_key(session: Session, label: str) -> TokenKey:
     return TokenRsaKey(session, key, public)
 
 
+def label_of(session: Session, certificate: x509.Certificate) -> str:
+    """Label of the key in the token that the certificate is for."""
+    for key in session.private_keys():
+        usable = key.public.point or key.public.modulus
+        if usable and same_key(public_key(key.public), certificate.public_key()):
+            return key.label
+    raise Pkcs11Error(
+        "KEY_MISSING",
+        f"token {session.token.label!r} has no private key for the certificate of {common_name(certificate)!r}.",
+        "restore the token, or issue a certificate for a key that it has.",
+    )
+
+
 def parse_names(names: list[str]) -> list[x509.GeneralName]:
     """Subject alternative names from `DNS:name` and `IP:address`."""
     require_cryptography()
@@ -269,6 +284,11 @@ def certificate_pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def crl_pem(crl: x509.CertificateRevocationList) -> str:
+    """The revocation list in PEM."""
+    return crl.public_bytes(serialization.Encoding.PEM).decode()
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 fingerprint in lower-case hex."""
     return certificate.fingerprint(hashes.SHA256()).hex()
@@ -284,7 +304,7 @@ def not_before(certificate: x509.Certificate) -> datetime.datetime:
     return _aware(certificate, "not_valid_before")
 
 
-def _aware(certificate: x509.Certificate, name: str) -> datetime.datetime:
+def _aware(certificate: Any, name: str) -> datetime.datetime:
     if hasattr(certificate, name + "_utc"):
         value: datetime.datetime = getattr(certificate, name + "_utc")
         return value
@@ -345,12 +365,14 @@ def same_key(one: Any, other: Any) -> bool:
     return _spki(one) == _spki(other)
 
 
-def _usages(certificate: x509.Certificate) -> tuple[bool, list[str]]:
-    authority = False
+def _usages(certificate: x509.Certificate) -> tuple[int | None, list[str]]:
+    """Path length of a CA, None for anything else; and the extended usages."""
+    authority: int | None = None
     extended: list[str] = []
     for extension in certificate.extensions:
-        if isinstance(extension.value, x509.BasicConstraints):
-            authority = extension.value.ca
+        if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
+            length = extension.value.path_length
+            authority = -1 if length is None else length
         if isinstance(extension.value, x509.ExtendedKeyUsage):
             extended = sorted(oid.dotted_string for oid in extension.value)
     return authority, extended
@@ -362,10 +384,13 @@ def recreate_reason(
     key: Any,
     issuer: x509.Certificate | None,
     now: datetime.datetime,
+    crl: x509.CertificateRevocationList | None = None,
 ) -> str | None:
     """Why a new certificate is needed, or None. Without an issuer the certificate signs itself."""
     if current is None:
         return "there is no certificate yet"
+    if crl is not None and current.serial_number in revoked_serials(crl):
+        return "it is revoked"
     if not same_key(current.public_key(), key):
         return "the certificate is for another key"
     if current.subject != wanted.subject:
@@ -374,7 +399,7 @@ def recreate_reason(
     if certificate_names(current) != names:
         return f"the names are {', '.join(certificate_names(current)) or 'none'}, wanted {', '.join(names) or 'none'}"
     if _usages(current) != (
-        wanted.profile == "ca",
+        PATH_LENGTHS.get(wanted.profile),
         sorted(oid.dotted_string for oid in wanted.extended_usages),
     ):
         return f"its usages are not those of profile {wanted.profile}"
@@ -391,7 +416,8 @@ def recreate_reason(
 def _builder(
     wanted: Wanted, issuer: x509.Name, key: Any, issuer_key: Any, now: datetime.datetime
 ) -> x509.CertificateBuilder:
-    authority = wanted.profile == "ca"
+    length = PATH_LENGTHS.get(wanted.profile)
+    authority = length is not None
     identifier = x509.SubjectKeyIdentifier.from_public_key(key)
     builder = (
         x509.CertificateBuilder()
@@ -401,9 +427,7 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - NOT_BEFORE_SKEW)
         .not_valid_after(now + datetime.timedelta(days=wanted.validity_days))
-        .add_extension(
-            x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True
-        )
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=length), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
@@ -471,6 +495,95 @@ def issue(
     )
 
 
+def load_revocations(pem: str, origin: str) -> x509.CertificateRevocationList:
+    """The first certificate revocation list of a PEM text."""
+    require_cryptography()
+    try:
+        return x509.load_pem_x509_crl(pem.encode())
+    except ValueError as error:
+        raise Pkcs11Error(
+            "CRL", f"{origin} holds no revocation list: {error}.", "restore it or delete it."
+        ) from error
+
+
+def revoked_serials(crl: x509.CertificateRevocationList) -> dict[int, datetime.datetime]:
+    """Serial number of each revoked certificate, and when it was revoked."""
+    return {entry.serial_number: _aware(entry, "revocation_date") for entry in crl}
+
+
+def next_update(crl: x509.CertificateRevocationList) -> datetime.datetime:
+    """When the list ends; without an end it is as good as ended."""
+    name = "next_update_utc" if hasattr(crl, "next_update_utc") else "next_update"
+    if getattr(crl, name) is None:
+        return datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
+    return _aware(crl, "next_update")
+
+
+def crl_number(crl: x509.CertificateRevocationList) -> int:
+    """Number of the list, 0 without one (RFC 5280, section 5.2.3: it only grows)."""
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
+
+
+def crl_reason(
+    current: x509.CertificateRevocationList | None,
+    wanted: set[int],
+    issuer: x509.Certificate,
+    renew_before: datetime.timedelta,
+    now: datetime.datetime,
+) -> str | None:
+    """Why another revocation list is needed, or None."""
+    if current is None:
+        return "there is no revocation list yet"
+    if current.issuer != issuer.subject or not signature_valid(
+        issuer.public_key(),
+        current.signature,
+        current.tbs_certlist_bytes,
+        current.signature_hash_algorithm,
+    ):
+        return "it was not signed by the present CA"
+    missing = sorted(wanted - revoked_serials(current).keys())
+    if missing:
+        return f"it does not revoke {', '.join(f'{serial:x}' for serial in missing)}"
+    if next_update(current) - now <= renew_before:
+        return f"it ends {next_update(current).isoformat()}"
+    return None
+
+
+def revocation_list(
+    revoked: dict[int, datetime.datetime],
+    number: int,
+    validity: datetime.timedelta,
+    issuer: x509.Certificate,
+    signer: TokenKey,
+    now: datetime.datetime,
+) -> x509.CertificateRevocationList:
+    """A revocation list signed in the token (RFC 5280, section 5)."""
+    if not same_key(issuer.public_key(), signer.public_key()):
+        raise Pkcs11Error(
+            "CA_MISMATCH",
+            f"the CA certificate {issuer.subject.rfc4514_string()!r} does not belong to the CA key in the token.",
+            "restore the CA certificate that belongs to this key.",
+        )
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now - NOT_BEFORE_SKEW)
+        .next_update(now + validity)
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
+    )
+    for serial, when in sorted(revoked.items()):
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when).build()
+        )
+    return builder.sign(signer, _hash_for(signer))
+
+
 def signing_request(common_name_wanted: str, names: list[str], signer: TokenKey) -> str:
     """A certificate signing request in PEM by a key in a token."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(
@@ -481,6 +594,23 @@ def signing_request(common_name_wanted: str, names: list[str], signer: TokenKey)
             x509.SubjectAlternativeName(parse_names(names)), critical=False
         )
     return builder.sign(signer, _hash_for(signer)).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def check_clock(certificate: x509.Certificate, now: datetime.datetime) -> None:
+    """Refuse a certificate that is not valid by the clock of this host."""
+    name, here = common_name(certificate), f"this host's clock says {now.isoformat()}"
+    if now < not_before(certificate):
+        raise Pkcs11Error(
+            "CLOCK",
+            f"the certificate of {name!r} is valid from {not_before(certificate).isoformat()}, and {here}.",
+            "set the clock of this host, or of the CA's host if that one is ahead.",
+        )
+    if now >= not_after(certificate):
+        raise Pkcs11Error(
+            "CERT_ENDED",
+            f"the certificate of {name!r} ended {not_after(certificate).isoformat()}, and {here}.",
+            "check the clock, then run role tls, which issues another.",
+        )
 
 
 def prove(session: Session, label: str, certificate: x509.Certificate | None, nonce: bytes) -> None:

@@ -38,7 +38,7 @@ options:
   provider:
     description:
       - V(selfsigned) signs the certificate of O(key) with O(key) itself.
-      - V(issue) signs with O(ca_key) for the key in O(csr_content), or for O(key) of the same token.
+      - V(issue) signs with the key that O(ca_certificate) is for, for the key in O(csr_content) or O(key) of the same token.
     type: str
     choices: [selfsigned, issue]
     default: issue
@@ -48,11 +48,14 @@ options:
   csr_content:
     description: Signing request in PEM by the key that the certificate is for.
     type: str
-  ca_key:
-    description: Label of the CA key in the token.
-    type: str
   ca_certificate:
     description: File with the CA certificate.
+    type: path
+  crl:
+    description: Revocation list of the CA. A certificate that is on it is made anew. May be missing.
+    type: path
+  archive:
+    description: Folder that keeps a copy of each certificate that is made, by serial number, so that it can be revoked later.
     type: path
   common_name:
     description: Common name of the subject.
@@ -66,9 +69,9 @@ options:
   profile:
     description:
       - What the certificate may be used for. V(peer) is server and client.
-      - V(ca) has path length 0, so it signs hosts and no further CA.
+      - V(root) has path length 1, so it signs CAs. V(ca) has path length 0, so it signs hosts and no further CA.
     type: str
-    choices: [ca, server, client, peer]
+    choices: [root, ca, server, client, peer]
     default: server
   validity_days:
     description: Days for which a new certificate is valid.
@@ -108,7 +111,6 @@ EXAMPLES = r"""
     module_path: /usr/lib/softhsm/libsofthsm2.so
     token: deepseek-release
     pin_file: /etc/deepseek/hsm/release/pin
-    ca_key: ca
     ca_certificate: /etc/deepseek/tls/ca.pem
     csr_content: "{{ request.stdout }}"
     common_name: inference-1
@@ -149,8 +151,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import
     certificate_pem,
     describe,
     issue,
+    label_of,
     load_certificate,
     load_request,
+    load_revocations,
     public_key,
     recreate_reason,
     self_signed,
@@ -195,10 +199,19 @@ def subject_key(session, params):
     return public_key(session.key(params["key"]).public)
 
 
+def revocations(params):
+    """The revocation list, None without one."""
+    if not params["crl"] or not os.path.exists(params["crl"]):
+        return None
+    with open(params["crl"], encoding="utf-8") as handle:
+        return load_revocations(handle.read(), params["crl"])
+
+
 def judge(params, wanted, key, issuer, now):
     """The present certificate, and the reason to make another, empty if none."""
     current, broken = present(params["path"])
-    reason = broken or recreate_reason(current, wanted, key, issuer, now) or ""
+    crl = revocations(params)
+    reason = broken or recreate_reason(current, wanted, key, issuer, now, crl) or ""
     if current is None:
         return current, reason
     if params["regenerate"] == "always":
@@ -215,14 +228,20 @@ def judge(params, wanted, key, issuer, now):
 def make(session, params, wanted, key, issuer, now):
     if issuer is None:
         return self_signed(wanted, token_key(session, params["key"]), now)
-    return issue(wanted, key, issuer, token_key(session, params["ca_key"]), now)
+    return issue(wanted, key, issuer, token_key(session, label_of(session, issuer)), now)
 
 
 def write(module, certificate):
-    descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        handle.write(certificate_pem(certificate))
-    module.atomic_move(temporary, module.params["path"])
+    paths = [module.params["path"]]
+    if module.params["archive"]:
+        paths.insert(
+            0, os.path.join(module.params["archive"], f"{certificate.serial_number:x}.pem")
+        )
+    for path in paths:
+        descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            handle.write(certificate_pem(certificate))
+        module.atomic_move(temporary, path)
 
 
 def text(certificate):
@@ -280,11 +299,16 @@ def main():
         provider={"type": "str", "choices": ["selfsigned", "issue"], "default": "issue"},
         key={"type": "str", "no_log": False},
         csr_content={"type": "str"},
-        ca_key={"type": "str", "no_log": False},
         ca_certificate={"type": "path"},
+        crl={"type": "path"},
+        archive={"type": "path"},
         common_name={"type": "str", "required": True},
         names={"type": "list", "elements": "str", "default": []},
-        profile={"type": "str", "choices": ["ca", "server", "client", "peer"], "default": "server"},
+        profile={
+            "type": "str",
+            "choices": ["root", "ca", "server", "client", "peer"],
+            "default": "server",
+        },
         validity_days={"type": "int", "default": 90},
         renew_before_days={"type": "int", "default": 30},
         regenerate={
@@ -301,7 +325,7 @@ def main():
         required_one_of=[("key", "csr_content")],
         required_if=[
             ("provider", "selfsigned", ["key"]),
-            ("provider", "issue", ["ca_key", "ca_certificate"]),
+            ("provider", "issue", ["ca_certificate"]),
         ],
     )
     run(module, work)

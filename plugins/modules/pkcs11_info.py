@@ -13,7 +13,7 @@ version_added: "0.1.0"
 description:
   - Lists tokens with their PIN flags and, with a PIN, the private keys of one token with their attributes.
   - With O(prove=true) it signs a nonce in the token and verifies the signature, so it fails when the key is gone, can leave
-    the token, cannot sign, or does not belong to the certificate.
+    the token, cannot sign, or does not belong to the certificate, and when the certificate is not valid by the host's clock.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 extends_documentation_fragment:
@@ -35,10 +35,12 @@ options:
     description: Label of the token whose keys are listed. Without it only tokens are listed and no PIN is tried.
     type: str
   key:
-    description: Label of a key that must be there.
+    description:
+      - Label of a key that must be there.
+      - Without it, the key whose PKCS#11 URI is in the file O(certificate), otherwise the key that the certificate is for.
     type: str
   prove:
-    description: Sign a nonce with O(key) and verify it.
+    description: Sign a nonce with O(key), or with the key that the file O(certificate) names, and verify it.
     type: bool
     default: false
   certificate:
@@ -74,6 +76,11 @@ certificate:
   description: Subject, issuer, names, serial, validity and fingerprint of O(certificate), empty without it.
   type: dict
   returned: success
+key_label:
+  description: Label of the key that was looked for, or that the file O(certificate) names; empty if none.
+  type: str
+  returned: success
+  sample: gateway
 proof:
   description: Whether a nonce was signed in the token and verified, and whether it was verified by the certificate.
   type: dict
@@ -81,11 +88,15 @@ proof:
   sample: {signed: true, certificate_matches: true}
 """
 
+import datetime
 import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
+    Pkcs11Error,
+    key_label,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
     key_result,
@@ -95,18 +106,22 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
     token_result,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+    check_clock,
     describe,
+    label_of,
     load_certificate,
     prove,
 )
 
 
 def certificate_of(params):
+    """The certificate in the file, and the label of the key that the file names."""
     if not params["certificate"]:
-        return None
+        return None, None
     try:
         with open(params["certificate"], encoding="utf-8") as handle:
-            return load_certificate(handle.read(), params["certificate"])
+            text = handle.read()
+        return load_certificate(text, params["certificate"]), key_label(text)
     except OSError as error:
         raise Pkcs11Error(
             "CERTIFICATE",
@@ -115,13 +130,18 @@ def certificate_of(params):
         ) from error
 
 
-def look(session, params, certificate):
-    """Keys of the token and the proof; `key` is required and trusted when it is named."""
-    if params["key"]:
-        session.key(params["key"])
+def look(session, params, label, certificate):
+    """Keys of the token and the proof; the key that is meant must be there and be safe."""
+    if not label and certificate is not None:
+        label = label_of(session, certificate)
+    if label:
+        session.key(label)
     if params["prove"]:
-        prove(session, params["key"], certificate, os.urandom(32))
+        if certificate is not None:
+            check_clock(certificate, datetime.datetime.now(datetime.timezone.utc))
+        prove(session, label, certificate, os.urandom(32))
     return {
+        "key_label": label,
         "private_keys": [key_result(key) for key in session.private_keys()],
         "proof": {
             "signed": params["prove"],
@@ -132,19 +152,21 @@ def look(session, params, certificate):
 
 def work(module):
     params = module.params
-    certificate = certificate_of(params)
+    certificate, named = certificate_of(params)
+    label = params["key"] or named or ""
     result = {
         "changed": False,
         "private_keys": [],
         "proof": {"signed": False, "certificate_matches": False},
         "certificate": describe(certificate) if certificate is not None else {},
+        "key_label": label,
     }
     pin = pin_of(module) if params["token"] else ""
     with library_of(module) as library:
         result["tokens"] = [token_result(token) for token in library.tokens()]
         if params["token"]:
             with library.session(params["token"], pin) as session:
-                result.update(look(session, params, certificate))
+                result.update(look(session, params, label, certificate))
     return result
 
 
@@ -161,7 +183,7 @@ def main():
         argument_spec=arguments,
         supports_check_mode=True,
         required_by={"token": "pin_file", "key": "token"},
-        required_if=[("prove", True, ["key"])],
+        required_if=[("prove", True, ["token"]), ("prove", True, ["key", "certificate"], True)],
     )
     run(module, work)
 

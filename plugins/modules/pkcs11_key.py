@@ -34,6 +34,13 @@ options:
     description: Label of the key, unique in the token.
     type: str
     required: true
+  state:
+    description:
+      - V(present) makes sure that there is such a key.
+      - V(absent) destroys the key with this label, both halves. There is no way back.
+    type: str
+    choices: [present, absent]
+    default: present
   type:
     description: Kind of key.
     type: str
@@ -70,11 +77,22 @@ EXAMPLES = r"""
     user: haproxy
   environment:
     SOFTHSM2_CONF: /etc/deepseek/hsm/gateway/softhsm2.conf
+
+- name: Destroy a key that nothing uses any more
+  onprem.deepseek.pkcs11_key:
+    module_path: /usr/lib/softhsm/libsofthsm2.so
+    token: deepseek-gateway
+    label: gateway-20261101T020000Z
+    state: absent
+    pin_file: /etc/deepseek/hsm/gateway/pin
+    user: haproxy
+  environment:
+    SOFTHSM2_CONF: /etc/deepseek/hsm/gateway/softhsm2.conf
 """
 
 RETURN = r"""
 key:
-  description: The key, without anything secret; empty in check mode when it would be generated.
+  description: The key, without anything secret; empty in check mode when it would be generated, and with O(state=absent).
   type: dict
   returned: success
   sample:
@@ -149,11 +167,31 @@ def text(key):
     )
 
 
+def remove(session, params, check_mode):
+    """Destroy the key, or say that it would be."""
+    before = session.lookup_key(params["label"])
+    changed = before is not None or session.has_orphan(params["label"])
+    if changed and not check_mode:
+        session.destroy(params["label"])
+    return {
+        "changed": changed,
+        "key": {},
+        "recreate_reason": "",
+        "diff": {"before": text(before), "after": ""},
+    }
+
+
 def work(module):
     params = module.params
     spec = KeySpec(params["type"], params["curve"], params["bits"])
     uri = key_uri(params["token"], params["label"])
     with session_of(module) as session:
+        if params["state"] == "absent":
+            return {
+                **remove(session, params, module.check_mode),
+                "uri": uri,
+                "uri_pem": uri_pem(uri),
+            }
         before = after = session.lookup_key(params["label"])
         reason = decide(session, before, spec, params)
         if reason and not module.check_mode:
@@ -179,6 +217,7 @@ def main():
     arguments.update(
         token={"type": "str", "required": True, "no_log": False},
         label={"type": "str", "required": True},
+        state={"type": "str", "choices": ["present", "absent"], "default": "present"},
         type={"type": "str", "choices": ["EC", "RSA"], "default": "EC"},
         curve={"type": "str", "choices": ["P-256", "P-384"], "default": "P-256"},
         bits={"type": "int", "choices": [3072, 4096], "default": 3072},

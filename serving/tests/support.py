@@ -299,6 +299,21 @@ class Authority:
             .add_extension(identifier, False)
         )
 
+    def revoke(self, *names: str) -> Path:
+        """The revocation list that names these hosts."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - datetime.timedelta(minutes=1))
+        builder = builder.next_update(now + datetime.timedelta(days=1))
+        for name in names:
+            certificate = x509.load_pem_x509_certificate(self.issue(name)[0].read_bytes())
+            entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        path = self.folder / f"{'-'.join(names) or 'nobody'}.crl"
+        signed = builder.sign(self._key, hashes.SHA256())
+        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        return path
+
     def issue(self, name: str) -> tuple[Path, Path]:
         """Certificate and key of a host called `name`."""
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from support import MODEL, Authority, Running, free_port
 from test_api import ask, metric
 
 from deepseek_serving import tls
+from deepseek_serving.errors import SettingsError
 from deepseek_serving.tls import checked_protocol, server_context
 
 
@@ -104,3 +107,29 @@ def test_a_storm_of_clients_that_hang_up_leaves_nothing_behind(
         time.sleep(0.05)
     reply = client.post("/v1/chat/completions", json=ask())
     assert (reply.status_code, reply.json()["model"]) == (200, MODEL)
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Shake hands in memory; raise what the server says of the client."""
+    into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    theirs = client.wrap_bio(out, into, server_hostname="127.0.0.1")
+    ours = server.wrap_bio(into, out, server_side=True)
+    for _turn in range(4):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            theirs.do_handshake()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            ours.do_handshake()
+            return
+    raise AssertionError("the handshake did not end")
+
+
+def test_a_revoked_client_is_refused(authority: Authority, tmp_path: Path) -> None:
+    credentials = (*authority.issue("inference-1"), authority.ca)
+    revoking = server_context(*credentials, authority.revoke("gateway-2"))
+    handshake(revoking, authority.client("gateway-1"))
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+        handshake(revoking, authority.client("gateway-2"))
+    handshake(server_context(*credentials, authority.revoke()), authority.client("gateway-2"))
+    (tmp_path / "none.crl").write_text("nothing")
+    with pytest.raises(SettingsError, match="holds no revocation list"):
+        server_context(*credentials, tmp_path / "none.crl")

@@ -94,13 +94,16 @@ def grid(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
 def show_chain(facts: dict[str, Any], console: Console) -> None:
     """Print the certificates, and where the private key is."""
     certificate, version = server_certificate(facts)
-    authority = x509.load_pem_x509_certificate(facts["ca"].encode())
+    root, issuing = (
+        x509.load_pem_x509_certificate(facts[name].encode()) for name in ("ca", "issuing")
+    )
     key, token = facts["key"], facts["token"]
     attributes = key["attributes"]
     place = f"in token '{token['label']}' ({token['manufacturer']}, serial {token['serial']})"
     rows = [
         ("server", f"{describe(certificate)}, {version}"),
-        ("signed by", describe(authority)),
+        ("signed by", describe(issuing)),
+        ("signed by", describe(root)),
         ("private key", f"{key['kind']}, object '{key['label']}' {place} on {facts['gateway']}"),
         ("made there", yes(attributes["local"])),
         ("can leave it", yes(attributes["extractable"] or not attributes["never_extractable"])),

@@ -1,29 +1,39 @@
-"""A small inference host: real mutual TLS, readiness, one JSON answer and one slow stream."""
+"""A small inference worker: real mutual TLS, readiness, answers, a stream, and an end in peace."""
 
 from __future__ import annotations
 
 import http.server
 import json
+import signal
 import ssl
 import sys
+import threading
 import time
 
 TLS = "/etc/deepseek/tls"
+DRAIN_SECONDS = 3
+stopping = threading.Event()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Says who asked, as the client certificate tells."""
 
     protocol_version = "HTTP/1.1"
+    timeout = 75
+    # Head and body of an answer in one write: what is killed has answered all or nothing.
+    wbufsize = 65536
 
     def do_GET(self) -> None:
-        if self.path == "/readyz":
+        if stopping.is_set():
+            self.answer({"ready": False}, 503)
+        elif self.path == "/readyz":
             self.answer({"ready": True})
         elif self.path == "/v1/models":
             subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
             self.answer(
                 {
                     "client": subject["commonName"],
+                    "worker": self.server.server_address[1],
                     "forwarded_for": self.headers.get("X-Forwarded-For"),
                 }
             )
@@ -31,7 +41,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+        if stopping.is_set():
+            self.answer({"ready": False}, 503)
+        elif asked.get("stream"):
+            self.stream(asked.get("seconds", 2))
+        else:
+            time.sleep(0.05)
+            self.answer({"worker": self.server.server_address[1]})
+
+    def stream(self, seconds: float) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -40,16 +59,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for event in (b"data: first\n\n", b"data: second\n\n"):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
             self.wfile.flush()
-            time.sleep(2)
+            time.sleep(seconds)
         self.wfile.write(b"0\r\n\r\n")
 
-    def answer(self, content: dict[str, object]) -> None:
+    def answer(self, content: dict[str, object], status: int = 200) -> None:
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep the journal free for what matters."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Takes a burst of connections, as the real service does."""
+
+    request_queue_size = 256
+    daemon_threads = True
 
 
 def main() -> None:
@@ -57,12 +86,23 @@ def main() -> None:
     context.load_cert_chain(f"{TLS}/host.pem", f"{TLS}/host.key")
     context.load_verify_locations(f"{TLS}/ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
-    server = http.server.ThreadingHTTPServer((sys.argv[1], 8000), Handler)
+    server = Server((sys.argv[1], int(sys.argv[2])), Handler)
+    # The handshake in the thread of the connection, so that a slow client holds up nobody.
     server.socket = context.wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False
     )
-    server.serve_forever()
+
+    def drain() -> None:
+        stopping.set()
+        server.shutdown()
+        server.server_close()
+        time.sleep(DRAIN_SECONDS)
+
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    signal.sigwait({signal.SIGTERM})
+    drain()
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     main()

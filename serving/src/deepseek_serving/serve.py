@@ -119,7 +119,9 @@ def _served(settings: Settings, keys: KeyRing | None) -> tuple[Served, ASGIApp]:
 def _server(settings: Settings) -> Server:
     """All that can fail for a wrong setting or release fails here, before anything listens."""
     server = settings.server
-    context = server_context(server.tls_certificate, server.tls_key, server.tls_client_ca)
+    context = server_context(
+        server.tls_certificate, server.tls_key, server.tls_client_ca, server.tls_client_crl
+    )
     keys = _key_ring(settings.keys) if settings.keys else None
     service, app = _served(settings, keys)
     config = uvicorn.Config(

@@ -54,6 +54,9 @@ class ServerSettings(_Section):
     tls_certificate: AbsolutePath
     tls_key: AbsolutePath
     tls_client_ca: AbsolutePath
+    tls_client_crl: AbsolutePath | None = Field(
+        default=None, description="revocation lists of every authority in the chain"
+    )
     allowed_clients: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     connections: int = Field(default=1024, ge=1, description="more are not taken")
     drain_seconds: int = Field(default=30, ge=0)

@@ -32,11 +32,13 @@ MOST_HEAD = 64 * 2**10
 MOST_PIPELINED = 16
 
 
-def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
+def server_context(
+    certificate: Path, key: Path, client_ca: Path, client_crl: Path | None = None
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    for path in (certificate, key, client_ca):
+    for path in (certificate, key, client_ca, *([client_crl] if client_crl else [])):
         try:
             path.read_bytes()
         except OSError as error:
@@ -51,6 +53,14 @@ def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLCont
         context.load_verify_locations(client_ca)
     except ssl.SSLError as error:
         raise SettingsError(f"{client_ca}: holds no certificate: {error.reason}") from error
+    if client_crl is not None:
+        try:
+            context.load_verify_locations(client_crl)
+        except ssl.SSLError as error:
+            raise SettingsError(
+                f"{client_crl}: holds no revocation list: {error.reason}"
+            ) from error
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
     return context
 
 

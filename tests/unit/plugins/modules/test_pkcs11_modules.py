@@ -79,7 +79,7 @@ def authority(token: Run, home: Path) -> dict[str, Any]:
     token("key", token=TOKEN, label="ca")
     result = token("certificate", **ca_arguments(home))
     assert result["changed"], result
-    return {"token": TOKEN, "ca_key": "ca", "ca_certificate": str(home / "ca.pem")}
+    return {"token": TOKEN, "ca_certificate": str(home / "ca.pem")}
 
 
 def ca_arguments(home: Path) -> dict[str, Any]:
@@ -329,7 +329,6 @@ def test_broken_requests_and_files(authority: dict[str, Any], token: Run, home: 
     assert token("certificate", **{**arguments, "names": ["h"]})["code"] == "NAME"
     assert token("certificate", **{**arguments, "validity_days": 30})["code"] == "VALIDITY"
     assert token("certificate", **{**arguments, "validity_days": 4000})["code"] == "CA_ENDS"
-    assert token("certificate", **{**arguments, "ca_key": "absent"})["code"] == "KEY_MISSING"
     assert (
         token("certificate", **{**arguments, "ca_certificate": str(home / "no.pem")})["code"]
         == "CA_MISSING"
@@ -404,6 +403,148 @@ def test_certificate_of_another_ca_is_replaced(
     replaced = token("certificate", **arguments)
     assert replaced["recreate_reason"] == "it was not signed by the present CA"
     openssl("verify", "-CAfile", str(home / "ca.pem"), str(home / "host.pem"))
+
+
+def test_a_key_is_destroyed_once(token: Run) -> None:
+    arguments = {"token": TOKEN, "label": "old", "state": "absent"}
+    token("key", token=TOKEN, label="old")
+    assert token("key", check=True, **arguments)["changed"]
+    assert len(token("info", token=TOKEN)["private_keys"]) == 1
+    first, second = token("key", **arguments), token("key", **arguments)
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert token("info", token=TOKEN)["private_keys"] == []
+
+
+def test_the_key_that_a_certificate_file_names_is_proven(
+    token: Run, home: Path, authority: dict[str, Any]
+) -> None:
+    uri = token("key", token=TOKEN, label="ca")["uri_pem"]
+    (home / "named.pem").write_text((home / "ca.pem").read_text() + uri)
+    named = {"certificate": str(home / "named.pem")}
+    assert token("info", **named)["key_label"] == "ca"
+    proof = token("info", token=TOKEN, prove=True, **named)
+    assert proof["proof"] == {"signed": True, "certificate_matches": True}
+    unnamed = {"token": TOKEN, "prove": True, "certificate": str(home / "ca.pem")}
+    token("key", token=TOKEN, label="another")
+    assert token("info", **unnamed)["key_label"] == "ca"
+    token("key", token=TOKEN, label="ca", state="absent")
+    assert token("info", **unnamed)["code"] == "KEY_MISSING"
+    csr = {"csr_content": host_request(home, "host"), "common_name": "h"}
+    keyless = token("certificate", path=str(home / "host.pem"), **authority, **csr)
+    assert keyless["code"] == "KEY_MISSING"
+    assert "unit CA" in keyless["msg"]
+
+
+def test_certificates_of_a_name_are_revoked_and_replaced(
+    token: Run, home: Path, authority: dict[str, Any]
+) -> None:
+    archive = home / "archive"
+    archive.mkdir()
+    issued = {
+        **authority,
+        "path": str(home / "host.pem"),
+        "csr_content": host_request(home, "host"),
+        "common_name": "host-1",
+        "archive": str(archive),
+        "crl": str(home / "crl.pem"),
+    }
+    first = token("certificate", **issued)["certificate"]["serial"]
+    assert [path.stem for path in archive.iterdir()] == [first]
+    crl = {**authority, "path": str(home / "crl.pem"), "archive": str(archive)}
+    assert token("crl", check=True, **crl)["changed"]
+    empty, same = token("crl", **crl), token("crl", **crl)
+    assert (empty["changed"], empty["number"], empty["revoked"]) == (True, 1, [])
+    assert not same["changed"]
+    assert not token("certificate", **issued)["changed"]
+    verify = ("verify", "-crl_check", "-CAfile", str(home / "ca.pem"), "-CRLfile")
+    openssl(*verify, str(home / "crl.pem"), str(home / "host.pem"))
+    assert token("crl", revoke_names=["host-2"], **crl)["changed"] is False
+
+    revoked = token("crl", revoke_names=["host-1"], **crl)
+    assert (revoked["number"], revoked["revoked"]) == (2, [first])
+    openssl(*verify, str(home / "crl.pem"), str(home / "host.pem"), expect=2)
+    again = token("certificate", **issued)
+    assert again["recreate_reason"] == "it is revoked"
+    openssl(*verify, str(home / "crl.pem"), str(home / "host.pem"))
+    # what was revoked stays so, whatever is asked for later
+    later = token("crl", revoke=["aa:bb"], **crl)
+    assert later["revoked"] == sorted(["aabb", first], key=lambda serial: int(serial, 16))
+    assert token("crl", renew_before_days=30, **crl)["recreate_reason"].startswith("it ends ")
+    assert token("crl", revoke=["nothing"], **crl)["code"] == "SERIAL"
+
+
+def test_a_root_signs_a_ca_that_signs_hosts(token: Run, home: Path) -> None:
+    for label in ("root", "issuing"):
+        token("key", token=TOKEN, label=label)
+    root = {**ca_arguments(home), "key": "root", "profile": "root"}
+    assert token("certificate", **root)["changed"]
+    assert not token("certificate", **root)["changed"]
+    assert (
+        "usages" in token("certificate", check=True, **{**root, "profile": "ca"})["recreate_reason"]
+    )
+    issuing = {
+        "token": TOKEN,
+        "path": str(home / "issuing.pem"),
+        "ca_certificate": str(home / "ca.pem"),
+        "key": "issuing",
+        "common_name": "unit issuing CA",
+        "profile": "ca",
+    }
+    assert token("certificate", **issuing)["changed"]
+    host = {
+        "token": TOKEN,
+        "path": str(home / "host.pem"),
+        "ca_certificate": str(home / "issuing.pem"),
+        "csr_content": host_request(home, "host"),
+        "common_name": "host-1",
+        "validity_days": 7,
+        "renew_before_days": 3,
+    }
+    assert token("certificate", **host)["changed"]
+    chain = ("-CAfile", str(home / "ca.pem"), "-untrusted", str(home / "issuing.pem"))
+    openssl("verify", "-purpose", "sslserver", *chain, str(home / "host.pem"))
+
+    # only what the CA itself has made can be on its list
+    archive = home / "archive"
+    archive.mkdir()
+    for name in ("host", "issuing"):
+        (archive / f"{name}.pem").write_text((home / f"{name}.pem").read_text())
+    names = {"archive": str(archive), "revoke_names": ["host-1", "unit issuing CA"]}
+    crl = {"token": TOKEN, "path": str(home / "list.pem"), **names}
+    listed = token("crl", ca_certificate=str(home / "issuing.pem"), **crl)["revoked"]
+    assert listed == [token("info", certificate=str(home / "host.pem"))["certificate"]["serial"]]
+
+
+def test_the_clock_is_told_from_a_certificate_that_has_ended(
+    token: Run, home: Path, authority: dict[str, Any]
+) -> None:
+    certificate = pkcs11_x509.load_certificate((home / "ca.pem").read_text(), "ca.pem")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    pkcs11_x509.check_clock(certificate, now)
+    for when, code in (
+        (now - datetime.timedelta(days=2), "CLOCK"),
+        (now + datetime.timedelta(days=4000), "CERT_ENDED"),
+    ):
+        with pytest.raises(pkcs11.Pkcs11Error) as caught:
+            pkcs11_x509.check_clock(certificate, when)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("CKR_DEVICE_MEMORY", "TOKEN_FULL"),
+        ("CKR_DEVICE_REMOVED", "TOKEN_MISSING"),
+        ("CKR_SESSION_COUNT", "TOKEN_BUSY"),
+        ("CKR_GENERAL_ERROR", "TOKEN_ERROR"),
+    ],
+)
+def test_what_a_token_says_is_told_apart(home: Path, name: str, code: str) -> None:
+    api = pkcs11.load_api()
+    library = pkcs11.Library(api, None, SOFTHSM)
+    failure = library.failure(api.PyKCS11Error(getattr(api, name)), "Generating a key")
+    assert failure.code == code
+    assert failure.remedy
 
 
 def test_a_document_is_signed_and_nothing_else(token: Run, home: Path) -> None:
