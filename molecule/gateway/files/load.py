@@ -26,6 +26,7 @@ class Client(threading.Thread):
         super().__init__()
         self.address = wanted.address
         self.body = json.loads(wanted.body)
+        self.pause = wanted.pause
         self.end = f"data: {wanted.ends}\n\n".encode()
         self.kind = kind
         self.context = ssl.create_default_context(cafile=CA)
@@ -48,7 +49,7 @@ class Client(threading.Thread):
                 )
                 self.connection = None
             self.slowest = max(self.slowest, time.monotonic() - start)
-            time.sleep(0.05)
+            time.sleep(self.pause)
 
     def ask(self) -> None:
         if self.connection is None or self.kind == "new":
@@ -75,6 +76,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("address")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--streams", type=int, default=8, help="how many of them read streams")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two requests")
     parser.add_argument("--body", default='{"seconds": 1}', help="what is asked, as JSON")
     parser.add_argument("--ends", default="second", help="what the last event of a stream is")
     return parser.parse_args()
