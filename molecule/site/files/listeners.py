@@ -1,7 +1,8 @@
 """Hold every listener against what it must accept and refuse; prints what is wrong as JSON.
 
-Listeners on standard input: ``{host, address, port, name, path, mutual, clients}``. ``clients`` are
-the names that a mutual listener serves. The folder given as argument has what forge.py makes.
+``listeners.py FOLDER HOST``, with what forge.py makes in the folder. Listeners on standard input:
+``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names that a
+mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
 """
 
 from __future__ import annotations
@@ -65,8 +66,18 @@ def handshake(listener) -> str:
     return "" if done.returncode == 0 and "Verification: OK" in done.stderr else done.stderr
 
 
-def wrong_with(listener, folder: Path) -> tuple[list[str], int]:
+def reached(listener) -> bool:
+    try:
+        socket.create_connection((listener["address"], listener["port"]), timeout=3).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
     """What is wrong, and how many questions were asked."""
+    if host not in listener.get("hears", [host]):
+        return ([f"{listener['host']}:{listener['port']} hears it"] if reached(listener) else []), 1
     wrong = [f"handshake: {said}"] if (said := handshake(listener)) else []
     plain = ask_plainly(listener)
     if plain.startswith(("2", "3")):
@@ -84,10 +95,10 @@ def wrong_with(listener, folder: Path) -> tuple[list[str], int]:
 
 
 def main() -> None:
-    listeners, folder = json.load(sys.stdin), Path(sys.argv[1])
+    listeners, folder, host = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2]
     wrong, asked = [], 0
     for listener in listeners:
-        found, count = wrong_with(listener, folder)
+        found, count = wrong_with(listener, folder, host)
         wrong += found
         asked += count
     print(json.dumps({"listeners": len(listeners), "asked": asked, "wrong": wrong}))
