@@ -13,30 +13,31 @@ import _imp
 import marshal
 import os
 import zipimport
+from importlib.machinery import SourcelessFileLoader
+from importlib.util import MAGIC_NUMBER
 from types import CodeType
 from typing import Any
 
-# Only root writes here, so that nobody runs what another user has compiled. A host has one Python.
+# Only root writes here, so that nobody runs what another user has compiled.
 FOLDER = "/var/cache/lab-bytecode"
 KEY = 0  # of a fast hash, which has to tell sources apart and no more
+HEADER = MAGIC_NUMBER + bytes(12)  # of a .pyc file that is not compared with its source
 
 importer: Any = zipimport
 compile_source = importer._compile_source
 
 
-def compile_once(path: str, source: bytes) -> CodeType:
+def compile_once(path: str, source: bytes) -> CodeType | None:
     """The code of a source: as it was kept, else compiled, and kept where root runs it."""
     kept = f"{FOLDER}/{os.path.basename(path)}.{_imp.source_hash(KEY, source).hex()}"
     try:
-        with open(kept, "rb") as file:
-            code: CodeType = marshal.load(file)  # noqa: S302  # root's own
-            return code
-    except OSError:
-        code = compile_source(path, source)
+        return SourcelessFileLoader("kept", kept).get_code("kept")
+    except (OSError, ImportError):
+        code: CodeType = compile_source(path, source)
     if os.geteuid() == 0:
         os.makedirs(FOLDER, mode=0o755, exist_ok=True)
         with open(f"{kept}.{os.getpid()}", "wb") as new:
-            marshal.dump(code, new)
+            new.write(HEADER + marshal.dumps(code))
         os.replace(new.name, kept)
     return code
 
