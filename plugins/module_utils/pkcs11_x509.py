@@ -178,6 +178,19 @@ def token_key(session: Session, label: str) -> TokenKey:
     return TokenRsaKey(session, key, public)
 
 
+def label_of(session: Session, certificate: x509.Certificate) -> str:
+    """Label of the key in the token that the certificate is for."""
+    for key in session.private_keys():
+        usable = key.public.point or key.public.modulus
+        if usable and same_key(public_key(key.public), certificate.public_key()):
+            return key.label
+    raise Pkcs11Error(
+        "KEY_MISSING",
+        f"token {session.token.label!r} has no private key for the certificate of {common_name(certificate)!r}.",
+        "restore the token, or issue a certificate for a key that it has.",
+    )
+
+
 def parse_names(names: list[str]) -> list[x509.GeneralName]:
     """Subject alternative names from `DNS:name` and `IP:address`."""
     require_cryptography()

@@ -87,6 +87,18 @@ def _is_precisions(value: Any) -> bool:
     )
 
 
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) and _is_word(text)
+        for name, text in value.items()
+    )
+
+
+def _is_word(text: Any) -> bool:
+    """Whether systemd and a command line take it as one word."""
+    return isinstance(text, str) and re.fullmatch(r"[^\s'\"\\%$]+", text) is not None
+
+
 def _is_prepared(name: Any) -> bool:
     return isinstance(name, str) and name in PREPARED
 
@@ -156,6 +168,9 @@ VARIABLES = {
     "deepseek_tls_dir": Variable("an absolute path", _folder),
     "deepseek_release_public_key_file": Variable("an absolute path", _folder),
     "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _folder),
+    "deepseek_pkcs11_environment": Variable(
+        "a mapping of names to texts", _is_environment, required=False
+    ),
     "deepseek_store_dir": Variable("an absolute path", _folder),
     "deepseek_store_sources": Variable("a list of https://<address>:<port>", _is_sources),
     "deepseek_venv_dir": Variable("an absolute path", _folder),

@@ -38,7 +38,7 @@ options:
   provider:
     description:
       - V(selfsigned) signs the certificate of O(key) with O(key) itself.
-      - V(issue) signs with O(ca_key) for the key in O(csr_content), or for O(key) of the same token.
+      - V(issue) signs with the key that O(ca_certificate) is for, for the key in O(csr_content) or O(key) of the same token.
     type: str
     choices: [selfsigned, issue]
     default: issue
@@ -47,9 +47,6 @@ options:
     type: str
   csr_content:
     description: Signing request in PEM by the key that the certificate is for.
-    type: str
-  ca_key:
-    description: Label of the CA key in the token.
     type: str
   ca_certificate:
     description: File with the CA certificate.
@@ -114,7 +111,6 @@ EXAMPLES = r"""
     module_path: /usr/lib/softhsm/libsofthsm2.so
     token: deepseek-release
     pin_file: /etc/deepseek/hsm/release/pin
-    ca_key: ca
     ca_certificate: /etc/deepseek/tls/ca.pem
     csr_content: "{{ request.stdout }}"
     common_name: inference-1
@@ -155,6 +151,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import
     certificate_pem,
     describe,
     issue,
+    label_of,
     load_certificate,
     load_request,
     load_revocations,
@@ -231,7 +228,7 @@ def judge(params, wanted, key, issuer, now):
 def make(session, params, wanted, key, issuer, now):
     if issuer is None:
         return self_signed(wanted, token_key(session, params["key"]), now)
-    return issue(wanted, key, issuer, token_key(session, params["ca_key"]), now)
+    return issue(wanted, key, issuer, token_key(session, label_of(session, issuer)), now)
 
 
 def write(module, certificate):
@@ -302,7 +299,6 @@ def main():
         provider={"type": "str", "choices": ["selfsigned", "issue"], "default": "issue"},
         key={"type": "str", "no_log": False},
         csr_content={"type": "str"},
-        ca_key={"type": "str", "no_log": False},
         ca_certificate={"type": "path"},
         crl={"type": "path"},
         archive={"type": "path"},
@@ -329,7 +325,7 @@ def main():
         required_one_of=[("key", "csr_content")],
         required_if=[
             ("provider", "selfsigned", ["key"]),
-            ("provider", "issue", ["ca_key", "ca_certificate"]),
+            ("provider", "issue", ["ca_certificate"]),
         ],
     )
     run(module, work)

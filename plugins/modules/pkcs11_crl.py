@@ -35,12 +35,8 @@ options:
     description: Label of the token that holds the CA key.
     type: str
     required: true
-  ca_key:
-    description: Label of the CA key in the token.
-    type: str
-    required: true
   ca_certificate:
-    description: File with the CA certificate.
+    description: File with the CA certificate. The key that it is for must be in the token, and signs.
     type: path
     required: true
   revoke:
@@ -49,12 +45,12 @@ options:
     elements: str
     default: []
   revoke_names:
-    description: Common names of which every certificate in O(archive) that has not ended is revoked.
+    description: Common names of which every certificate in O(archive) that this CA has made and that has not ended is revoked.
     type: list
     elements: str
     default: []
   archive:
-    description: Folder with the certificates that the CA has made. Needed with O(revoke_names).
+    description: Folder with the certificates that CAs have made. Needed with O(revoke_names).
     type: path
   validity_days:
     description: Days for which a new list is valid. Where it has ended, every certificate of the CA is refused.
@@ -73,7 +69,6 @@ EXAMPLES = r"""
     module_path: /usr/lib/softhsm/libsofthsm2.so
     token: deepseek-ca
     pin_file: /etc/deepseek/hsm/ca/pin
-    ca_key: issuing
     ca_certificate: /etc/deepseek/tls/issuing.pem
     revoke_names: [inference-2]
     archive: /etc/deepseek/tls/issued/archive
@@ -116,12 +111,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import
     crl_number,
     crl_pem,
     crl_reason,
+    label_of,
     load_certificate,
     load_revocations,
     next_update,
     not_after,
     revocation_list,
     revoked_serials,
+    signed_by,
     token_key,
 )
 
@@ -146,7 +143,7 @@ def issuer_of(params):
         ) from error
 
 
-def serials_of(params, now):
+def serials_of(params, issuer, now):
     """What is to be revoked."""
     try:
         serials = {int(serial.replace(":", ""), 16) for serial in params["revoke"]}
@@ -157,7 +154,8 @@ def serials_of(params, now):
     for name in sorted(os.listdir(params["archive"])) if params["revoke_names"] else []:
         path = os.path.join(params["archive"], name)
         certificate = load_certificate(text_of(path), path)
-        if common_name(certificate) in params["revoke_names"] and not_after(certificate) > now:
+        named = common_name(certificate) in params["revoke_names"]
+        if named and not_after(certificate) > now and signed_by(certificate, issuer):
             serials.add(certificate.serial_number)
     return serials
 
@@ -177,7 +175,7 @@ def work(module):
     params = module.params
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     issuer, current = issuer_of(params), present(params["path"])
-    wanted = serials_of(params, now)
+    wanted = serials_of(params, issuer, now)
     days = datetime.timedelta(days=params["renew_before_days"])
     reason = crl_reason(current, wanted, issuer, days, now) or ""
     before = revoked_serials(current) if current is not None else {}
@@ -187,7 +185,7 @@ def work(module):
     if reason and not module.check_mode:
         validity = datetime.timedelta(days=params["validity_days"])
         with session_of(module) as session:
-            key = token_key(session, params["ca_key"])
+            key = token_key(session, label_of(session, issuer))
             made = revocation_list(revoked, number + 1, validity, issuer, key, now)
         write(module, crl_pem(made))
         number, end = number + 1, next_update(made).isoformat()
@@ -210,7 +208,6 @@ def main():
     arguments.update(
         path={"type": "path", "required": True},
         token={"type": "str", "required": True, "no_log": False},
-        ca_key={"type": "str", "required": True, "no_log": False},
         ca_certificate={"type": "path", "required": True},
         revoke={"type": "list", "elements": "str", "default": []},
         revoke_names={"type": "list", "elements": "str", "default": []},

@@ -37,7 +37,7 @@ options:
   key:
     description:
       - Label of a key that must be there.
-      - Without it, the key whose PKCS#11 URI is in the file O(certificate), if there is one.
+      - Without it, the key whose PKCS#11 URI is in the file O(certificate), otherwise the key that the certificate is for.
     type: str
   prove:
     description: Sign a nonce with O(key), or with the key that the file O(certificate) names, and verify it.
@@ -108,6 +108,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
     check_clock,
     describe,
+    label_of,
     load_certificate,
     prove,
 )
@@ -130,7 +131,9 @@ def certificate_of(params):
 
 
 def look(session, params, label, certificate):
-    """Keys of the token and the proof; the key with the label must be there and be safe."""
+    """Keys of the token and the proof; the key that is meant must be there and be safe."""
+    if not label and certificate is not None:
+        label = label_of(session, certificate)
     if label:
         session.key(label)
     if params["prove"]:
@@ -138,6 +141,7 @@ def look(session, params, label, certificate):
             check_clock(certificate, datetime.datetime.now(datetime.timezone.utc))
         prove(session, label, certificate, os.urandom(32))
     return {
+        "key_label": label,
         "private_keys": [key_result(key) for key in session.private_keys()],
         "proof": {
             "signed": params["prove"],
@@ -150,12 +154,6 @@ def work(module):
     params = module.params
     certificate, named = certificate_of(params)
     label = params["key"] or named or ""
-    if params["prove"] and not label:
-        raise Pkcs11Error(
-            "KEY",
-            f"no key is named, neither by key nor by a PKCS#11 URI in {params['certificate']}.",
-            "set key.",
-        )
     result = {
         "changed": False,
         "private_keys": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -68,15 +69,20 @@ def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
     async def read(request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))
 
+    async def slow(_request: Request) -> Response:
+        await asyncio.sleep(1)
+        return PlainTextResponse("slow")
+
     number = free_port()
     config = uvicorn.Config(
-        Starlette(routes=[Route("/", read, methods=["GET", "POST"])]),
+        Starlette(routes=[Route("/", read, methods=["GET", "POST"]), Route("/slow", slow)]),
         host="127.0.0.1",
         port=number,
         http=checked_protocol({"gateway-1"}),
         ssl_context_factory=lambda _config, _default: context,
         log_config=None,
         lifespan="off",
+        ws="none",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -148,6 +154,97 @@ def test_time_between_requests_is_not_bounded(port: int, authority: Authority) -
                 answer += connection.recv(1000)
             assert answer.startswith(b"HTTP/1.1 200")
             time.sleep(0.6)
+
+
+def until_closed(connection: ssl.SSLSocket) -> bytes:
+    answer = b""
+    with suppress(ConnectionError, ssl.SSLError):
+        while some := connection.recv(2**16):
+            answer += some
+    return answer
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nX-Long: ",
+        b"GET /",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: ",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;extension=",
+    ],
+)
+def test_a_head_may_not_take_all_memory(
+    port: int, authority: Authority, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(tls, "READ_SECONDS", 60)
+    with connect(port, authority) as connection:
+        connection.sendall(sent)
+        taken = 0
+        with suppress(ConnectionError, ssl.SSLError):
+            while taken < 2**24:
+                connection.sendall(b"x" * 2**14)
+                taken += 2**14
+        assert taken < 2**24
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Host: x\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused(port: int, authority: Authority, sent: bytes) -> None:
+    with connect(port, authority) as connection:
+        connection.sendall(sent)
+        answer = until_closed(connection)
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert answer.endswith(b"Invalid HTTP request received.")
+
+
+def test_another_protocol_is_not_spoken(port: int, authority: Authority) -> None:
+    """The request is answered, and the connection, on which nothing more is read, not kept."""
+    with connect(port, authority) as connection:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+        connection.sendall(WHOLE.replace(b"\r\n\r\n", b"\r\n" + upgrade + b"\r\n"))
+        answer = until_closed(connection)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+
+
+def test_requests_may_come_before_the_answers_but_not_any_number(
+    port: int, authority: Authority
+) -> None:
+    with connect(port, authority) as connection:
+        connection.sendall(WHOLE * 5)
+        answer = b""
+        while answer.count(b"HTTP/1.1 200") < 5:
+            answer += connection.recv(1000)
+    with connect(port, authority) as connection:
+        connection.sendall(WHOLE * 1000)
+        assert until_closed(connection).count(b"HTTP/1.1 200") < 1000
+
+
+def test_whoever_waits_for_an_answer_is_not_slow(port: int, authority: Authority) -> None:
+    with connect(port, authority) as connection:
+        connection.sendall(WHOLE.replace(b"/", b"/slow", 1) + WHOLE[:20])
+        answer = b""
+        while not answer.endswith(b"slow"):
+            some = connection.recv(1000)
+            assert some
+            answer += some
+        connection.sendall(WHOLE[20:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_an_incomplete_request_behind_another_is_given_up_too(
+    port: int, authority: Authority
+) -> None:
+    with connect(port, authority) as connection:
+        connection.sendall(WHOLE.replace(b"/", b"/slow", 1) + HEAD)
+        assert until_closed(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_ten_thousand_connections(

@@ -70,7 +70,18 @@ def stay_on(core: int) -> None:
 def _serve(make_app: Callable[[Path], ASGIApp], graph: Path, port: int) -> None:
     stay_on(0)
     app = make_app(graph)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_config=None, timeout_keep_alive=75)
+    # with what deepseek-serve chooses, but for TLS
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=port,
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+    )
 
 
 class RefusedError(Exception):
@@ -94,6 +105,7 @@ def serving(make_app: Callable[[Path], ASGIApp], graph: Path) -> Iterator[Server
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(make_app, graph, port))
     process.start()
+    cores = os.sched_getaffinity(0)
     stay_on(1)
     # what the client collects would count as the server's time
     gc.collect()
@@ -104,6 +116,8 @@ def serving(make_app: Callable[[Path], ASGIApp], graph: Path) -> Iterator[Server
     finally:
         process.terminate()
         process.join()
+        # for the next server, which begins with this process's cores
+        os.sched_setaffinity(0, cores)
 
 
 def request(path: str, **body: object) -> bytes:

@@ -6,9 +6,10 @@ Run it in the environment of the serving tests, with nothing else on the machine
 nothing: it always has the next token at once. Server and client are processes of their own, over
 loopback and without TLS, each held to one core where there are two. Requests for one token come at
 the given rate, first evenly, then at random (Poisson), where some wait for others as they do for a
-single server of any kind. Their times are end to end, so they hold the client's own part too. Then
-streams of 300 tokens run at the same time; their rate is the ceiling that the event loop sets,
-whatever the engine.
+single server of any kind. Their times are end to end, so they hold the client's own part too. What
+that and the HTTP server take is measured in the same run, with an application that answers as many
+bytes and does nothing else: no service on this server can be faster. Then streams of 300 tokens run
+at the same time; their rate is the ceiling that the event loop sets, whatever the engine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from deepseek_serving.scheduler import Scheduler
 from deepseek_serving.service import Service
 from deepseek_serving.text import ChatTokenizer
 from load import CHECKPOINT, Client, Measure, at_most, percentile, poisson, report, request, serving
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 MODEL = "null"
 # a token that is text by itself
@@ -79,6 +80,25 @@ def null_app(graph: Path) -> ASGIApp:
     return app
 
 
+# as many as an answer of one token
+ANSWER = b" " * 445
+
+
+def bare_app(_graph: Path) -> ASGIApp:
+    """Reads a request and answers it; the least that a server can do."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive()).get("more_body"):
+            pass
+        headers = [(b"content-length", str(len(ANSWER)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": ANSWER})
+
+    return app
+
+
 def question(**more: object) -> bytes:
     messages = [{"role": "user", "content": "What is a release?"}]
     return request("/v1/chat/completions", model=MODEL, messages=messages, **more)
@@ -109,11 +129,16 @@ async def token_rate(client: Client, streams: int) -> float:
     return sum(count - 2 for count in counts) / (time.perf_counter() - began)
 
 
-async def measure(port: int, arguments: argparse.Namespace) -> dict[str, Measure]:
+async def ready(port: int) -> Client:
     client = Client(port)
     await client.until_ready()
     for _warm in range(WARM_UP):
         await client.whole(question(max_tokens=1))
+    return client
+
+
+async def measure(port: int, arguments: argparse.Namespace) -> dict[str, Measure]:
+    client = await ready(port)
     results: dict[str, Measure] = {}
     for name, arrivals in ARRIVALS.items():
         taken = await latencies(client, arrivals(arguments.rate, arguments.seconds))
@@ -122,6 +147,21 @@ async def measure(port: int, arguments: argparse.Namespace) -> dict[str, Measure
     rates = [await token_rate(client, arguments.streams) for _round in range(3)]
     rate = round(statistics.median(rates), 1)
     results[f"tokens_of_{arguments.streams}_streams"] = Measure(rate, "tokens/s", None, None, None)
+    return results
+
+
+async def measure_bare(
+    port: int, arguments: argparse.Namespace, of: dict[str, Measure]
+) -> dict[str, Measure]:
+    """The same requests to the bare application; the ratio is its part of the service's time."""
+    client = await ready(port)
+    results: dict[str, Measure] = {}
+    for name, arrivals in ARRIVALS.items():
+        taken = await latencies(client, arrivals(arguments.rate, arguments.seconds))
+        bare, all_of_it = statistics.median(taken) * 1e3, of[f"request_{name}_p50"].value
+        results[f"bare_{name}_p50"] = Measure(
+            round(bare, 3), "ms", all_of_it, round(bare / all_of_it, 3), None
+        )
     return results
 
 
@@ -137,6 +177,8 @@ def main() -> None:
         export(CHECKPOINT, graph)
         with serving(null_app, graph) as server:
             results = asyncio.run(measure(server.port, arguments))
+        with serving(bare_app, graph) as server:
+            results |= asyncio.run(measure_bare(server.port, arguments, results))
     report(results, arguments.json)
 
 

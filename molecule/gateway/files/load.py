@@ -6,12 +6,12 @@ answered and what failed.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import http.client
 import json
 import signal
 import ssl
-import sys
 import threading
 import time
 
@@ -22,9 +22,12 @@ stop = threading.Event()
 class Client(threading.Thread):
     """One client with one request at a time."""
 
-    def __init__(self, address: str, name: str, kind: str) -> None:
+    def __init__(self, wanted: argparse.Namespace, name: str, kind: str) -> None:
         super().__init__()
-        self.address = address
+        self.address = wanted.address
+        self.body = json.loads(wanted.body)
+        self.pause = wanted.pause
+        self.end = f"data: {wanted.ends}\n\n".encode()
         self.kind = kind
         self.context = ssl.create_default_context(cafile=CA)
         self.context.check_hostname = False
@@ -46,20 +49,21 @@ class Client(threading.Thread):
                 )
                 self.connection = None
             self.slowest = max(self.slowest, time.monotonic() - start)
-            time.sleep(0.05)
+            time.sleep(self.pause)
 
     def ask(self) -> None:
         if self.connection is None or self.kind == "new":
             self.connection = http.client.HTTPSConnection(
                 self.address, 443, context=self.context, timeout=30
             )
-        body = json.dumps({"stream": self.kind == "stream", "seconds": 1}).encode()
-        self.connection.request("POST", "/v1/chat/completions", body=body)
+        body = json.dumps({**self.body, "stream": self.kind == "stream"}).encode()
+        headers = {"Content-Type": "application/json"}
+        self.connection.request("POST", "/v1/chat/completions", body=body, headers=headers)
         response = self.connection.getresponse()
         content = response.read()
         if response.status != 200:
             raise ValueError(f"status {response.status}: {content[:200]!r}")
-        if self.kind == "stream" and content != b"data: first\n\ndata: second\n\n":
+        if self.kind == "stream" and not content.endswith(self.end):
             raise ValueError(f"a stream ended as {content!r}")
         # as every client must: a server may say that it closes
         if self.kind == "new" or response.will_close:
@@ -67,10 +71,23 @@ class Client(threading.Thread):
             self.connection = None
 
 
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Load on a gateway until SIGTERM.")
+    parser.add_argument("address")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--streams", type=int, default=8, help="how many of them read streams")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two requests")
+    parser.add_argument("--body", default='{"seconds": 1}', help="what is asked, as JSON")
+    parser.add_argument("--ends", default="second", help="what the last event of a stream is")
+    return parser.parse_args()
+
+
 def main() -> None:
-    streams = int(sys.argv[2])
-    kinds = ["stream"] * streams + ["new"] * 8 + ["kept"] * (24 - streams)
-    clients = [Client(sys.argv[1], f"client {place}", kind) for place, kind in enumerate(kinds)]
+    wanted = asked()
+    new = wanted.clients // 4
+    kept = wanted.clients - wanted.streams - new
+    kinds = ["stream"] * wanted.streams + ["new"] * new + ["kept"] * kept
+    clients = [Client(wanted, f"client {place}", kind) for place, kind in enumerate(kinds)]
     for client in clients:
         client.start()
     signal.sigwait({signal.SIGTERM})

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -108,6 +108,7 @@ class Ticket:
     generated: int = 0
     last_token: int = 0
     cancelled: bool = False
+    ended: bool = False
 
     @property
     def in_prefill(self) -> bool:
@@ -155,7 +156,7 @@ class State:
     decoded_tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Counts:
     prompts: int = 0
     prompts_reused: int = 0
@@ -193,6 +194,8 @@ class Scheduler:
         self._per_key = self.limits.queue_per_key
         self._waiting: FairQueue[Ticket] = FairQueue()
         self._slots = [Slot() for _slot in range(engine.slots)]
+        # the slots with a ticket: most steps have few, and looking through all would take longer
+        self._busy: set[int] = set()
         self._turn = 0
         # seconds of the engine that others are to have before the next chunk of a long prompt
         self._owed = 0.0
@@ -248,7 +251,7 @@ class Scheduler:
         with self._changed:
             return State(
                 waiting=len(self._waiting),
-                busy=sum(slot.ticket is not None for slot in self._slots),
+                busy=len(self._busy),
                 slots=len(self._slots),
                 cache_tokens=sum(slot.length for slot in self._slots),
                 **vars(self._counts),
@@ -293,7 +296,7 @@ class Scheduler:
 
     def _make_sure_of_room(self, key: str, count: int) -> None:
         # those that a free slot takes at the next step do not wait
-        free = sum(slot.ticket is None for slot in self._slots)
+        free = len(self._slots) - len(self._busy)
         if len(self._waiting) + count > self.limits.queue + free:
             raise QueueFullError
         if self._per_key is not None and self._waiting.waiting(key) + count > self._per_key + free:
@@ -301,6 +304,9 @@ class Scheduler:
 
     def cancel(self, ticket: Ticket) -> None:
         """Stop generating; the slot is free at the next step. Safe at any time, from any thread."""
+        if ticket.ended:
+            # its slot is free already: no reason to wake the scheduler's thread
+            return
         with self._changed:
             ticket.cancelled = True
             self._changed.notify()
@@ -325,10 +331,10 @@ class Scheduler:
         while True:
             with self._changed:
                 ended = self._take_out()
-                while self._waiting and any(slot.ticket is None for slot in self._slots):
+                while self._waiting and len(self._busy) < len(self._slots):
                     _key, ticket = self._waiting.pop()
                     self._place(ticket)
-                active = any(slot.ticket is not None for slot in self._slots)
+                active = bool(self._busy)
                 if not ended and not active and not self._closing:
                     self._sleep()
                     continue
@@ -355,10 +361,11 @@ class Scheduler:
         """What is cancelled or late, from the slots and from the queue."""
         now = time.monotonic()
         ended: list[Ticket] = []
-        for slot in self._slots:
-            if slot.ticket is not None and slot.ticket.unwanted(now):
-                ended.append(slot.ticket)
-                self._free(slot)
+        for index in sorted(self._busy):
+            ticket = self._ticket(index)
+            if ticket.unwanted(now):
+                ended.append(ticket)
+                self._free(index)
         ended += self._waiting.remove(lambda ticket: ticket.unwanted(now) is not None)
         return [(ticket, ticket.unwanted(now) or "cancelled") for ticket in ended]
 
@@ -367,37 +374,43 @@ class Scheduler:
         request = ticket.request
         # the last token must be read, since what follows it is what was asked for
         prompt = request.prompt[: len(request.prompt) - 1]
-        best, reused = None, -1
-        for slot in self._slots:
-            if slot.ticket is not None:
-                continue
-            same = slot.held and slot.key == request.key
-            known = _common(slot.held, prompt, self._chunk) if same else 0
-            if known > reused:
-                best, reused = slot, known
-        assert best is not None
-        best.ticket, best.key, best.held = ticket, request.key, ()
+        known = {
+            index: _common(slot.held, prompt, self._chunk)
+            for index, slot in enumerate(self._slots)
+            if slot.held and slot.ticket is None and slot.key == request.key
+        }
+        best = max(known, key=lambda index: known[index], default=0)
+        reused = known.get(best, 0)
+        if not reused:
+            best = next(index for index in range(len(self._slots)) if index not in self._busy)
+        self._slots[best] = Slot(ticket, request.key)
+        self._busy.add(best)
         ticket.started = time.monotonic()
         ticket.read = ticket.reused = reused
         counts = self._counts
-        self._counts = replace(
-            counts,
-            prompts=counts.prompts + 1,
-            prompts_reused=counts.prompts_reused + (reused > 0),
-            prompt_tokens=counts.prompt_tokens + len(request.prompt),
-            prompt_tokens_reused=counts.prompt_tokens_reused + reused,
-        )
+        counts.prompts += 1
+        counts.prompts_reused += reused > 0
+        counts.prompt_tokens += len(request.prompt)
+        counts.prompt_tokens_reused += reused
 
-    def _free(self, slot: Slot) -> None:
-        assert slot.ticket is not None
-        whole = slot.ticket.read // self._chunk * self._chunk
-        slot.held = slot.ticket.request.prompt[:whole]
+    def _ticket(self, index: int) -> Ticket:
+        """What is in a busy slot."""
+        ticket = self._slots[index].ticket
+        assert ticket is not None
+        return ticket
+
+    def _free(self, index: int) -> None:
+        slot, ticket = self._slots[index], self._ticket(index)
+        whole = ticket.read // self._chunk * self._chunk
+        slot.held = ticket.request.prompt[:whole]
         slot.ticket = None
+        self._busy.remove(index)
+        ticket.ended = True
 
     def _left(self, index: int) -> int:
-        """Tokens of a slot's prompt that are still to be read."""
-        ticket = self._slots[index].ticket
-        return 0 if ticket is None else len(ticket.request.prompt) - ticket.read
+        """Tokens of a busy slot's prompt that are still to be read."""
+        ticket = self._ticket(index)
+        return len(ticket.request.prompt) - ticket.read
 
     def _is_long(self, index: int) -> bool:
         """Whether more of a prompt is left than a chunk."""
@@ -405,15 +418,13 @@ class Scheduler:
 
     def _long_and_other(self) -> tuple[int, int]:
         """Slots in the middle of a long prompt, and those in any other work."""
-        busy = [index for index, slot in enumerate(self._slots) if slot.ticket is not None]
-        long = sum(self._is_long(index) for index in busy)
-        return long, len(busy) - long
+        long = sum(self._is_long(index) for index in self._busy)
+        return long, len(self._busy) - long
 
     def _next_prefill(self, *, long_too: bool) -> int | None:
         """The prompts take turns; long ones come first where they may be read at all."""
-        count = len(self._slots)
-        turns = ((self._turn + step) % count for step in range(count))
-        reading = [index for index in turns if self._left(index)]
+        reading = [index for index in self._busy if self._left(index)]
+        reading.sort(key=lambda index: (index - self._turn) % len(self._slots))
         long = [index for index in reading if self._is_long(index)] if long_too else []
         ending = [index for index in reading if not self._is_long(index)]
         return next(iter(long + ending), None)
@@ -425,14 +436,11 @@ class Scheduler:
         no less than 1 in 1 + `MOST_OTHERS`: what is short, and what is being answered, goes on at
         about the speed that it would have beside so many short ones.
         """
-        left = self._budget - sum(
-            slot.ticket is not None and not slot.ticket.in_prefill for slot in self._slots
-        )
+        left = self._budget - sum(not self._left(index) for index in self._busy)
         long_too = self._owed <= 0 or not self._long_and_other()[1]
         begun = False
         while (index := self._next_prefill(long_too=long_too)) is not None:
-            ticket = self._slots[index].ticket
-            assert ticket is not None
+            ticket = self._ticket(index)
             chunk = ticket.request.prompt[ticket.read : ticket.read + self._chunk]
             if begun and len(chunk) > left:
                 return
@@ -457,11 +465,7 @@ class Scheduler:
 
     def _decode_turn(self) -> None:
         """One token for every slot past its prompt, up to the last such slot."""
-        ready = [
-            index
-            for index, slot in enumerate(self._slots)
-            if slot.ticket is not None and not slot.ticket.in_prefill
-        ]
+        ready = sorted(index for index in self._busy if not self._left(index))
         if not ready:
             return
         batch = self._slots[: ready[-1] + 1]
@@ -471,12 +475,9 @@ class Scheduler:
             [slot.length for slot in batch],
         )
         self._owed = max(0.0, self._owed - (self._clock() - began))
-        counts = self._counts
-        self._counts = replace(
-            counts,
-            decode_steps=counts.decode_steps + 1,
-            decoded_tokens=counts.decoded_tokens + len(ready),
-        )
+        with self._changed:
+            self._counts.decode_steps += 1
+            self._counts.decoded_tokens += len(ready)
         # fetched once a step, and only if a sequence asks for it
         logits = functools.cache(self._engine.logits)
         for index in ready:
@@ -490,9 +491,7 @@ class Scheduler:
         logits: Callable[[], npt.NDArray[np.float32]],
     ) -> None:
         """Choose the sequence's next token, tell its listener, and free the slot at the end."""
-        slot = self._slots[index]
-        ticket = slot.ticket
-        assert ticket is not None
+        ticket = self._ticket(index)
         try:
             choice = ticket.sampler.choose(
                 candidates.values[row], candidates.tokens[row], lambda: logits()[row]
@@ -507,7 +506,7 @@ class Scheduler:
             event = Event(choice, finish, is_end=choice.token in ticket.request.end_tokens)
         if event.finish is not None:
             with self._changed:
-                self._free(slot)
+                self._free(index)
         ticket.listener(event)
 
     def _finish(self, ticket: Ticket, token: int) -> FinishReason | None:
@@ -519,8 +518,9 @@ class Scheduler:
 
     def _end_all(self, reason: FinishReason) -> None:
         with self._changed:
-            left = [slot.ticket for slot in self._slots if slot.ticket is not None]
+            left = [self._ticket(index) for index in sorted(self._busy)]
             left += self._waiting.remove(lambda _ticket: True)
             self._slots = [Slot() for _slot in self._slots]
+            self._busy.clear()
         for ticket in left:
             ticket.listener(Event(finish=reason))

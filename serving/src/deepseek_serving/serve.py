@@ -134,6 +134,8 @@ def _server(settings: Settings) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
         # longer than a gateway keeps an idle connection, so that it never reuses a closed one
         timeout_keep_alive=75,
         timeout_graceful_shutdown=server.drain_seconds,

@@ -247,7 +247,8 @@ class Generation:
             self._closed = True
             if self.ticket is not None:
                 self._service.scheduler.cancel(self.ticket)
-                self._record(self.ticket)
+                # once the loop is free: the last of the answer need not wait for its count
+                self._outbox.loop.call_soon(self._record, self.ticket, time.monotonic())
 
     def _count(self) -> None:
         self.completion_tokens += 1
@@ -255,10 +256,9 @@ class Generation:
         if self._first is None:
             self._first = time.monotonic()
 
-    def _record(self, ticket: Ticket) -> None:
+    def _record(self, ticket: Ticket, now: float) -> None:
         metrics = self._service.metrics
         key = ticket.request.key or "-"
-        now = time.monotonic()
         metrics.finished.labels(self.finish_reason or self._failure, key).inc()
         metrics.generation_tokens.labels(key).inc(self.completion_tokens)
         if ticket.started is not None:

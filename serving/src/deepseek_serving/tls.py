@@ -12,9 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.errors import SettingsError
@@ -27,6 +26,10 @@ BEGIN_SECONDS = 30
 READ_SECONDS = 60
 COLLECT_SECONDS = 1
 CLOSE_SECONDS = 1
+# bytes in which neither a head comes to its end nor any of a body is; the parser keeps them
+MOST_HEAD = 64 * 2**10
+# requests that wait for the answer to the one before them
+MOST_PIPELINED = 16
 
 
 def server_context(
@@ -111,7 +114,7 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
             collected = time.monotonic()
         return len(live) >= most
 
-    class CheckedProtocol(H11Protocol):
+    class CheckedProtocol(HttpToolsProtocol):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             if is_full():
                 # the event loop drops a connection for which there is no protocol
@@ -121,6 +124,8 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
             if len(live) == most:
                 logger.warning("%d connections: no more are taken until one ends", most)
             self._reading: asyncio.TimerHandle | None = None
+            self._begun = False
+            self._unread = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -138,10 +143,49 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            self._unread += len(data)
             super().data_received(data)
-            state = self.conn.their_state
-            begun = state is h11.IDLE and bool(self.conn.trailing_data[0])
-            self._bound_reading(unfinished=begun or state is h11.SEND_BODY)
+            if self._unread > MOST_HEAD and not self.transport.is_closing():
+                self.send_400_response("Invalid HTTP request received.")
+            self._bound_reading(unfinished=self._unfinished)
+
+        # what the parser tells while it is fed
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._begun, self._unread = True, 0
+
+        def on_headers_complete(self) -> None:
+            if len(self.pipeline) >= MOST_PIPELINED:
+                raise ValueError("too many requests at once")
+            names = {name for name, _value in self.headers}
+            if self.parser.get_http_version() == "1.1" and b"host" not in names:
+                # RFC 9112, section 3.2: such a request must be answered with 400
+                raise ValueError("no Host")
+            super().on_headers_complete()
+            self._unread = 0
+            if self.parser.should_upgrade():
+                # there is no other protocol here, but the parser reads no further
+                self.cycle.keep_alive = False
+
+        def on_body(self, body: bytes) -> None:
+            super().on_body(body)
+            self._unread = 0
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._begun, self._unread = False, 0
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._bound_reading(unfinished=self._unfinished)
+
+        @property
+        def _unfinished(self) -> bool:
+            """Whether it is the client's turn: a request has begun, and no answer is due before."""
+            cycle = self.cycle
+            answering = cycle is not None and not (cycle.more_body or cycle.response_complete)
+            return (self._begun or self._unread > 0) and not (answering or self.pipeline)
 
         def _bound_reading(self, *, unfinished: bool) -> None:
             """However often something comes, a request must be complete in time."""

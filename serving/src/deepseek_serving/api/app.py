@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from deepseek_serving.api.access import Caller
 from deepseek_serving.api.common import Who, assemble, check_model, queue_full
+from deepseek_serving.api.direct import Endpoint, Endpoints
 from deepseek_serving.api.document import REPLIES
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.api.replies import Answers, ChatShape, TextShape, stream, unavailable, whole
@@ -85,7 +86,7 @@ def _echo(service: Service, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
 
 
-def _add_answers(app: FastAPI, service: Service) -> None:
+def _add_answers(app: FastAPI, service: Service) -> Endpoints:
     @app.post("/v1/chat/completions", responses=REPLIES, tags=["chat"])
     async def chat_completions(body: ChatRequest, request: Request, who: Who) -> Response:
         """Answer a conversation."""
@@ -112,6 +113,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         if body.stream:
             return stream(answers, shape, include_usage=body.include_usage)
         return await whole(answers, shape, request)
+
+    return {
+        "/v1/chat/completions": Endpoint(ChatRequest, chat_completions),
+        "/v1/completions": Endpoint(CompletionRequest, completions),
+    }
 
 
 def create_app(

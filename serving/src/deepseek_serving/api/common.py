@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from deepseek_serving.api.access import Access, Caller, caller
+from deepseek_serving.api.direct import Direct, Endpoints
 from deepseek_serving.api.document import ERRORS, publish
 from deepseek_serving.api.embeddings import add_embeddings
 from deepseek_serving.api.errors import ApiError, install
@@ -156,7 +157,7 @@ def add_models(app: FastAPI, served: Served, embedder: Embedder | None) -> None:
 
 def assemble(
     served: Served,
-    add_answers: Callable[[FastAPI], None],
+    add_answers: Callable[[FastAPI], Endpoints],
     keys: KeyRing | None,
     embedder: Embedder | None,
 ) -> ASGIApp:
@@ -177,8 +178,8 @@ def assemble(
     install(app)
     add_probes(app, served)
     add_models(app, served, embedder)
-    add_answers(app)
+    endpoints = add_answers(app)
     if embedder is not None:
         add_embeddings(app, embedder)
     publish(app, has_keys=keys is not None)
-    return Surround(Access(app, keys), served, ROUTES)
+    return Surround(Access(Direct(app, endpoints), keys), served, ROUTES)

@@ -48,6 +48,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
+def failed() -> ApiError:
+    """What clients hear of an error that nobody foresaw."""
+    return ApiError(500, "The service failed.", kind="server_error")
+
+
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """The first of pydantic's complaints, as OpenAI would put it."""
     first = errors[0]
@@ -86,7 +91,7 @@ def install(app: FastAPI) -> None:
         return ApiError(error.status_code, message, headers=headers).response()
 
     async def unexpected(_request: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, "The service failed.", kind="server_error").response()
+        return failed().response()
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(RequestValidationError, validation_error)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.api.access import Caller
 from deepseek_serving.api.common import Who, assemble, check_model, queue_full
+from deepseek_serving.api.direct import Endpoint, Endpoints
 from deepseek_serving.api.document import REPLIES, Responses, error_response
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.api.replies import disconnected, unavailable
@@ -342,7 +343,7 @@ async def _forward(
     return Response(status_code=499)
 
 
-def _add_forwarding(app: FastAPI, upstream: Upstream) -> None:
+def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
     @app.post("/v1/chat/completions", responses=FORWARDED, tags=["chat"])
     async def chat_completions(body: ChatRequest, request: Request, who: Who) -> Response:
         """Answer a conversation."""
@@ -352,6 +353,11 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> None:
     async def completions(body: CompletionRequest, request: Request, who: Who) -> Response:
         """Go on with a text."""
         return await _forward(upstream, "/v1/completions", body, request, who)
+
+    return {
+        "/v1/chat/completions": Endpoint(ChatRequest, chat_completions),
+        "/v1/completions": Endpoint(CompletionRequest, completions),
+    }
 
 
 def create_forwarding_app(

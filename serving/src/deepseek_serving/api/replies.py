@@ -28,6 +28,8 @@ from deepseek_serving.service import (
     Service,
 )
 
+# a shorter answer is there before it would pay to look whether somebody waits for it
+LOOK_SECONDS = 0.05
 # JSON has no minus infinity; OpenAI's own stand-in for it
 LEAST_LOGPROB = -9999.0
 
@@ -342,6 +344,30 @@ async def disconnected(request: Request) -> None:
         pass
 
 
+class _Watch:
+    """Abandons the answers when the client hangs up, while they are being made."""
+
+    def __init__(self, answers: Answers, request: Request) -> None:
+        self._answers = answers
+        self._request = request
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._begin)
+        self.gone = False
+
+    def _begin(self) -> None:
+        self._task = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
+        await disconnected(self._request)
+        self.gone = True
+        self._answers.abandon()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
 async def _read_all(generations: Sequence[Generation]) -> list[Whole]:
     # their events wait in queues, so one after the other misses nothing
     return [await Whole.read(generation) for generation in generations]
@@ -349,17 +375,16 @@ async def _read_all(generations: Sequence[Generation]) -> list[Whole]:
 
 async def whole(answers: Answers, shape: Shape, request: Request) -> Response:
     """The answers in one piece; abandoned as soon as the client hangs up."""
-    gone = asyncio.ensure_future(disconnected(request))
-    gone.add_done_callback(lambda _gone: answers.abandon())
+    watch = _Watch(answers, request)
     try:
         read = await _read_all(answers.generations)
     except GenerationFailedError as error:
-        if gone.done():
+        if watch.gone:
             # nobody reads it; 499 is what the logs of proxies call this
             return Response(status_code=499)
         raise _failure(error) from error
     finally:
-        gone.cancel()
+        watch.close()
         answers.close()
     choices = [
         shape.whole(index, answer, generation.finish_reason)

@@ -39,12 +39,13 @@ def _bounded(receive: Receive) -> Receive:
 
     async def receive_some() -> Message:
         nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > LARGEST_BODY:
-            # the framework turns whatever else is raised while it reads into a 400
-            raise HTTPException(413, str(_too_large()))
-        return message
+        if read <= LARGEST_BODY:
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read <= LARGEST_BODY:
+                return message
+        # the framework turns whatever else is raised while it reads into a 400
+        raise HTTPException(413, str(_too_large()))
 
     return receive_some
 

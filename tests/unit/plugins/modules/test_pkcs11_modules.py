@@ -79,7 +79,7 @@ def authority(token: Run, home: Path) -> dict[str, Any]:
     token("key", token=TOKEN, label="ca")
     result = token("certificate", **ca_arguments(home))
     assert result["changed"], result
-    return {"token": TOKEN, "ca_key": "ca", "ca_certificate": str(home / "ca.pem")}
+    return {"token": TOKEN, "ca_certificate": str(home / "ca.pem")}
 
 
 def ca_arguments(home: Path) -> dict[str, Any]:
@@ -329,7 +329,6 @@ def test_broken_requests_and_files(authority: dict[str, Any], token: Run, home: 
     assert token("certificate", **{**arguments, "names": ["h"]})["code"] == "NAME"
     assert token("certificate", **{**arguments, "validity_days": 30})["code"] == "VALIDITY"
     assert token("certificate", **{**arguments, "validity_days": 4000})["code"] == "CA_ENDS"
-    assert token("certificate", **{**arguments, "ca_key": "absent"})["code"] == "KEY_MISSING"
     assert (
         token("certificate", **{**arguments, "ca_certificate": str(home / "no.pem")})["code"]
         == "CA_MISSING"
@@ -425,8 +424,15 @@ def test_the_key_that_a_certificate_file_names_is_proven(
     assert token("info", **named)["key_label"] == "ca"
     proof = token("info", token=TOKEN, prove=True, **named)
     assert proof["proof"] == {"signed": True, "certificate_matches": True}
-    unnamed = token("info", token=TOKEN, prove=True, certificate=str(home / "ca.pem"))
-    assert unnamed["code"] == "KEY"
+    unnamed = {"token": TOKEN, "prove": True, "certificate": str(home / "ca.pem")}
+    token("key", token=TOKEN, label="another")
+    assert token("info", **unnamed)["key_label"] == "ca"
+    token("key", token=TOKEN, label="ca", state="absent")
+    assert token("info", **unnamed)["code"] == "KEY_MISSING"
+    csr = {"csr_content": host_request(home, "host"), "common_name": "h"}
+    keyless = token("certificate", path=str(home / "host.pem"), **authority, **csr)
+    assert keyless["code"] == "KEY_MISSING"
+    assert "unit CA" in keyless["msg"]
 
 
 def test_certificates_of_a_name_are_revoked_and_replaced(
@@ -479,7 +485,6 @@ def test_a_root_signs_a_ca_that_signs_hosts(token: Run, home: Path) -> None:
     issuing = {
         "token": TOKEN,
         "path": str(home / "issuing.pem"),
-        "ca_key": "root",
         "ca_certificate": str(home / "ca.pem"),
         "key": "issuing",
         "common_name": "unit issuing CA",
@@ -489,7 +494,6 @@ def test_a_root_signs_a_ca_that_signs_hosts(token: Run, home: Path) -> None:
     host = {
         "token": TOKEN,
         "path": str(home / "host.pem"),
-        "ca_key": "issuing",
         "ca_certificate": str(home / "issuing.pem"),
         "csr_content": host_request(home, "host"),
         "common_name": "host-1",
@@ -499,6 +503,16 @@ def test_a_root_signs_a_ca_that_signs_hosts(token: Run, home: Path) -> None:
     assert token("certificate", **host)["changed"]
     chain = ("-CAfile", str(home / "ca.pem"), "-untrusted", str(home / "issuing.pem"))
     openssl("verify", "-purpose", "sslserver", *chain, str(home / "host.pem"))
+
+    # only what the CA itself has made can be on its list
+    archive = home / "archive"
+    archive.mkdir()
+    for name in ("host", "issuing"):
+        (archive / f"{name}.pem").write_text((home / f"{name}.pem").read_text())
+    names = {"archive": str(archive), "revoke_names": ["host-1", "unit issuing CA"]}
+    crl = {"token": TOKEN, "path": str(home / "list.pem"), **names}
+    listed = token("crl", ca_certificate=str(home / "issuing.pem"), **crl)["revoked"]
+    assert listed == [token("info", certificate=str(home / "host.pem"))["certificate"]["serial"]]
 
 
 def test_the_clock_is_told_from_a_certificate_that_has_ended(
