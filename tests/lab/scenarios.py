@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run Molecule scenarios, three at a time: each has its own hosts, and waits for them half the time.
+"""Run Molecule scenarios, three at a time: each has its own hosts, and waits for them a lot.
 
 ``scenarios.py [SCENARIO...]``: all of them if none is named. What each prints goes to
 ``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. The
