@@ -45,8 +45,13 @@ demo-down: ## remove every trace of the lab: hosts, networks, images, keys, pack
 
 ##### The tests
 
-.PHONY: test
-test: test-fast test-serving sanity molecule ## everything that must pass
+# The scenarios wait for their hosts, and the other tests use one processor most of the time: together they take less.
+.PHONY: test checks
+test: packages venv $(SERVING)/.made ## everything that must pass
+	@$(MAKE) --jobs=2 --keep-going --output-sync=line checks molecule
+
+checks:
+	@$(MAKE) --jobs=1 --keep-going test-fast test-serving sanity
 
 .PHONY: test-fast
 test-fast: packages venv format lint types unit ## the part without hosts, under two minutes
@@ -87,7 +92,7 @@ sanity: packages venv ## ansible-test sanity
 	@tests/sanity/run
 
 .PHONY: molecule $(SCENARIOS:%=molecule-%)
-molecule: packages venv ## every Molecule scenario, two at a time; one of them: make molecule-tls
+molecule: packages venv ## every Molecule scenario, three at a time; one of them: make molecule-tls
 	$(call say,Molecule: $(SCENARIOS))
 	@python tests/lab/scenarios.py
 

@@ -452,6 +452,11 @@ def release_path(store: str, model: str, version: str) -> str:
     return os.path.join(store, "releases", model, f"{version}.json")
 
 
+def retired_path(store: str, model: str, version: str) -> str:
+    """The record that a version was retired on this host; hidden, so that it is not served."""
+    return os.path.join(store, "releases", model, f".{version}.retired")
+
+
 # --- Metalink -------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     verify_model_signature,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    LOCK_SECONDS,
     ArtefactState,
     Bring,
     Credentials,
@@ -176,6 +177,7 @@ def hold_engine(
     run: Run,
     credentials: Credentials,
     check_mode: bool = False,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Held:
     """Have a whole, verified copy if this host or any source has one. Contacts no one if this host has."""
     holding = request.wanted.holding
@@ -192,7 +194,7 @@ def hold_engine(
             bring.offers(holding)
         if not check_mode:
             ensure_folder(request.store)
-            with store_lock(request.store):
+            with store_lock(request.store, lock_seconds):
                 found = bring.ensure(holding, request.full)
     except NoSourceError:
         return Held(found, "absent", before, reason, sources.problems)

@@ -29,6 +29,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     list_folder,
     read_small,
     release_path,
+    retired_path,
     sha256_file,
     sha256_hex,
     verify_release_signature,
@@ -188,6 +189,18 @@ class Existing:
     release: Release
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is asked for beside what is there: by this it is decided what has to be done."""
+
+    existing: Existing | None
+    manifest: Manifest
+    pieces: bytes
+    recipes: Sequence[Recipe]
+    graphs: Mapping[str, str | None]
+    done: Published
+
+
 def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     """Publish, or find that it was done before. Everything that can be refused is refused first."""
     report = inspect(plan.checkpoint, plan.export)
@@ -195,14 +208,23 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
         report.add(*problem)
     if report.problems:
         raise PublishError(failure_message(report))
+    look = _look(plan, tools, report.files)
+    if check_mode:
+        _predict(plan, look)
+        return look.done
+    ensure_folder(plan.store)
+    with store_lock(plan.store):
+        if _existing(plan) != look.existing:
+            # Another publish of this version came first: what it wrote is the version now.
+            look = _look(plan, tools, report.files)
+        return _carry_out(plan, tools, look)
+
+
+def _look(plan: Plan, tools: Tools, files: Sequence[str]) -> Look:
     done = Published()
     existing = _existing(plan)
     manifest, pieces = describe(
-        "checkpoint",
-        plan.model,
-        hash_files(plan.checkpoint, report.files),
-        plan.source,
-        plan.licence,
+        "checkpoint", plan.model, hash_files(plan.checkpoint, files), plan.source, plan.licence
     )
     if existing is not None:
         done.before = existing.data.decode("utf-8")
@@ -210,25 +232,23 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
         _refuse_other_precisions(plan, existing.release)
     recipes = _recipes(plan, tools)
     graphs = _choose_graphs(plan, recipes, manifest.digest, existing, done)
-    if check_mode:
-        _predict(plan, recipes, manifest, graphs, existing, done)
-        return done
-    ensure_folder(plan.store)
-    with store_lock(plan.store):
-        _publish_checkpoint(plan, tools, manifest, pieces, done)
-        made: dict[str, str] = {}
-        for recipe in recipes:
-            parent = made.get(EXPORTED, manifest.digest)
-            chosen = graphs[recipe.precision]
-            made[recipe.precision] = _publish_graph(
-                plan, tools, recipe, parent, chosen, existing, done
-            )
-        if existing is None:
-            done.release = Release(plan.model, plan.version, manifest.digest, made)
-            _publish_release(plan, tools, done.release)
-            done.did(f"wrote release {plan.label}")
-        else:
-            done.release = existing.release
+    return Look(existing, manifest, pieces, recipes, graphs, done)
+
+
+def _carry_out(plan: Plan, tools: Tools, look: Look) -> Published:
+    existing, manifest, done = look.existing, look.manifest, look.done
+    _publish_checkpoint(plan, tools, manifest, look.pieces, done)
+    made: dict[str, str] = {}
+    for recipe in look.recipes:
+        parent = made.get(EXPORTED, manifest.digest)
+        chosen = look.graphs[recipe.precision]
+        made[recipe.precision] = _publish_graph(plan, tools, recipe, parent, chosen, existing, done)
+    if existing is None:
+        done.release = Release(plan.model, plan.version, manifest.digest, made)
+        _publish_release(plan, tools, done.release)
+        done.did(f"wrote release {plan.label}")
+    else:
+        done.release = existing.release
     return done
 
 
@@ -290,6 +310,11 @@ def _read_record(folder: str, name: str) -> dict[str, Any]:
 
 def _existing(plan: Plan) -> Existing | None:
     path = release_path(plan.store, plan.model, plan.version)
+    retired = retired_path(plan.store, plan.model, plan.version)
+    if os.path.lexists(retired):
+        raise PublishError(
+            f"Release {plan.label} was retired ({retired}). A version is never used twice: publish under a new version."
+        )
     if not os.path.lexists(path):
         return None
     try:
@@ -431,17 +456,11 @@ def _published_graph(plan: Plan, recipe: Recipe, release: Release, done: Publish
 # --- doing it -------------------------------------------------------------------------------------
 
 
-def _predict(
-    plan: Plan,
-    recipes: Sequence[Recipe],
-    manifest: Manifest,
-    graphs: Mapping[str, str | None],
-    existing: Existing | None,
-    done: Published,
-) -> None:
+def _predict(plan: Plan, look: Look) -> None:
     """Check mode: the same questions as the real run asks, without the answers being acted upon."""
-    _predict_artefact(plan, "checkpoint", manifest.digest, done)
-    for recipe in recipes:
+    done, graphs = look.done, look.graphs
+    _predict_artefact(plan, "checkpoint", look.manifest.digest, done)
+    for recipe in look.recipes:
         digest = graphs[recipe.precision]
         if digest is None:
             reason = done.reasons[recipe.precision]
@@ -450,8 +469,8 @@ def _predict(
             _predict_artefact(plan, "graph", digest, done)
     known = {precision: digest for precision, digest in graphs.items() if digest is not None}
     if len(known) == len(graphs):
-        done.release = Release(plan.model, plan.version, manifest.digest, known)
-    if existing is None:
+        done.release = Release(plan.model, plan.version, look.manifest.digest, known)
+    if look.existing is None:
         done.did(f"write release {plan.label}")
 
 

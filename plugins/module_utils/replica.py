@@ -59,6 +59,8 @@ METADATA_LIMIT = 64 * 1024 * 1024
 LOCAL_KINDS = ("mode", "unexpected")
 # Space that must stay free after a pull: a full file system breaks logs and services as well.
 SPACE_RESERVE = 64 * 1024 * 1024
+# Seconds to wait for another publish or pull in the same store: either can move a terabyte.
+LOCK_SECONDS = 4 * 3600.0
 
 
 class ReplicaError(Exception):
@@ -67,6 +69,10 @@ class ReplicaError(Exception):
 
 class NoSourceError(ReplicaError):
     """No source has what is asked for."""
+
+
+class StoreBusyError(ReplicaError):
+    """Another publish or pull is at work in the store."""
 
 
 class SourceError(Exception):
@@ -334,20 +340,20 @@ class Sources:
             if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
                 raise ReplicaError(f"source {url!r} is not an https URL")
         self._fetch = fetch
-        self._dead: set[str] = set()
+        self.dead: set[str] = set()
         self.problems: dict[str, str] = {}
 
     def results(self, path: str, read: Callable[[Get], T]) -> Iterator[tuple[str, T]]:
         """Yield (source, result) of *read* for each source where it succeeds; note why others fail."""
         for url in self._urls:
-            if url in self._dead:
+            if url in self.dead:
                 continue
             try:
                 value = read(functools.partial(self._get, url))
             except SourceError as error:
                 self.problems[url] = str(error)
                 if error.dead:
-                    self._dead.add(url)
+                    self.dead.add(url)
             except ArtefactError as error:
                 self.problems[url] = f"{path}: {error}"
             else:
@@ -386,13 +392,14 @@ def ensure_replica(
     credentials: Credentials,
     found: Replica,
     check_mode: bool = False,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> Replica:
     """Make this host hold a whole, verified copy; contact no one if what was *found* already is one."""
     _check_pinned(request, found.digest)
     if found.complete or check_mode:
         return replace(found, changed=not found.complete)
     ensure_folder(request.store)
-    with store_lock(request.store):
+    with store_lock(request.store, lock_seconds):
         return _pull(request, fetch, run, credentials)
 
 
@@ -445,6 +452,18 @@ def _fetch_release(request: Request, sources: Sources) -> tuple[bytes, bytes, Re
     for _unused_url, found in sources.results(path, read):
         return found
     raise ReplicaError(sources.failure(path))
+
+
+def replicas(sources: Sources, model: str, version: str, digest: str) -> list[str]:
+    """The sources that have this very release. A source shows a release only when it holds all of it."""
+    path = f"releases/{quote(model)}/{quote(version)}.json"
+
+    def read(get: Get) -> None:
+        found = sha256_hex(get(path))
+        if found != digest:
+            raise ArtefactError(f"it has SHA-256 {found}, expected {digest}")
+
+    return [url for url, _unused in sources.results(path, read)]
 
 
 @dataclass(frozen=True)
@@ -621,6 +640,9 @@ def _run_aria2(
     for path, expected in wanted.items():
         full = os.path.join(part, path)
         ensure_folder(os.path.dirname(full))
+        if os.path.lexists(full):
+            # Sealed, as it was when it was whole. Its owner may not write to it, unless that is a root with all privileges.
+            os.chmod(full, 0o644)
         if expected.size == 0:
             # aria2 has nothing to request for an empty file.
             with open(full, "wb"):
@@ -683,7 +705,7 @@ def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[st
 
 
 @contextlib.contextmanager
-def store_lock(store: str, timeout: float = 60.0) -> Iterator[None]:
+def store_lock(store: str, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Serialise publishing and pulling on one host; give up with a reason rather than hang."""
     path = os.path.join(store, ".lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -695,7 +717,7 @@ def store_lock(store: str, timeout: float = 60.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise ReplicaError(
+                    raise StoreBusyError(
                         f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done"
                     ) from None
                 time.sleep(0.2)

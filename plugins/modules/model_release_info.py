@@ -12,7 +12,8 @@ short_description: List the releases on a host and verify their bytes
 version_added: "0.1.0"
 description:
   - Lists every release in a store with its digests, size and signature state.
-  - With O(verify=full) it hashes every byte and compares it with what was signed. It asks no other host.
+  - With O(verify=full) it hashes every byte and compares it with what was signed.
+  - With O(sources) it also asks which other hosts have the same release. Without, it asks no other host.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 attributes:
@@ -57,6 +58,24 @@ options:
     description: Fail when a release is missing, damaged or not signed by the site's key.
     type: bool
     default: false
+  sources:
+    description: Base URLs of hosts that serve the store over mutual TLS 1.3, to be asked for the same releases.
+    type: list
+    elements: str
+    default: []
+  ca:
+    description: PEM file with the certificate authority of the sources. Required with O(sources).
+    type: path
+  certificate:
+    description: PEM file with this host's certificate. Required with O(sources).
+    type: path
+  private_key:
+    description: PEM file with the private key of O(certificate). Required with O(sources).
+    type: path
+  timeout:
+    description: Seconds to wait for a source that does not answer.
+    type: float
+    default: 5.0
 requirements:
   - cryptography >= 38 (Debian package python3-cryptography)
 """
@@ -70,6 +89,15 @@ EXAMPLES = r"""
     version: 1.0.0
     verify: full
     fail_on_problems: true
+
+- name: Show how many storage hosts have each release
+  onprem.deepseek.model_release_info:
+    store: /srv/deepseek/store
+    public_key: /etc/deepseek/release.pub
+    sources: ["https://10.0.40.31:8443", "https://10.0.40.32:8443", "https://10.0.40.33:8443"]
+    ca: /etc/deepseek/tls/ca.pem
+    certificate: /etc/deepseek/tls/host.pem
+    private_key: /etc/deepseek/tls/host.key
 """
 
 RETURN = r"""
@@ -130,6 +158,15 @@ releases:
       type: list
       elements: str
       returned: success
+    replicas:
+      description: Those of O(sources) that have the same release. A storage host shows a release only when it holds all of it.
+      type: list
+      elements: str
+      returned: success
+source_problems:
+  description: What was wrong with which source, the last of each.
+  type: dict
+  returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -140,20 +177,27 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    ReplicaError,
     Request,
+    Sources,
     inspect_replica,
     list_releases,
+    replicas,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+    fetcher,
+    source_arguments,
 )
 
 
-def survey(params):
+def survey(params, sources):
     """State of each release that is asked for."""
     public_key = read_small(params["public_key"])
-    found = list_releases(params["store"], params["model"], params["version"])
-    if params["model"] and params["version"] and not found:
-        found = [(params["model"], params["version"])]
+    listed = list_releases(params["store"], params["model"], params["version"])
+    if params["model"] and params["version"] and not listed:
+        listed = [(params["model"], params["version"])]
     states = []
-    for model, version in found:
+    for model, version in listed:
         request = Request(
             params["store"],
             model,
@@ -163,13 +207,19 @@ def survey(params):
             precisions=params["precisions"],
             full=params["verify"] == "full",
         )
-        states.append(inspect_replica(request).as_dict(request))
+        found = inspect_replica(request)
+        others = replicas(sources, model, version, found.digest) if found.digest else []
+        states.append({**found.as_dict(request), "replicas": others})
     return states
 
 
 def main():
+    arguments = source_arguments()
+    for name in ("ca", "certificate", "private_key"):
+        arguments[name]["required"] = False
     module = AnsibleModule(
         argument_spec={
+            **arguments,
             "store": {"type": "path", "required": True},
             "public_key": {"type": "path", "required": True},
             "model": {"type": "str"},
@@ -186,11 +236,16 @@ def main():
         },
         supports_check_mode=True,
     )
+    if module.params["sources"]:
+        lacking = [name for name in ("ca", "certificate", "private_key") if not module.params[name]]
+        if lacking:
+            module.fail_json(msg=f"sources are given, and not {', '.join(lacking)}.")
     if not HAS_CRYPTOGRAPHY:
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
-        releases = survey(module.params)
-    except (OSError, ArtefactError) as error:
+        sources = Sources(module.params["sources"], fetcher(module))
+        releases = survey(module.params, sources)
+    except (OSError, ArtefactError, ReplicaError) as error:
         module.fail_json(msg=str(error))
     problems = [
         f"{item['model']}/{item['version']}: {problem}"
@@ -202,7 +257,7 @@ def main():
             msg=f"The store {module.params['store']} is not right: " + "; ".join(problems),
             releases=releases,
         )
-    module.exit_json(changed=False, releases=releases)
+    module.exit_json(changed=False, releases=releases, source_problems=sources.problems)
 
 
 if __name__ == "__main__":

@@ -698,6 +698,10 @@ http {{
     ssl_client_certificate {root}/ca.pem;
     ssl_verify_client on;
     root {root}/source{number};
+    location ~ ^/(releases|engine)/([^/]+/)?$ {{
+      autoindex on;
+      autoindex_format json;
+    }}
   }}
 }}
 """
@@ -768,6 +772,37 @@ def test_pull_and_pull_again(site: Site) -> None:
     again = site.pull()
     assert not again.changed
     assert [item.state for item in again.artefacts] == ["complete", "complete"]
+
+
+def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site: Site) -> None:
+    site.pull()
+    overwrite(site.weights(site.root / "here"), 1000, b"rotten")
+    modes: list[int] = []
+
+    def looking(command: Sequence[str]) -> Completed:
+        (weights,) = (site.root / "here").rglob("*.safetensors")
+        modes.append(weights.stat().st_mode & 0o777)
+        return run(command)
+
+    request, credentials = site.request(), site.credentials()
+    fetch = replica.https_fetcher(credentials, 2)
+    found = replica.inspect_replica(request)
+    assert replica.ensure_replica(request, fetch, looking, credentials, found).complete
+    assert modes == [0o644]
+    assert same(site)
+
+
+def test_who_else_has_a_release(site: Site) -> None:
+    site.stop(0)
+    path = Path(artefact.release_path(str(site.source(1)), "tiny", "1.0.0"))
+    overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
+    fetch = replica.https_fetcher(site.credentials(), 2)
+    sources = replica.Sources(site.request().sources, fetch)
+    found = replica.inspect_replica(site.request(store=str(site.source(2))))
+    urls = [f"https://127.0.0.1:{port}" for port in site.ports]
+    assert replica.replicas(sources, "tiny", "1.0.0", found.digest) == [urls[2]]
+    assert "cannot be reached" in sources.problems[urls[0]]
+    assert "expected" in sources.problems[urls[1]]
 
 
 def test_only_the_graph(site: Site) -> None:

@@ -29,6 +29,7 @@ from ansible_collections.onprem.deepseek.plugins.modules import (
     model_release,
     model_release_info,
     model_replica,
+    model_retire,
 )
 
 Call = Callable[..., dict[str, Any]]
@@ -260,6 +261,35 @@ def test_model_replica_without_a_copy(call: Call, site: dict[str, object], tmp_p
     assert "no sources are configured" in failed["msg"]
     unable = call(model_replica, **arguments, sources=["https://127.0.0.1:1"])
     assert f"{tmp_path}/ca.pem is missing on this host" in unable["msg"]
+
+
+def test_model_release_info_asks_sources_only_with_credentials(
+    call: Call, site: dict[str, object], tmp_path: Path
+) -> None:
+    call(model_release, **site)
+    assert info(call, site)["releases"][0]["replicas"] == []
+    sources = ["https://127.0.0.1:1"]
+    assert "not ca, certificate" in info(call, site, sources=sources)["msg"]
+    arguments = replica_arguments(site, tmp_path, "")
+    names = {name: arguments[name] for name in ("ca", "certificate", "private_key")}
+    assert "ca.pem is missing" in info(call, site, sources=sources, **names)["msg"]
+
+
+def test_model_retire_predicts_does_and_repeats(call: Call, site: dict[str, object]) -> None:
+    call(model_release, **site)
+    names = ("store", "public_key", "model", "version")
+    arguments = {name: site[name] for name in names} | {"keep": ["2.0.0"]}
+    assert "is in use" in call(model_retire, **{**arguments, "keep": ["1.0.0"]})["msg"]
+    predicted = call(model_retire, check_mode=True, **arguments)
+    assert info(call, site)["releases"][0]["signature"] == "valid"
+    done = call(model_retire, **arguments)
+    assert done["changed"]
+    assert done["removed"] == predicted["removed"]
+    assert done["diff"]["before"].splitlines() == done["removed"]
+    assert len(done["removed"]) == 4
+    assert info(call, site)["releases"] == []
+    assert not call(model_retire, **arguments)["changed"]
+    assert "was retired" in call(model_release, **site)["msg"]
 
 
 # --- precisions and engines -----------------------------------------------------------------------

@@ -1,0 +1,215 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Take a release out of a store: never one that is in use, and of its artefacts none that another release names.
+
+A hidden record, ``releases/<model>/.<version>.retired``, is written before anything is removed. A retirement
+that is interrupted goes on from it, and the version is neither pulled again nor published again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    MANIFEST,
+    SCHEMA,
+    ArtefactError,
+    artefact_path,
+    canonical_json,
+    check_digest,
+    check_name,
+    ensure_folder,
+    parse_manifest,
+    read_small,
+    release_path,
+    retired_path,
+    sync_path,
+    write_file,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    list_releases,
+    read_release,
+    store_lock,
+)
+
+_KINDS = ("checkpoint", "graph", "engine")
+
+
+class RetireError(Exception):
+    """A release cannot be retired; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """Which release to take away, and which versions of the model are in use."""
+
+    store: str
+    model: str
+    version: str
+    public_key: bytes
+    keep: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.model, "model")
+        check_name(self.version, "version")
+
+    @property
+    def label(self) -> str:
+        return f"{self.model}/{self.version}"
+
+
+@dataclass
+class Retired:
+    """What was removed, or in check mode what would be."""
+
+    changed: bool = False
+    removed: list[str] = field(default_factory=list)
+    freed: int = 0
+
+
+def retire(asked: Retirement, check_mode: bool = False) -> Retired:
+    """Remove the release and what only it needs. Everything that can be refused is refused first."""
+    if asked.version in asked.keep:
+        raise RetireError(
+            f"Release {asked.label} is in use: the versions {', '.join(sorted(set(asked.keep)))} are active, or are what a host "
+            "goes back to. Only a version that is neither can be retired."
+        )
+    if check_mode:
+        return _retire(asked, True)
+    ensure_folder(asked.store)
+    with store_lock(asked.store):
+        return _retire(asked, False)
+
+
+def _retire(asked: Retirement, check_mode: bool) -> Retired:
+    done = Retired()
+    record = retired_path(asked.store, asked.model, asked.version)
+    artefacts = _artefacts(asked)
+    needed = _needed_by_others(asked)
+    recorded = os.path.lexists(record)
+    if not recorded:
+        done.changed = True
+        if not check_mode:
+            ensure_folder(os.path.dirname(record))
+            write_file(record, _record(asked, artefacts))
+    release = release_path(asked.store, asked.model, asked.version)
+    # The release goes first: what it names is then nobody's any more.
+    for path in (release, f"{release}.sig"):
+        if os.path.lexists(path):
+            _remove(path, done, check_mode)
+    unused = {item for item in artefacts if item not in needed}
+    unused |= {("engine", key) for key in _engines_of(asked, unused)}
+    for kind, digest in sorted(unused):
+        for path in _traces(artefact_path(asked.store, kind, asked.model, digest)):
+            _remove(path, done, check_mode)
+    return done
+
+
+def _record(asked: Retirement, artefacts: set[tuple[str, str]]) -> bytes:
+    return canonical_json(
+        {
+            "schema": SCHEMA,
+            "model": asked.model,
+            "version": asked.version,
+            "artefacts": sorted(list(item) for item in artefacts),
+        }
+    )
+
+
+def _artefacts(asked: Retirement) -> set[tuple[str, str]]:
+    """What the release consists of, by itself or by the record of an earlier try."""
+    release = release_path(asked.store, asked.model, asked.version)
+    record = retired_path(asked.store, asked.model, asked.version)
+    found: set[tuple[str, str]] = set()
+    if os.path.lexists(record):
+        found |= _read_record(record)
+    if not os.path.lexists(release):
+        return found
+    try:
+        named = read_release(asked.store, asked.model, asked.version, asked.public_key)[2]
+    except ArtefactError as error:
+        raise RetireError(
+            f"Release {asked.label} on this host is not what was signed, so it cannot be told what belongs to it: {error}. "
+            "Repair this host's copy first (playbooks/publish.yml, or deepseek-store-scrub.service)."
+        ) from error
+    return found | set(named.artefacts())
+
+
+def _read_record(path: str) -> set[tuple[str, str]]:
+    try:
+        value = json.loads(read_small(path).decode("utf-8"))
+        pairs = [(str(kind), check_digest(digest, "digest")) for kind, digest in value["artefacts"]]
+    except (ValueError, KeyError, TypeError, ArtefactError) as error:
+        raise RetireError(
+            f"{path} is not a record of a retirement: {error}. Remove it, and retire the release again."
+        ) from error
+    return {(kind, digest) for kind, digest in pairs if kind in _KINDS}
+
+
+def _needed_by_others(asked: Retirement) -> set[tuple[str, str]]:
+    needed: set[tuple[str, str]] = set()
+    for model, version in list_releases(asked.store, asked.model):
+        if version == asked.version:
+            continue
+        try:
+            named = read_release(asked.store, model, version, asked.public_key)[2]
+        except ArtefactError as error:
+            raise RetireError(
+                f"Release {model}/{version} on this host is not what was signed, so it cannot be told which files it shares with "
+                f"{asked.label}: {error}. Repair this host's copy of it first, then retire."
+            ) from error
+        needed |= set(named.artefacts())
+    return needed
+
+
+def _engines_of(asked: Retirement, unused: set[tuple[str, str]]) -> Iterator[str]:
+    """Keys of the engines that were compiled from graphs that go."""
+    root = os.path.join(asked.store, "engine", asked.model)
+    for key in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+        try:
+            manifest = parse_manifest(read_small(os.path.join(root, key, MANIFEST)))
+        except (OSError, ArtefactError):
+            continue
+        if manifest.parents and all(("graph", parent) in unused for parent in manifest.parents):
+            yield key
+
+
+def _traces(folder: str) -> list[str]:
+    """An artefact, and what an interrupted pull or retirement has left of it."""
+    parent, name = os.path.split(folder)
+    found = [folder, f"{folder}.part", os.path.join(parent, f".retired-{name}")]
+    return [path for path in found if os.path.lexists(path)]
+
+
+def _size(path: str) -> int:
+    """Bytes on disk."""
+    total = os.lstat(path).st_blocks * 512
+    if os.path.isdir(path) and not os.path.islink(path):
+        total += sum(_size(os.path.join(path, name)) for name in os.listdir(path))
+    return total
+
+
+def _remove(path: str, done: Retired, check_mode: bool) -> None:
+    done.changed = True
+    done.removed.append(path)
+    done.freed += _size(path)
+    if check_mode:
+        return
+    parent, name = os.path.split(path)
+    if not os.path.isdir(path) or os.path.islink(path):
+        os.unlink(path)
+    else:
+        # Its name goes at once: a folder with half of its files must never be found under it.
+        hidden = path if name.startswith(".retired-") else os.path.join(parent, f".retired-{name}")
+        if hidden != path:
+            if os.path.lexists(hidden):
+                shutil.rmtree(hidden)
+            os.rename(path, hidden)
+            sync_path(parent)
+        shutil.rmtree(hidden)
+    sync_path(parent)
