@@ -99,16 +99,21 @@ molecule: packages venv ## every Molecule scenario, three at a time; one of them
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
-.PHONY: bench
+.PHONY: bench bench-storage
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python tests/bench/rollout.py
 	@python tests/bench/zones.py
+	@$(MAKE) bench-storage
 	@$(SERVING)/bin/python tests/bench/decode.py
 	@$(SERVING)/bin/python tests/bench/genai.py
 	@$(SERVING)/bin/python tests/bench/engine.py
 	@$(SERVING)/bin/python tests/bench/service.py
 	@$(SERVING)/bin/python tests/bench/latency.py
 	@$(SERVING)/bin/python tests/bench/upstream.py
+
+# Its storage hosts are those of the unit tests.
+bench-storage: packages venv
+	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils python tests/bench/storage.py $(ARGUMENTS)
 
 .PHONY: soak
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60
