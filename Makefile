@@ -48,7 +48,7 @@ demo-down: ## remove every trace of the lab: hosts, networks, images, keys, pack
 # The scenarios wait for their hosts, and the other tests use one processor most of the time: together they take less.
 .PHONY: test checks
 test: packages venv $(SERVING)/.made ## everything that must pass
-	@$(MAKE) --jobs=2 --keep-going --output-sync=line checks molecule
+	@$(MAKE) --jobs=2 --keep-going checks molecule
 
 checks:
 	@$(MAKE) --jobs=1 --keep-going test-fast test-serving sanity
