@@ -4,8 +4,8 @@
 """Where Ansible finds Mitogen's strategy, whatever the version of Python it is installed for.
 
 Mitogen keeps a Python running on each host, instead of sending and compiling a module for every
-task. Scenarios take half as long with it. That of the network zones, and a rollout inside that of
-the site, run as they do for an operator.
+task. Scenarios take half as long with it. Some, and a rollout inside that of the site, run as they
+do for an operator.
 """
 
 from __future__ import annotations
