@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab"))
+# Not below STATE, which purge removes; gone with the next start of the machine.
+LOCK = Path("/run/lock/onprem-deepseek-lab")
 PODMAN = str(HERE / "podman")
 ZONES = {"management": 10, "service": 20, "inference": 30, "storage": 40}
 CONTROLLER_ZONES = ("management", "service")
@@ -373,6 +376,19 @@ def purge() -> int:
     return 1
 
 
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait for other labs: all share the namespace, the images and the package cache.
+
+    One lab could end what another one has just started, and both would build the same image.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Python's files are not inherited, so daemons that are started meanwhile do not hold it.
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main() -> int:
     """Entry point; the exit status is 0 when everything asked for is so."""
     commands = {"up": up, "down": down}
@@ -387,7 +403,9 @@ def main() -> int:
         )
         return 1
     try:
-        changed = purge() if verb == "purge" else commands[verb](parse(sys.stdin.read()))
+        lab = None if verb == "purge" else parse(sys.stdin.read())
+        with one_at_a_time(LOCK):
+            changed = purge() if lab is None else commands[verb](lab)
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,6 +105,26 @@ def test_more_hosts_than_the_kernel_bears_are_refused(
             hosts.check_inotify(6)
     else:
         hosts.check_inotify(6)
+
+
+def test_labs_wait_for_each_other(hosts: ModuleType, tmp_path: Path) -> None:
+    lock, order = tmp_path / "folder" / "lock", []
+
+    def second() -> None:
+        with hosts.one_at_a_time(lock):
+            order.append("second")
+
+    with hosts.one_at_a_time(lock):
+        # What a lab starts and leaves running does not hold the lock.
+        daemon = subprocess.Popen(["sleep", "60"])
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(timeout=0.3)
+        order.append("first")
+    waiting.join(timeout=30)
+    daemon.kill()
+    daemon.wait()
+    assert order == ["first", "second"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["sideways"], ["up", "down"]])
