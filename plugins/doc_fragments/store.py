@@ -62,7 +62,9 @@ requirements:
     SOURCES = r"""
 options:
   sources:
-    description: Base URLs of hosts that serve the store over mutual TLS 1.3.
+    description:
+      - Base URLs of hosts that serve the store over mutual TLS 1.3, and C(file://) with the absolute path of a folder where a store is
+        mounted. What comes from a mount is verified as what comes from a host.
     type: list
     elements: str
     default: []
@@ -84,6 +86,22 @@ options:
     default: 5.0
 requirements:
   - aria2 >= 1.36 (Debian package aria2)
+"""
+
+    CACHE = r"""
+options:
+  evict:
+    description:
+      - Whether other releases on this host may go when there is not enough room. Those that came first go first, and none goes while
+        there is room. It can be pulled again later.
+      - Never to be set for a host that others pull from.
+    type: bool
+    default: false
+  keep:
+    description: Releases that O(evict) never touches, each as C(<model>/<version>), besides the one that is brought.
+    type: list
+    elements: str
+    default: []
 """
 
     PRECISIONS = r"""

@@ -48,7 +48,7 @@ RESERVED = (MANIFEST, PIECES, SIGNATURE)
 FOLDER_MODE = 0o755  # what is stored is published to all hosts
 METALINK_NAMESPACE = "urn:ietf:params:xml:ns:metalink"
 
-_BLOCK = 1024 * 1024
+BLOCK = 1024 * 1024
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _IN_TOTO = "application/vnd.in-toto+json"
@@ -191,8 +191,8 @@ def sha256_hex(data: bytes) -> str:
 def sha256_file(path: str) -> str:
     """SHA-256 of a file; does not follow a symbolic link."""
     whole = hashlib.sha256()
-    with _open_regular(path) as stream:
-        for block in iter(lambda: stream.read(_BLOCK), b""):
+    with open_regular(path) as stream:
+        for block in iter(lambda: stream.read(BLOCK), b""):
             whole.update(block)
     return whole.hexdigest()
 
@@ -200,14 +200,14 @@ def sha256_file(path: str) -> str:
 def hash_file(path: str, piece_size: int = PIECE_SIZE) -> FileHash:
     """Hash one file and its pieces; does not follow a symbolic link."""
     hasher = PieceHasher(piece_size)
-    with _open_regular(path) as stream:
-        for block in iter(lambda: stream.read(_BLOCK), b""):
+    with open_regular(path) as stream:
+        for block in iter(lambda: stream.read(BLOCK), b""):
             hasher.update(block)
     return hasher.finish()
 
 
-def _open_regular(path: str) -> Any:
-    """Open without following a final symbolic link: a path checked earlier may have been replaced."""
+def open_regular(path: str) -> Any:
+    """Open to read, without following a final symbolic link: a path checked earlier may have been replaced."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -639,11 +639,11 @@ class Difference:
 
 def read_small(path: str, limit: int = 64 * 1024 * 1024) -> bytes:
     """Read a metadata file whole, refusing symbolic links and absurd sizes."""
-    with _open_regular(path) as stream:
+    with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > limit:
             raise ArtefactError(f"{path} has {size} bytes, more than the limit of {limit}")
-        content: bytes = b"".join(iter(lambda: stream.read(_BLOCK), b""))
+        content: bytes = b"".join(iter(lambda: stream.read(BLOCK), b""))
         return content
 
 

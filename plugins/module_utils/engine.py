@@ -45,6 +45,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     Fetch,
     Get,
     Holding,
+    MakeRoom,
     NoSourceError,
     Run,
     Sources,
@@ -178,8 +179,12 @@ def hold_engine(
     credentials: Credentials,
     check_mode: bool = False,
     lock_seconds: float = LOCK_SECONDS,
+    make_room: MakeRoom | None = None,
 ) -> Held:
-    """Have a whole, verified copy if this host or any source has one. Contacts no one if this host has."""
+    """Have a whole, verified copy if this host or any source has one. Contacts no one if this host has.
+
+    *make_room* is asked when the file system has not enough for it, before anything is written.
+    """
     holding = request.wanted.holding
     found = artefact_state(request.store, holding, request.full)
     if not found.problems:
@@ -187,7 +192,10 @@ def hold_engine(
     before = "absent" if found.state == "missing" else "damaged"
     reason = "; ".join(str(problem) for problem in found.problems[:5])
     sources = Sources(request.sources, fetch)
-    bring = Bring(request.store, request.wanted.public_key, sources, run, credentials)
+    spare = frozenset({(KIND, request.wanted.key), ("graph", request.wanted.graph)})
+    bring = Bring(
+        request.store, request.wanted.public_key, sources, run, credentials, make_room, spare
+    )
     try:
         # Asked for here, so that nothing is made where there is nothing to bring. Asking changes nothing: check mode asks too.
         if not mendable(found):

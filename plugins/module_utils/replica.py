@@ -3,14 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A host's own, verified copy of artefacts: pull them, repair them, or say what is wrong with them.
 
-Sources are never trusted: the release must carry the site's signature, everything below it is pinned
-by digest, and aria2 checks every piece. A copy appears under its final name only when all of it has
+A source is a host that serves its store over mutual TLS, or a folder where a store is mounted. None is
+trusted: the release must carry the site's signature, and everything below it is pinned by digest. A copy appears under its final name only when all of it has
 been hashed, so whatever is there can be used; a damaged copy loses that name before it is repaired.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import http.client
@@ -20,11 +21,13 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    BLOCK,
     MANIFEST,
     PIECES,
     RELEASE_KINDS,
@@ -34,6 +37,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     Difference,
     FileHash,
     Manifest,
+    PieceHasher,
     Release,
     check_digest,
     check_metalink,
@@ -41,6 +45,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     ensure_folder,
     expand_metalink,
     hash_file,
+    open_regular,
     parse_manifest,
     parse_release,
     read_small,
@@ -51,6 +56,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     verify_folder,
     verify_model_signature,
     verify_release_signature,
+    worker_count,
     write_file,
 )
 
@@ -96,6 +102,8 @@ T = TypeVar("T")
 Run = Callable[[Sequence[str]], Completed]
 Fetch = Callable[[str, int], bytes]
 Get = Callable[[str], bytes]
+# Gets the bytes that are missing and the artefacts (kind, digest) that must stay, and frees what it can.
+MakeRoom = Callable[[int, frozenset[tuple[str, str]]], None]
 
 
 @dataclass(frozen=True)
@@ -331,14 +339,41 @@ def https_fetcher(credentials: Credentials, timeout: float = 5.0) -> Fetch:
     return fetch
 
 
+def mounted_folder(url: str) -> str | None:
+    """The folder that a ``file://`` URL names; None for a URL of another scheme.
+
+    Raises ReplicaError if it names another host (RFC 8089 allows that) or no absolute path.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc or not parts.path.startswith("/") or parts.query or parts.fragment:
+        raise ReplicaError(f"source {url!r} is not file:// and the absolute path of a folder")
+    return unquote(parts.path)
+
+
+def _read_mounted(folder: str, path: str) -> bytes:
+    try:
+        return read_small(os.path.join(folder, path), METADATA_LIMIT)
+    except FileNotFoundError as error:
+        # A store has releases; without them this is the folder below a mount that is not there.
+        if os.path.isdir(os.path.join(folder, "releases")):
+            raise SourceError(f"it has no {path}") from error
+        raise SourceError(f"{folder} holds no store; is it mounted?", dead=True) from error
+    except OSError as error:
+        raise SourceError(f"{error.filename}: {error.strerror}") from error
+
+
 class Sources:
-    """The hosts to ask, in order. One that cannot be reached is asked once, not once per file."""
+    """The hosts and folders to ask, in order. One that cannot be reached is asked once, not once per file."""
 
     def __init__(self, urls: Sequence[str], fetch: Fetch) -> None:
         self._urls = [url.rstrip("/") for url in urls]
         for url in self._urls:
+            if mounted_folder(url) is not None:
+                continue
             if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
-                raise ReplicaError(f"source {url!r} is not an https URL")
+                raise ReplicaError(f"source {url!r} is not an https or file URL")
         self._fetch = fetch
         self.dead: set[str] = set()
         self.problems: dict[str, str] = {}
@@ -360,6 +395,9 @@ class Sources:
                 yield url, value
 
     def _get(self, url: str, path: str) -> bytes:
+        folder = mounted_folder(url)
+        if folder is not None:
+            return _read_mounted(folder, path)
         return self._fetch(f"{url}/{quote(path)}", METADATA_LIMIT)
 
     def first(self, path: str, check: Callable[[bytes], object]) -> bytes:
@@ -378,7 +416,7 @@ class Sources:
         reasons = "; ".join(f"{url}: {reason}" for url, reason in sorted(self.problems.items()))
         return (
             f"No source has an acceptable copy of {path}: {reasons or 'no sources are configured'}. "
-            "Check that at least one storage host is up and holds the release."
+            "Check that at least one storage host is up, or the store mounted, and holds the release."
         )
 
 
@@ -393,14 +431,26 @@ def ensure_replica(
     found: Replica,
     check_mode: bool = False,
     lock_seconds: float = LOCK_SECONDS,
+    make_room: MakeRoom | None = None,
 ) -> Replica:
-    """Make this host hold a whole, verified copy; contact no one if what was *found* already is one."""
+    """Make this host hold a whole, verified copy; contact no one if what was *found* already is one.
+
+    *make_room* is asked when the file system has not enough for it, before anything is written.
+    """
     _check_pinned(request, found.digest)
     if found.complete or check_mode:
         return replace(found, changed=not found.complete)
     ensure_folder(request.store)
     with store_lock(request.store, lock_seconds):
-        return _pull(request, fetch, run, credentials)
+        bring = Bring(
+            request.store,
+            request.public_key,
+            Sources(request.sources, fetch),
+            run,
+            credentials,
+            make_room,
+        )
+        return _pull(request, bring)
 
 
 def _check_pinned(request: Request, found: str) -> None:
@@ -411,8 +461,8 @@ def _check_pinned(request: Request, found: str) -> None:
         )
 
 
-def _pull(request: Request, fetch: Fetch, run: Run, credentials: Credentials) -> Replica:
-    sources = Sources(request.sources, fetch)
+def _pull(request: Request, bring: Bring) -> Replica:
+    sources = bring.sources
     local = True
     try:
         data, signature, release = read_release(
@@ -423,7 +473,7 @@ def _pull(request: Request, fetch: Fetch, run: Run, credentials: Credentials) ->
         data, signature, release = _fetch_release(request, sources)
     _check_pinned(request, sha256_hex(data))
     replica = Replica(release, sha256_hex(data), "valid")
-    bring = Bring(request.store, request.public_key, sources, run, credentials)
+    bring = replace(bring, spare=frozenset(release.artefacts()))
     for item in release.artefacts(request.kinds, request.precisions):
         replica.artefacts.append(bring.ensure(holding_of(request, *item), request.full))
     if not local:
@@ -475,6 +525,8 @@ class Bring:
     sources: Sources
     run: Run
     credentials: Credentials
+    make_room: MakeRoom | None = None
+    spare: frozenset[tuple[str, str]] = frozenset()
 
     def ensure(self, holding: Holding, full: bool = True) -> ArtefactState:
         """Have a whole, verified copy: the one that is here, mended if that is enough, or a download."""
@@ -517,11 +569,10 @@ class Bring:
         part = f"{folder}.part"
         start = folder if os.path.isdir(folder) and not os.path.islink(folder) else part
         wanted = _wanted(start, check_metalink(pieces, manifest))
-        _check_space(self.store, start, wanted)
+        self._have_space(start, wanted)
         _withdraw(folder, part)
         _tidy(part, manifest)
-        if wanted:
-            _run_aria2(part, wanted, [f"{url}/{path}" for url in urls], self.run, self.credentials)
+        self._fetch(part, wanted, urls, path)
         for name, content in ((MANIFEST, data), (PIECES, pieces), (SIGNATURE, signature)):
             write_file(os.path.join(part, name), content)
         seal_folder(part)
@@ -533,6 +584,35 @@ class Bring:
         os.rename(part, folder)
         sync_path(os.path.dirname(folder))
         return sum(item.size for item in wanted.values())
+
+    def _have_space(self, folder: str, wanted: Mapping[str, FileHash]) -> None:
+        """Refuse before writing, not when the disk is full."""
+        needed = _needed(folder, wanted)
+        if not needed:
+            return
+        lacking = needed + SPACE_RESERVE - shutil.disk_usage(self.store).free
+        if lacking > 0 and self.make_room is not None:
+            self.make_room(lacking, self.spare)
+        free = shutil.disk_usage(self.store).free
+        if needed + SPACE_RESERVE > free:
+            raise ReplicaError(
+                f"{self.store} has {free} bytes free, but {needed} are needed and {SPACE_RESERVE} must stay free. "
+                "Remove releases that are no longer used, or give the store more space."
+            )
+
+    def _fetch(
+        self, part: str, wanted: Mapping[str, FileHash], urls: Sequence[str], path: str
+    ) -> None:
+        folders = [folder for folder in map(mounted_folder, urls) if folder is not None]
+        left = _copy_mounted(part, wanted, [os.path.join(folder, path) for folder in folders])
+        hosts = [f"{url}/{path}" for url in urls if mounted_folder(url) is None]
+        if left and not hosts:
+            raise ReplicaError(
+                f"Not as they were signed in {', '.join(folders)}: {', '.join(sorted(left)[:5])}. Nothing of it is used. "
+                "Repair the files there, or add a storage host to the sources."
+            )
+        if left:
+            _run_aria2(part, left, hosts, self.run, self.credentials)
 
 
 def mendable(found: ArtefactState) -> bool:
@@ -580,8 +660,8 @@ def _wanted(folder: str, files: Mapping[str, FileHash]) -> dict[str, FileHash]:
     return wanted
 
 
-def _check_space(store: str, folder: str, wanted: Mapping[str, FileHash]) -> None:
-    """Refuse before writing, not when the disk is full."""
+def _needed(folder: str, wanted: Mapping[str, FileHash]) -> int:
+    """Bytes that these files will take beyond what of them is here."""
     needed = 0
     for path, expected in wanted.items():
         try:
@@ -589,12 +669,7 @@ def _check_space(store: str, folder: str, wanted: Mapping[str, FileHash]) -> Non
         except OSError:
             here = 0
         needed += max(0, expected.size - here)
-    free = shutil.disk_usage(store).free
-    if needed and needed + SPACE_RESERVE > free:
-        raise ReplicaError(
-            f"{store} has {free} bytes free, but {needed} are needed and {SPACE_RESERVE} must stay free. "
-            "Remove releases that are no longer used, or give the store more space."
-        )
+    return needed
 
 
 def _withdraw(folder: str, part: str) -> None:
@@ -628,6 +703,51 @@ def _tidy(folder: str, manifest: Manifest) -> None:
                 shutil.rmtree(full)
             elif name in folders and path not in parents and not os.listdir(full):
                 os.rmdir(full)
+
+
+def _copy_mounted(
+    part: str, wanted: Mapping[str, FileHash], folders: Sequence[str]
+) -> dict[str, FileHash]:
+    """Copy files from where they are mounted, and give back those that no folder has as they were signed."""
+    if not folders:
+        return dict(wanted)
+
+    def brought(path: str) -> bool:
+        target = os.path.join(part, path)
+        ensure_folder(os.path.dirname(target))
+        for name in (target, f"{target}.aria2"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        return any(_copied(os.path.join(folder, path), target, wanted[path]) for folder in folders)
+
+    largest_first = sorted(wanted, key=lambda path: -wanted[path].size)
+    with ThreadPoolExecutor(worker_count(len(largest_first))) as pool:
+        found = list(pool.map(brought, largest_first))
+    return {
+        path: wanted[path] for path, right in zip(largest_first, found, strict=True) if not right
+    }
+
+
+def _copied(source: str, target: str, expected: FileHash) -> bool:
+    """Copy a file if it is the expected one; else leave nothing behind."""
+    hasher = PieceHasher()
+    try:
+        with open_regular(source) as reading, open(target, "xb") as writing:
+            if os.fstat(reading.fileno()).st_size == expected.size:
+                for block in iter(lambda: reading.read(BLOCK), b""):
+                    hasher.update(block)
+                    writing.write(block)
+        if hasher.finish() == expected:
+            return True
+    except ArtefactError:
+        return False
+    except OSError as error:
+        # What the disk here refuses is not the source's fault.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename == target:
+            raise
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)
+    return False
 
 
 def _run_aria2(

@@ -97,17 +97,65 @@ def _retire(asked: Retirement, check_mode: bool) -> Retired:
         if not check_mode:
             ensure_folder(os.path.dirname(record))
             write_file(record, _record(asked, artefacts))
+    _take_away(asked, artefacts - needed, done, check_mode)
+    return done
+
+
+def evict(asked: Retirement, spare: frozenset[tuple[str, str]]) -> None:
+    """Remove a release that this host alone may do without: no record is left, so it can be pulled again.
+
+    *spare* are artefacts, by kind and digest, that something else needs which no release here names yet.
+    The caller holds the store's lock and has seen to it that nobody uses the release. Raises RetireError,
+    with nothing removed, if it cannot be judged.
+    """
+    unused = _artefacts(asked) - _needed_by_others(asked) - spare
+    _take_away(asked, unused, Retired(), False, spare)
+
+
+def sweep(store: str, public_key: bytes, spare: frozenset[tuple[str, str]]) -> None:
+    """Remove what no release of this store names: what interrupted pulls and removals have left.
+
+    The caller holds the store's lock. Nothing goes while a release cannot be read: it might name it.
+    """
+    try:
+        named = {
+            (model, *item)
+            for model, version in list_releases(store)
+            for item in read_release(store, model, version, public_key)[2].artefacts()
+        }
+    except ArtefactError:
+        return
+    for kind in _KINDS:
+        root = os.path.join(store, kind)
+        for model in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+            for name in sorted(os.listdir(os.path.join(root, model))):
+                item = (kind, name.removesuffix(".part"))
+                path = os.path.join(root, model, name)
+                graphs = _graphs_of_engine(path) if kind == "engine" else []
+                used = (model, *item) in named or any(
+                    ("graph", graph) in spare or (model, "graph", graph) in named
+                    for graph in graphs
+                )
+                if item not in spare and not used:
+                    _remove(path, Retired(), False)
+
+
+def _take_away(
+    asked: Retirement,
+    unused: set[tuple[str, str]],
+    done: Retired,
+    check_mode: bool,
+    spare: frozenset[tuple[str, str]] = frozenset(),
+) -> None:
     release = release_path(asked.store, asked.model, asked.version)
     # The release goes first: what it names is then nobody's any more.
     for path in (release, f"{release}.sig"):
         if os.path.lexists(path):
             _remove(path, done, check_mode)
-    unused = {item for item in artefacts if item not in needed}
-    unused |= {("engine", key) for key in _engines_of(asked, unused)}
-    for kind, digest in sorted(unused):
+    engines = {("engine", key) for key in _engines_of(asked, unused)}
+    for kind, digest in sorted(unused | engines - spare):
         for path in _traces(artefact_path(asked.store, kind, asked.model, digest)):
             _remove(path, done, check_mode)
-    return done
 
 
 def _record(asked: Retirement, artefacts: set[tuple[str, str]]) -> bytes:
@@ -171,12 +219,17 @@ def _engines_of(asked: Retirement, unused: set[tuple[str, str]]) -> Iterator[str
     """Keys of the engines that were compiled from graphs that go."""
     root = os.path.join(asked.store, "engine", asked.model)
     for key in sorted(os.listdir(root)) if os.path.isdir(root) else []:
-        try:
-            manifest = parse_manifest(read_small(os.path.join(root, key, MANIFEST)))
-        except (OSError, ArtefactError):
-            continue
-        if manifest.parents and all(("graph", parent) in unused for parent in manifest.parents):
+        graphs = _graphs_of_engine(os.path.join(root, key))
+        if graphs and all(("graph", graph) in unused for graph in graphs):
             yield key
+
+
+def _graphs_of_engine(folder: str) -> Sequence[str]:
+    """Digests of the graphs that an engine was compiled from; none if its manifest cannot be read."""
+    try:
+        return parse_manifest(read_small(os.path.join(folder, MANIFEST))).parents
+    except (OSError, ArtefactError):
+        return ()
 
 
 def _traces(folder: str) -> list[str]:

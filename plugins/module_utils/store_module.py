@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import read_pin, sign_bytes
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     Completed,
@@ -55,6 +57,22 @@ def source_arguments() -> dict[str, Any]:
         "private_key": {"type": "path", "required": True},
         "timeout": {"type": "float", "default": 5.0},
     }
+
+
+def cache_arguments() -> dict[str, Any]:
+    """Arguments of those that may make room for what they pull."""
+    return {
+        "evict": {"type": "bool", "default": False},
+        "keep": {"type": "list", "elements": "str", "default": []},
+    }
+
+
+def evictor(module: Any) -> Evictor | None:
+    """What makes room, if the module was allowed to."""
+    params = module.params
+    if not params["evict"]:
+        return None
+    return Evictor(params["store"], read_small(params["public_key"]), params["keep"])
 
 
 def run_program(module: Any, program: str, arguments: Sequence[str], purpose: str) -> str:

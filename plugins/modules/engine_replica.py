@@ -42,6 +42,7 @@ options:
 extends_documentation_fragment:
   - onprem.deepseek.store
   - onprem.deepseek.store.sources
+  - onprem.deepseek.store.cache
 seealso:
   - module: onprem.deepseek.engine_release
 """
@@ -113,6 +114,11 @@ rebuild_reason:
   description: Why the engine had to be brought, or should have been; empty when this host's copy is whole.
   type: str
   returned: success
+evicted:
+  description: Releases that went to make room, each as C(<model>/<version>).
+  type: list
+  elements: str
+  returned: success
 source_problems:
   description: What was wrong with which source. An engine can be pulled although this is not empty.
   type: dict
@@ -134,7 +140,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
 from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+    cache_arguments,
     credentials_of,
+    evictor,
     fetcher,
     runner,
     source_arguments,
@@ -148,8 +156,14 @@ def hold(module):
         params["model"], params["engine_key"], params["graph"], read_small(params["public_key"])
     )
     request = Request(params["store"], wanted, params["sources"], params["verify"] == "full")
+    room = evictor(module)
     held = hold_engine(
-        request, fetcher(module), runner(module), credentials_of(module), module.check_mode
+        request,
+        fetcher(module),
+        runner(module),
+        credentials_of(module),
+        module.check_mode,
+        make_room=room.make_room if room else None,
     )
     if params["required"] and not held.found:
         raise ReplicaError(missing_message(request, held))
@@ -168,6 +182,7 @@ def hold(module):
             "problems": [str(problem) for problem in held.copy.problems],
         },
         "rebuild_reason": held.reason,
+        "evicted": room.evicted if room else [],
         "source_problems": dict(held.source_problems),
         "diff": {
             "before": f"engine {wanted.key} {held.before}\n",
@@ -181,6 +196,7 @@ def main():
         argument_spec={
             **store_arguments(),
             **source_arguments(),
+            **cache_arguments(),
             "engine_key": {"type": "str", "required": True, "no_log": False},
             "graph": {"type": "str", "required": True},
             "required": {"type": "bool", "default": False},

@@ -47,6 +47,7 @@ options:
 extends_documentation_fragment:
   - onprem.deepseek.store
   - onprem.deepseek.store.sources
+  - onprem.deepseek.store.cache
 """
 
 EXAMPLES = r"""
@@ -125,6 +126,11 @@ rebuild_reason:
   description: Why something had to be brought from a source, empty when nothing had.
   type: str
   returned: success
+evicted:
+  description: Releases that went to make room, each as C(<model>/<version>).
+  type: list
+  elements: str
+  returned: success
 source_problems:
   description: What was wrong with which source. A release can be pulled although this is not empty.
   type: dict
@@ -145,7 +151,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     inspect_replica,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+    cache_arguments,
     credentials_of,
+    evictor,
     fetcher,
     runner,
     source_arguments,
@@ -175,15 +183,23 @@ def hold(module):
         full=params["verify"] == "full",
         release_digest=params["release_sha256"],
     )
+    room = evictor(module)
     before = inspect_replica(request)
     after = ensure_replica(
-        request, fetcher(module), runner(module), credentials_of(module), before, module.check_mode
+        request,
+        fetcher(module),
+        runner(module),
+        credentials_of(module),
+        before,
+        module.check_mode,
+        make_room=room.make_room if room else None,
     )
     old, new = before.as_dict(request), after.as_dict(request)
     return {
         "changed": after.changed,
         "replica": new,
         "rebuild_reason": "; ".join(old["problems"]) if after.changed else "",
+        "evicted": room.evicted if room else [],
         "source_problems": after.source_problems,
         "diff": {"before": lines(old), "after": lines(new)},
     }
@@ -194,6 +210,7 @@ def main():
         argument_spec={
             **store_arguments(),
             **source_arguments(),
+            **cache_arguments(),
             "version": {"type": "str", "required": True},
             "kinds": {
                 "type": "list",

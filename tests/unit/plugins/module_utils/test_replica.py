@@ -950,10 +950,81 @@ def test_a_certificate_of_another_authority_gets_nothing(site: Site) -> None:
 def test_no_source_and_no_copy(site: Site) -> None:
     with pytest.raises(ReplicaError, match="no sources are configured"):
         site.pull(sources=[])
-    with pytest.raises(ReplicaError, match="not an https URL"):
+    with pytest.raises(ReplicaError, match="not an https or file URL"):
         site.pull(sources=["http://127.0.0.1"])
     with pytest.raises(ReplicaError, match="404"):
         site.pull(version="2.0.0")
+
+
+def mounted(site: Site, number: int = 1) -> str:
+    return f"file://{site.source(number)}"
+
+
+def test_a_mounted_store_is_a_source(site: Site) -> None:
+    pulled = site.pull(sources=[mounted(site)])
+    assert pulled.complete
+    assert same(site)
+    assert [item.state for item in pulled.artefacts] == ["pulled", "pulled"]
+    status = site.weights(site.root / "here").stat()
+    assert (status.st_nlink, status.st_mode & 0o777) == (1, 0o444)
+    assert not site.pull(sources=[mounted(site)]).changed
+
+
+def test_what_a_mount_has_wrong_comes_from_a_host_or_is_refused(site: Site) -> None:
+    overwrite(site.weights(site.source(1)), 500, b"#")
+    with pytest.raises(ReplicaError, match=r"Not as they were signed in .*model\.safetensors"):
+        site.pull(sources=[mounted(site)])
+    assert replica.list_releases(str(site.root / "here")) == []
+    assert not site.weights(site.root / "here").exists()
+    pulled = site.pull(sources=[mounted(site), mounted(site, 2)])
+    assert pulled.complete
+    assert same(site)
+    shutil.rmtree(site.root / "here")
+    assert site.pull(sources=[mounted(site), f"https://127.0.0.1:{site.ports[0]}"]).complete
+    assert same(site)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_link_in_a_mount_is_not_followed(site: Site, name: str) -> None:
+    file = site.weights(site.source(1)).with_name(name)
+    moved = site.root / "moved"
+    file.rename(moved)
+    file.symlink_to(moved)
+    with pytest.raises(ReplicaError, match="Not as they were signed"):
+        site.pull(sources=[mounted(site)])
+
+
+def test_a_mounted_release_is_judged_by_its_signature(site: Site) -> None:
+    path = site.source(1) / "releases" / "tiny" / "1.0.0.json"
+    overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
+    with pytest.raises(ReplicaError, match="does not verify"):
+        site.pull(sources=[mounted(site)])
+
+
+def test_a_mount_that_is_not_there_is_named(site: Site) -> None:
+    (site.root / "empty").mkdir()
+    for folder in (site.root / "empty", site.root / "nowhere"):
+        with pytest.raises(ReplicaError, match="holds no store; is it mounted"):
+            site.pull(sources=[f"file://{folder}"])
+        pulled = site.pull(sources=[f"file://{folder}", mounted(site)])
+        assert list(pulled.source_problems) == [f"file://{folder}"]
+        shutil.rmtree(site.root / "here")
+    with pytest.raises(ReplicaError, match=r"it has no releases/tiny/2\.0\.0\.json"):
+        site.pull(sources=[mounted(site)], version="2.0.0")
+
+
+@pytest.mark.parametrize("url", ["file://host/mnt", "file:mnt", "file://", "file:///mnt?x=1"])
+def test_a_mount_must_be_an_absolute_path_here(site: Site, url: str) -> None:
+    with pytest.raises(ReplicaError, match="absolute path of a folder"):
+        site.pull(sources=[url])
+
+
+def test_a_copy_that_rotted_is_mended_from_a_mount(site: Site) -> None:
+    site.pull()
+    overwrite(site.weights(site.root / "here"), 500, b"#")
+    mended = site.pull(sources=[mounted(site)])
+    assert [item.state for item in mended.artefacts] == ["repaired", "complete"]
+    assert same(site)
 
 
 def test_room_is_checked_before_anything_is_fetched(
