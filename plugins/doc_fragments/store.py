@@ -102,6 +102,9 @@ options:
     type: list
     elements: str
     default: []
+  served:
+    description: JSON file in which role M(onprem.deepseek.inference) records what the host has served. O(evict) never touches the last two.
+    type: path
 """
 
     PRECISIONS = r"""

@@ -9,19 +9,48 @@ First goes what interrupted pulls have left, then one release after another, tha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import release_path
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import list_releases
+from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+    read_small,
+    release_path,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
+    ReplicaError,
+    list_releases,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.retire import (
     RetireError,
     Retirement,
     evict,
     sweep,
 )
+
+# The active release, and the one to go back to.
+_IN_USE = 2
+
+
+def last_served(path: str) -> list[str]:
+    """The releases that the host must be able to serve, as ``<model>/<version>``; none if it has served nothing yet.
+
+    Raises ReplicaError if *path* is not what role inference writes.
+    """
+    if not os.path.lexists(path):
+        return []
+    try:
+        releases = json.loads(read_small(path))["releases"]
+    except (ValueError, KeyError, TypeError) as error:
+        releases = error
+    if not isinstance(releases, list) or not all(isinstance(item, str) for item in releases):
+        raise ReplicaError(
+            f"{path} does not say which releases this host has served, so none may go: {releases}. "
+            "Apply role onprem.deepseek.inference, which writes it, or remove the file if the host serves nothing."
+        )
+    return releases[-_IN_USE:]
 
 
 @dataclass

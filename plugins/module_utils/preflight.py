@@ -94,7 +94,7 @@ def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Chec
 def inventory_checks(groups: Groups, hosts: Sequence[site.Host]) -> Iterator[Check]:
     """Judge what needs nothing but the inventory."""
     subjects: dict[str, Iterable[site.Problem]] = {
-        "groups": site.group_problems(groups),
+        "groups": site.group_problems(groups, site.only_mounted(hosts)),
         "variables": site.variable_problems(hosts),
         "addresses": site.address_problems(groups, hosts),
         "workers": (problem for host in hosts for problem in site.worker_problems(host)),

@@ -75,7 +75,21 @@ def _is_sources(value: Any) -> bool:
         isinstance(value, Sequence)
         and not isinstance(value, str)
         and len(value) > 0
-        and all(isinstance(url, str) and re.fullmatch(r"https://[^/\s]+", url) for url in value)
+        and all(
+            isinstance(url, str) and re.fullmatch(r"https://[^/\s]+|file:///\S+", url)
+            for url in value
+        )
+    )
+
+
+def only_mounted(hosts: Sequence[Host]) -> bool:
+    """Whether all hosts read the store where it is mounted: then something else keeps the copies."""
+
+    def mounted(sources: Any) -> bool:
+        return _is_sources(sources) and all(url.startswith("file:") for url in sources)
+
+    return bool(hosts) and all(
+        mounted(host.variables.get("deepseek_store_sources")) for host in hosts
     )
 
 
@@ -172,7 +186,10 @@ VARIABLES = {
         "a mapping of names to texts", _is_environment, required=False
     ),
     "deepseek_store_dir": Variable("an absolute path", _folder),
-    "deepseek_store_sources": Variable("a list of https://<address>:<port>", _is_sources),
+    "deepseek_store_sources": Variable(
+        "a list of https://<address>:<port>, or of file:///<path> where a store is mounted",
+        _is_sources,
+    ),
     "deepseek_venv_dir": Variable("an absolute path", _folder),
     "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
     "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
@@ -197,10 +214,10 @@ VARIABLES = {
 HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
 
 
-def group_problems(groups: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
-    """Find groups that have too few hosts, or too many."""
+def group_problems(groups: Mapping[str, Sequence[str]], mounted: bool = False) -> Iterator[Problem]:
+    """Find groups that have too few hosts, or too many. *mounted*: the store is no host's, but mounted."""
     count = {name: len(groups.get(name, ())) for name in ZONES}
-    if count["storage"] < STORAGE_HOSTS:
+    if count["storage"] < STORAGE_HOSTS and not (mounted and count["storage"] == 0):
         yield Problem(
             "group storage",
             f"it has {_hosts(count['storage'])}, and every model is kept on {STORAGE_HOSTS}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import read_small
-from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor
+from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor, last_served
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import read_pin, sign_bytes
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     Completed,
@@ -64,6 +64,7 @@ def cache_arguments() -> dict[str, Any]:
     return {
         "evict": {"type": "bool", "default": False},
         "keep": {"type": "list", "elements": "str", "default": []},
+        "served": {"type": "path"},
     }
 
 
@@ -72,7 +73,8 @@ def evictor(module: Any) -> Evictor | None:
     params = module.params
     if not params["evict"]:
         return None
-    return Evictor(params["store"], read_small(params["public_key"]), params["keep"])
+    keep = [*params["keep"], *(last_served(params["served"]) if params["served"] else [])]
+    return Evictor(params["store"], read_small(params["public_key"]), keep)
 
 
 def run_program(module: Any, program: str, arguments: Sequence[str], purpose: str) -> str:

@@ -22,6 +22,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.site import (
     Host,
     address_problems,
     group_problems,
+    only_mounted,
     variable_problems,
     worker_problems,
 )
@@ -74,7 +75,7 @@ def found(*changed: Host, groups: dict[str, list[str]] | None = None) -> list[st
     by_name = {one.name: one for one in changed}
     hosts = [by_name.get(name) or host(name) for name in ADDRESSES]
     problems = [
-        *group_problems(groups or GROUPS),
+        *group_problems(groups or GROUPS, only_mounted(hosts)),
         *variable_problems(hosts),
         *address_problems(groups or GROUPS, hosts),
         *(problem for one in hosts for problem in worker_problems(one)),
@@ -89,6 +90,14 @@ def everywhere(**variables: Any) -> list[Host]:
 
 def test_a_site_without_faults_has_no_problems() -> None:
     assert found() == []
+
+
+def test_a_mounted_store_needs_no_storage_hosts() -> None:
+    without = {**GROUPS, "storage": []}
+    assert found(*everywhere(deepseek_store_sources=["file:///mnt/models"]), groups=without) == []
+    mixed = everywhere(deepseek_store_sources=["file:///mnt/models", "https://10.0.0.1:8443"])
+    (problem,) = found(*mixed, groups=without)
+    assert problem.startswith("group storage: it has no hosts")
 
 
 @pytest.mark.parametrize(
