@@ -107,6 +107,20 @@ options:
     type: path
 """
 
+    CHECKPOINT = r"""
+options:
+  allowed_files:
+    description: Files of the checkpoint, by their paths below its folder, that are published although they are code or pickles.
+    type: list
+    elements: str
+    default: []
+  checksums:
+    description:
+      - The publisher's list of SHA-256 digests on the host where the module runs, as C(sha256sum) writes it. It must name every file of
+        weights.
+    type: path
+"""
+
     PRECISIONS = r"""
 options:
   precisions:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +23,16 @@ SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCaus
 SUPPORTED_ROPE_SCALINGS = ("default", "linear", "llama3", "yarn")
 SUPPORTED_ACTIVATION = "silu"
 
-# Formats that run code when they are loaded, or are code. Nothing in a release may be either.
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-CODE_SUFFIXES = (".py", ".pyc", ".so", ".dll", ".exe", ".sh")
+# Formats that run code when they are loaded, or are code. Nothing in a release may be either, unless it is allowed by name.
+PICKLE_SUFFIXES = (
+    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".keras",
+)  # fmt: skip
+CODE_SUFFIXES = (
+    ".py", ".pyc", ".so", ".dll", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".class", ".wasm",
+)  # fmt: skip
+# The same by content, whatever the name: ELF, PE, Mach-O, a script, a zip archive (of which PyTorch makes its pickles), a pickle.
+CODE_STARTS = (b"\x7fELF", b"MZ", b"\xfe\xed\xfa", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"#!")
+PICKLE_STARTS = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
@@ -90,10 +98,14 @@ class Report:
         }
 
 
-def inspect(path: str, export: bool = True) -> Report:
+def inspect(
+    path: str, export: bool = True, allowed: Sequence[str] = (), checksums: str = ""
+) -> Report:
     """Look at the checkpoint in *path* and report every problem, not just the first.
 
-    With *export*, also what stands in the way of making a graph of it.
+    With *export*, also what stands in the way of making a graph of it. Files that are *allowed*, by their
+    paths below the folder, may be code or pickles. *checksums* is the publisher's list; its digests
+    are not compared here, since that takes as long as reading the checkpoint.
     """
     report = Report(path)
     if not os.path.isdir(path):
@@ -103,9 +115,11 @@ def inspect(path: str, export: bool = True) -> Report:
             "set deepseek_checkpoint to the checkpoint's folder on the release host",
         )
         return report
-    _list_files(report)
+    _list_files(report, frozenset(allowed))
     _check_config(report, export)
     _check_weights(report)
+    if checksums:
+        _check_list(report, checksums)
     for name in TOKENIZER_FILES:
         if name not in report.files:
             report.add(
@@ -139,7 +153,27 @@ def _walk(path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     yield name, entry
 
 
-def _list_files(report: Report) -> None:
+def _refusal(path: str, name: str) -> tuple[str, str] | None:
+    """Why a file is refused for what it is, and the remedy."""
+    with open(path, "rb") as stream:
+        start = stream.read(8)
+    # The length of a safetensors header can look like anything.
+    if name.endswith(".safetensors"):
+        start = b""
+    if name.lower().endswith(PICKLE_SUFFIXES) or start.startswith(PICKLE_STARTS):
+        return (
+            "pickle formats run code when they are loaded and are refused",
+            "keep only the .safetensors files",
+        )
+    if name.lower().endswith(CODE_SUFFIXES) or start.startswith(CODE_STARTS):
+        return (
+            "program code is refused in a checkpoint",
+            "remove it; the service never runs a checkpoint's code",
+        )
+    return None
+
+
+def _list_files(report: Report, allowed: frozenset[str]) -> None:
     if os.path.islink(report.path.rstrip("/")):
         report.add(
             report.path, "the folder is a symbolic link", "name the folder that it points to"
@@ -153,18 +187,8 @@ def _list_files(report: Report) -> None:
             )
         elif not entry.is_file(follow_symlinks=False):
             report.add(name, "this is not a regular file", "remove it from the checkpoint")
-        elif name.lower().endswith(PICKLE_SUFFIXES):
-            report.add(
-                name,
-                "pickle formats run code when they are loaded and are refused",
-                "keep only the .safetensors files",
-            )
-        elif name.lower().endswith(CODE_SUFFIXES):
-            report.add(
-                name,
-                "program code is refused in a checkpoint",
-                "remove it; the service never runs a checkpoint's code",
-            )
+        elif name not in allowed and (refusal := _refusal(os.path.join(report.path, name), name)):
+            report.add(name, *refusal)
         else:
             report.files.append(name)
             report.size += entry.stat(follow_symlinks=False).st_size
@@ -413,3 +437,65 @@ def _tensor_range(name: str, entry: object) -> tuple[int, int, str]:
         if bits != (end - begin) * 8:
             raise damaged
     return begin, end, name
+
+
+# --- the publisher's digests ----------------------------------------------------------------------
+
+# What sha256sum writes, without and with --tag. Names with a line break, which it would escape, are in no checkpoint.
+_GNU_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
+
+
+def read_checksums(path: str) -> dict[str, str]:
+    """SHA-256 digests by file name, from a list as ``sha256sum`` (GNU coreutils) writes it.
+
+    Raises CheckpointError if it cannot be read, or names a file twice with different digests.
+    """
+    found: dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lines = stream.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"it cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        gnu, bsd = _GNU_LINE.fullmatch(line), _BSD_LINE.fullmatch(line)
+        if gnu:
+            digest, name = gnu.groups()
+        elif bsd:
+            name, digest = bsd.groups()
+        else:
+            raise CheckpointError(f"line {number} is not '<sha256>  <file>'")
+        name, digest = name.removeprefix("./"), digest.lower()
+        if found.setdefault(name, digest) != digest:
+            raise CheckpointError(f"line {number} gives {name} another digest than a line before")
+    if not found:
+        raise CheckpointError("it lists no file")
+    return found
+
+
+_LIST_REMEDY = "name the list that came with the checkpoint, as sha256sum writes it"
+
+
+def _check_list(report: Report, path: str) -> None:
+    try:
+        listed = read_checksums(path)
+    except CheckpointError as error:
+        report.add(path, str(error), _LIST_REMEDY)
+        return
+    for shard in report.shards:
+        if shard not in listed:
+            report.add(shard, f"{path} has no digest of it", _LIST_REMEDY)
+
+
+def checksum_problems(path: str, found: Mapping[str, str]) -> Iterator[Problem]:
+    """Files whose SHA-256, as *found*, is not what the publisher's list in *path* says."""
+    listed = read_checksums(path)
+    for name, digest in sorted(found.items()):
+        if listed.get(name, digest) != digest:
+            yield Problem(
+                name,
+                f"its SHA-256 is {digest}, and {path} says {listed[name]}",
+                "copy this file again from where the checkpoint was published",
+            )

@@ -35,6 +35,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     verify_release_signature,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+    CheckpointError,
+    checksum_problems,
     failure_message,
     inspect,
 )
@@ -98,6 +100,10 @@ class Plan:
     full: bool = True
     # whether graphs are made of the checkpoint, or some server loads it as it is
     export: bool = True
+    # files of the checkpoint that may be code, by path
+    allowed: Sequence[str] = ()
+    # the publisher's list of digests, as sha256sum writes it
+    checksums: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.version, "version")
@@ -203,7 +209,7 @@ class Look:
 
 def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     """Publish, or find that it was done before. Everything that can be refused is refused first."""
-    report = inspect(plan.checkpoint, plan.export)
+    report = inspect(plan.checkpoint, plan.export, plan.allowed, plan.checksums)
     for problem in precision_problems(plan.precisions, plan.export):
         report.add(*problem)
     if report.problems:
@@ -223,9 +229,9 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
 def _look(plan: Plan, tools: Tools, files: Sequence[str]) -> Look:
     done = Published()
     existing = _existing(plan)
-    manifest, pieces = describe(
-        "checkpoint", plan.model, hash_files(plan.checkpoint, files), plan.source, plan.licence
-    )
+    hashed = hash_files(plan.checkpoint, files)
+    _refuse_unlike_published(plan, hashed)
+    manifest, pieces = describe("checkpoint", plan.model, hashed, plan.source, plan.licence)
     if existing is not None:
         done.before = existing.data.decode("utf-8")
         _refuse_other_checkpoint(plan, existing.release, manifest)
@@ -328,6 +334,20 @@ def _existing(plan: Plan) -> Existing | None:
             "storage host with model_replica. Only if the signing key was replaced on purpose, remove the file and publish again."
         ) from error
     return Existing(data, release)
+
+
+def _refuse_unlike_published(plan: Plan, hashed: Mapping[str, FileHash]) -> None:
+    if not plan.checksums:
+        return
+    found = {path: item.sha256 for path, item in hashed.items()}
+    try:
+        problems = list(checksum_problems(plan.checksums, found))
+    except CheckpointError as error:
+        raise PublishError(f"{plan.checksums}: {error}") from error
+    if problems:
+        raise PublishError(
+            f"The checkpoint {plan.checkpoint} is not what was published: {'; '.join(map(str, problems))}"
+        )
 
 
 def _refuse_other_checkpoint(plan: Plan, release: Release, manifest: Manifest) -> None:

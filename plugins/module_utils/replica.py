@@ -60,6 +60,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     write_file,
 )
 
+# Exit status of aria2c, as in section EXIT STATUS of its manual.
+_ARIA2_NO_SPACE = 9
 METADATA_LIMIT = 64 * 1024 * 1024
 # Differences that need no bytes from elsewhere.
 LOCAL_KINDS = ("mode", "unexpected")
@@ -780,6 +782,11 @@ def _run_aria2(
             done = run(aria2_command(part, metalink.name, credentials))
         if done.rc == 0:
             return
+        if done.rc == _ARIA2_NO_SPACE:
+            raise ReplicaError(
+                f"The disk became full while files were fetched into {part}, which is kept for the next try. "
+                "Something else writes to it: there was room before. Free some, and run this again."
+            )
     output = (done.stderr.strip() or done.stdout.strip()).splitlines()
     raise ReplicaError(
         f"No source has all pieces right: aria2c ended with status {done.rc} while fetching into {part}, which is kept "
@@ -805,9 +812,10 @@ def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[st
         "--max-connection-per-server=2",
         "--min-split-size=64M",
         "--max-concurrent-downloads=4",
-        "--connect-timeout=5",
-        "--timeout=20",
-        "--max-tries=3",
+        # A host that hangs takes connections and sends nothing: its pieces must not wait long for it.
+        "--connect-timeout=3",
+        "--timeout=5",
+        "--max-tries=2",
         "--retry-wait=1",
         "--min-tls-version=TLSv1.3",
         "--check-certificate=true",

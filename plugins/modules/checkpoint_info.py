@@ -15,8 +15,9 @@ description:
   - Checks the architecture, and that the model has nothing that cannot be exported (quantised weights, a sliding window,
     another rotary scaling or activation).
   - Checks that every shard is there and as long as its header says, that the tokenizer is there, and that nothing in the folder
-    is a symbolic link, a pickle or program code.
+    is a symbolic link, a pickle or program code, by name or by content.
   - With O(precisions), checks as well that each has the texts that it needs, and that they are on this host.
+  - With O(checksums), checks that the list can be read and names every file of weights. It hashes nothing.
   - Reads names, sizes and headers only, so that it answers in moments for a checkpoint of any size.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
@@ -42,6 +43,7 @@ options:
     default: false
 extends_documentation_fragment:
   - onprem.deepseek.store.precisions
+  - onprem.deepseek.store.checkpoint
 """
 
 EXAMPLES = r"""
@@ -124,12 +126,19 @@ def main():
             "path": {"type": "path", "required": True},
             "precisions": precisions_option(),
             "export": {"type": "bool", "default": True},
+            "allowed_files": {"type": "list", "elements": "str", "default": []},
+            "checksums": {"type": "path"},
             "fail_on_problems": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     try:
-        report = inspect(module.params["path"], module.params["export"])
+        report = inspect(
+            module.params["path"],
+            module.params["export"],
+            module.params["allowed_files"],
+            module.params["checksums"] or "",
+        )
     except OSError as error:
         module.fail_json(msg=f"The checkpoint {module.params['path']} cannot be read: {error}")
     precisions = parse_precisions(module.params["precisions"])

@@ -61,6 +61,7 @@ extends_documentation_fragment:
   - onprem.deepseek.store
   - onprem.deepseek.store.signing
   - onprem.deepseek.store.precisions
+  - onprem.deepseek.store.checkpoint
 """
 
 EXAMPLES = r"""
@@ -219,6 +220,8 @@ def work(module):
         slots=params["slots"],
         full=params["verify"] == "full",
         export=params["export"],
+        allowed=params["allowed_files"],
+        checksums=params["checksums"] or "",
     )
     done = publish(plan, tools_of(module), module.check_mode)
     for warning in done.warnings:
@@ -248,6 +251,8 @@ def main():
             "licence": {"type": "str", "default": ""},
             "precisions": precisions_option(),
             "export": {"type": "bool", "default": True},
+            "allowed_files": {"type": "list", "elements": "str", "default": []},
+            "checksums": {"type": "path"},
             "max_len": {"type": "int"},
             "slots": {"type": "int"},
         },

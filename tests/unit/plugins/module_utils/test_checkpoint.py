@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -278,3 +279,95 @@ def test_all_problems_are_reported_at_once(folder: Path) -> None:
     (folder / "x.pkl").write_bytes(b"x")
     (folder / "model-00001-of-00002.safetensors").unlink()
     assert set(problems(folder)) == {"tokenizer.json", "x.pkl", "model-00001-of-00002.safetensors"}
+
+
+# --- code, and the publisher's digests ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("modeling_deepseek.py", b"import os", "program code"),
+        ("chat_template.jinja", b"#!/bin/sh", "program code"),
+        ("LICENSE", b"\x7fELF\x02", "program code"),
+        ("vocabulary.txt", b"\x80\x04\x95", "pickle"),
+        ("extra.dat", b"PK\x03\x04", "pickle"),
+        ("array.npy", b"\x93NUMPY", "pickle"),
+    ],
+)
+def test_code_is_refused_by_name_and_by_content_unless_it_is_allowed(
+    folder: Path, name: str, content: bytes, says: str
+) -> None:
+    (folder / name).write_bytes(content)
+    assert says in problems(folder)[name]
+    report = checkpoint.inspect(str(folder), allowed=[name])
+    assert report.problems == []
+    assert name in report.files
+
+
+def test_a_safetensors_header_is_not_taken_for_code(folder: Path) -> None:
+    """A header of 0x280 bytes begins as a pickle does."""
+    raw = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    data = struct.pack("<Q", 0x280) + raw.ljust(0x280) + b"#"
+    (folder / "model-00001-of-00002.safetensors").write_bytes(data)
+    assert data.startswith(checkpoint.PICKLE_STARTS)
+    assert problems(folder) == {}
+
+
+def digests(folder: Path, line: str = "{digest}  {name}") -> str:
+    return "".join(
+        line.format(digest=hashlib.sha256(path.read_bytes()).hexdigest(), name=path.name) + "\n"
+        for path in sorted(folder.iterdir())
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{digest}  {name}", "{digest} *{name}", "{digest}  ./{name}", "SHA256 ({name}) = {digest}"],
+)
+def test_a_list_of_digests_is_read_as_sha256sum_writes_it(
+    folder: Path, tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "SHA256SUMS"
+    path.write_text("# by the publisher\n\n" + digests(folder, line))
+    read = checkpoint.read_checksums(str(path))
+    assert sorted(read) == sorted(item.name for item in folder.iterdir())
+    assert checkpoint.inspect(str(folder), checksums=str(path)).problems == []
+    assert list(checkpoint.checksum_problems(str(path), read)) == []
+
+
+def test_every_file_that_is_not_as_the_publisher_says_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "SHA256SUMS"
+    path.write_text(digests(folder))
+    found = checkpoint.read_checksums(str(path))
+    wrong = {**found, "config.json": "0" * 64, "tokenizer.json": "1" * 64, "more": "2" * 64}
+    problems = list(checkpoint.checksum_problems(str(path), wrong))
+    assert [problem.file for problem in problems] == ["config.json", "tokenizer.json"]
+    assert f"its SHA-256 is {'0' * 64}, and {path} says {found['config.json']}" in str(problems[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "lists no file"),
+        ("abc  config.json\n", "line 1 is not"),
+        (f"{'0' * 64}  a\n{'1' * 64}  ./a\n", "line 2 gives a another digest"),
+        (f"{'0' * 64}  config.json\n", "has no digest of it"),
+    ],
+)
+def test_a_list_that_says_too_little_is_refused(
+    folder: Path, tmp_path: Path, text: str, says: str
+) -> None:
+    path = tmp_path / "SHA256SUMS"
+    path.write_text(text)
+    report = checkpoint.inspect(str(folder), checksums=str(path))
+    assert any(says in problem.problem for problem in report.problems)
+
+
+def test_a_list_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name in ("nowhere", "binary"):
+        report = checkpoint.inspect(str(folder), checksums=str(tmp_path / name))
+        assert [problem.file for problem in report.problems] == [str(tmp_path / name)]

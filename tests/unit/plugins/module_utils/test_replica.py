@@ -295,6 +295,30 @@ def test_a_checkpoint_with_problems_is_refused_before_anything_is_written(
     assert not os.path.exists(plan.store)
 
 
+def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written(
+    plan: Plan, signer: Signer, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in Path(plan.checkpoint).iterdir())
+    right = "".join(
+        f"{artefact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names
+    )
+    path = tmp_path / "SHA256SUMS"
+    path.write_text(right)
+    plan = dataclasses.replace(plan, checksums=str(path))
+    overwrite(Path(plan.checkpoint, "model.safetensors"), 500, b"#")
+    Path(plan.checkpoint, "tokenizer.json").write_text("[]")
+    for check_mode in (True, False):
+        with pytest.raises(
+            PublishError, match=r"model\.safetensors: its SHA-256 .*tokenizer\.json"
+        ):
+            publish.publish(plan, signer.tools(), check_mode)
+    assert not os.path.exists(plan.store)
+    path.write_text(
+        "".join(f"{artefact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
+    )
+    assert publish.publish(plan, signer.tools()).changed
+
+
 def test_a_changed_release_file_is_never_signed_again(plan: Plan, signer: Signer) -> None:
     publish.publish(plan, signer.tools())
     path = Path(artefact.release_path(plan.store, "tiny", "1.0.0"))
