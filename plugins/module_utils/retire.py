@@ -131,7 +131,8 @@ def sweep(store: str, public_key: bytes, spare: frozenset[tuple[str, str]]) -> N
             for name in sorted(os.listdir(os.path.join(root, model))):
                 item = (kind, name.removesuffix(".part"))
                 path = os.path.join(root, model, name)
-                graphs = _graphs_of_engine(path) if kind == "engine" else []
+                whole = kind == "engine" and item[1] == name and not name.startswith(".")
+                graphs = _graphs_of_engine(path) if whole else ()
                 used = (model, *item) in named or any(
                     ("graph", graph) in spare or (model, "graph", graph) in named
                     for graph in graphs

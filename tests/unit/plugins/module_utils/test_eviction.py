@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from test_replica import SMALL, Site, overwrite, run, signer, site, write_checkpoint
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact, publish, replica
-from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor
+from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor, last_served
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
 
 __all__ = ["signer", "site"]
@@ -150,3 +151,24 @@ def test_a_release_that_cannot_be_judged_stays_with_all_that_it_might_name(
     with pytest.raises(ReplicaError, match="bytes free"):
         bring(many)
     assert len(list((many.root / "here" / "checkpoint" / "tiny").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("releases", "last"),
+    [([], []), (["a/1"], ["a/1"]), (["a/1", "a/2", "b/1"], ["a/2", "b/1"])],
+)
+def test_what_was_served_last_is_in_use(
+    tmp_path: Path, releases: list[str], last: list[str]
+) -> None:
+    path = tmp_path / "served.json"
+    assert last_served(str(path)) == []
+    path.write_text(json.dumps({"releases": releases}))
+    assert last_served(str(path)) == last
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"releases": 1}', '{"releases": [1]}'])
+def test_nothing_goes_when_it_cannot_be_told_what_is_in_use(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "served.json"
+    path.write_text(text)
+    with pytest.raises(ReplicaError, match="does not say which releases"):
+        last_served(str(path))

@@ -250,6 +250,28 @@ def test_model_replica_leaves_a_whole_copy_alone(
     assert "signed twice" in call(model_replica, **arguments, release_sha256="0" * 64)["msg"]
 
 
+def test_model_replica_brings_from_a_mount_and_keeps_what_was_served(
+    call: Call, site: dict[str, object], tmp_path: Path
+) -> None:
+    call(model_release, **site)
+    served = tmp_path / "served.json"
+    served.write_text("no list")
+    arguments = {
+        **replica_arguments(site, tmp_path, str(tmp_path / "cache")),
+        "sources": [f"file://{site['store']}"],
+        "evict": True,
+        "served": str(served),
+    }
+    assert "does not say which releases" in call(model_replica, **arguments)["msg"]
+    assert not (tmp_path / "cache").exists()
+    served.unlink()
+    held = call(model_replica, **arguments)
+    assert held["changed"]
+    assert held["replica"]["verified"]
+    assert held["evicted"] == []
+    assert not call(model_replica, **arguments)["changed"]
+
+
 def test_model_replica_without_a_copy(call: Call, site: dict[str, object], tmp_path: Path) -> None:
     arguments = replica_arguments(site, tmp_path, str(tmp_path / "empty"))
     predicted = call(model_replica, check_mode=True, **arguments)
