@@ -12,7 +12,8 @@ BENCH = ROOT / "tests" / "bench"
 
 def test_short_soak_finds_nothing_wrong() -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH / "soak.py"), "--minutes", "0.1"],
+        # What a few seconds find of the machine's speed need not hold in the next ones.
+        [sys.executable, str(BENCH / "soak.py"), "--minutes", "0.1", "--most-refused", "1"],
         capture_output=True,
         text=True,
         check=False,

@@ -237,7 +237,7 @@ def growth(samples: list[tuple[float, float]]) -> tuple[float, float]:
     return float(start), float(slope * (times[-1] - times[0]))
 
 
-async def run(server: Server, minutes: float) -> list[str]:
+async def run(server: Server, minutes: float, most_refused: float) -> list[str]:
     """What was wrong."""
     client = Client(server.port)
     await client.until_ready()
@@ -254,7 +254,7 @@ async def run(server: Server, minutes: float) -> list[str]:
     await soak.load(SHARE * most, minutes * 60)
     watching.cancel()
     await soak.compare_counts()
-    if soak.refused > MOST_REFUSED * soak.asked.total():
+    if soak.refused > most_refused * soak.asked.total():
         soak.wrong.append(f"{soak.refused} of {soak.asked.total()} requests refused: overload")
     start, grown = growth(samples)
     if grown > MOST_GROWTH:
@@ -270,12 +270,15 @@ async def run(server: Server, minutes: float) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument(
+        "--most-refused", type=float, default=MOST_REFUSED, help="share of the requests"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         graph = Path(name) / "graph"
         export(CHECKPOINT, graph)
         with serving(tiny_app, graph) as server:
-            wrong = asyncio.run(run(server, arguments.minutes))
+            wrong = asyncio.run(run(server, arguments.minutes, arguments.most_refused))
     # what was found at the end is about all of the run
     for text in wrong[-MOST_SHOWN:]:
         print(text, file=sys.stderr)

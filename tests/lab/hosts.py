@@ -34,6 +34,8 @@ HERE = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab"))
 # Not below STATE, which purge removes; gone with the next start of the machine.
 LOCK = Path("/run/lock/onprem-deepseek-lab")
+# What hosts keep for each other, as tests/lab/package.yml does.
+KEPT = STATE / "kept"
 PODMAN = str(HERE / "podman")
 ZONES = {"management": 10, "service": 20, "inference": 30, "storage": 40}
 CONTROLLER_ZONES = ("management", "service")
@@ -159,6 +161,7 @@ def make_files(lab: Lab, steps: Steps) -> None:
                 str(key),
             )
     lab.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    KEPT.mkdir(mode=0o700, exist_ok=True)
     proxy = f"http://{lab.controller('management')}:{CACHE_PORT}"
     files = {
         "authorized_keys": key.with_suffix(".pub").read_text(),
@@ -211,6 +214,7 @@ def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
         f"--name={lab.container(host)}", f"--hostname={host.name}", f"--label=lab={lab.name}",
         f"--volume={lab.folder}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
         f"--volume={lab.folder}/apt.conf:/etc/apt/apt.conf.d/90lab:ro",
+        f"--volume={KEPT}:/var/lib/onprem-deepseek-lab",
         *limits, *networks, image, "/sbin/init",
     )  # fmt: skip
 
