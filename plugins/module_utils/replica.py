@@ -4,8 +4,9 @@
 """A host's own, verified copy of artefacts: pull them, repair them, or say what is wrong with them.
 
 A source is a host that serves its store over mutual TLS, or a folder where a store is mounted. None is
-trusted: the release must carry the site's signature, and everything below it is pinned by digest. A copy appears under its final name only when all of it has
-been hashed, so whatever is there can be used; a damaged copy loses that name before it is repaired.
+trusted: the release must carry the site's signature, and everything below it is pinned by digest. A copy
+appears under its final name only when all of it has been hashed, so whatever is there can be used; a
+damaged copy loses that name before it is repaired.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
 
 # Exit status of aria2c, as in section EXIT STATUS of its manual.
 _ARIA2_NO_SPACE = 9
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 METADATA_LIMIT = 64 * 1024 * 1024
 # Differences that need no bytes from elsewhere.
 LOCAL_KINDS = ("mode", "unexpected")
@@ -714,17 +716,24 @@ def _copy_mounted(
     if not folders:
         return dict(wanted)
 
+    for path in wanted:
+        ensure_folder(os.path.dirname(os.path.join(part, path)))
+
     def brought(path: str) -> bool:
         target = os.path.join(part, path)
-        ensure_folder(os.path.dirname(target))
         for name in (target, f"{target}.aria2"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         return any(_copied(os.path.join(folder, path), target, wanted[path]) for folder in folders)
 
     largest_first = sorted(wanted, key=lambda path: -wanted[path].size)
-    with ThreadPoolExecutor(worker_count(len(largest_first))) as pool:
-        found = list(pool.map(brought, largest_first))
+    try:
+        with ThreadPoolExecutor(worker_count(len(largest_first))) as pool:
+            found = list(pool.map(brought, largest_first))
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise _disk_full(part) from error
     return {
         path: wanted[path] for path, right in zip(largest_first, found, strict=True) if not right
     }
@@ -745,11 +754,18 @@ def _copied(source: str, target: str, expected: FileHash) -> bool:
         return False
     except OSError as error:
         # What the disk here refuses is not the source's fault.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename == target:
+        if error.errno in _NO_SPACE or error.filename == target:
             raise
     with contextlib.suppress(FileNotFoundError):
         os.unlink(target)
     return False
+
+
+def _disk_full(part: str) -> ReplicaError:
+    return ReplicaError(
+        f"The disk became full while files were fetched into {part}, which is kept for the next try. "
+        "Something else writes to it: there was room before. Free some, and run this again."
+    )
 
 
 def _run_aria2(
@@ -783,10 +799,7 @@ def _run_aria2(
         if done.rc == 0:
             return
         if done.rc == _ARIA2_NO_SPACE:
-            raise ReplicaError(
-                f"The disk became full while files were fetched into {part}, which is kept for the next try. "
-                "Something else writes to it: there was room before. Free some, and run this again."
-            )
+            raise _disk_full(part)
     output = (done.stderr.strip() or done.stdout.strip()).splitlines()
     raise ReplicaError(
         f"No source has all pieces right: aria2c ended with status {done.rc} while fetching into {part}, which is kept "

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import ipaddress
 import json
@@ -1041,6 +1042,21 @@ def test_a_mount_that_is_not_there_is_named(site: Site) -> None:
 def test_a_mount_must_be_an_absolute_path_here(site: Site, url: str) -> None:
     with pytest.raises(ReplicaError, match="absolute path of a folder"):
         site.pull(sources=[url])
+
+
+def test_a_disk_that_becomes_full_meanwhile_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_source: str, target: str, _expected: object) -> bool:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica, "_copied", full)
+        with pytest.raises(ReplicaError, match=r"disk became full.*\.part.*kept for the next try"):
+            site.pull(sources=[mounted(site)])
+    assert site.pull(sources=[mounted(site)]).complete
+    assert same(site)
 
 
 def test_a_copy_that_rotted_is_mended_from_a_mount(site: Site) -> None:
