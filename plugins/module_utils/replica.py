@@ -21,7 +21,7 @@ import shutil
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -761,6 +761,16 @@ def _copied(source: str, target: str, expected: FileHash) -> bool:
     return False
 
 
+def _forget_progress(part: str, files: Iterable[str]) -> None:
+    """Remove what aria2 noted of a download: it hashes what is there instead.
+
+    A note that was cut off, as by a full disk or a reset, would make it fail each time.
+    """
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(part, f"{path}.aria2"))
+
+
 def _disk_full(part: str) -> ReplicaError:
     return ReplicaError(
         f"The disk became full while files were fetched into {part}, which is kept for the next try. "
@@ -788,6 +798,9 @@ def _run_aria2(
     files = {path: expected for path, expected in wanted.items() if expected.size}
     if not files:
         return
+    notes = (os.path.join(part, f"{path}.aria2") for path in files)
+    if any(os.path.exists(note) and os.path.getsize(note) == 0 for note in notes):
+        _forget_progress(part, files)
     # All sources at once; then each alone, since aria2 sometimes gives up on a piece that two sources have
     # wrong before it has asked the third. What is right by then is kept.
     attempts = [list(urls)] if len(urls) == 1 else [list(urls), *([url] for url in urls)]
@@ -798,6 +811,7 @@ def _run_aria2(
             done = run(aria2_command(part, metalink.name, credentials))
         if done.rc == 0:
             return
+        _forget_progress(part, files)
         if done.rc == _ARIA2_NO_SPACE:
             raise _disk_full(part)
     output = (done.stderr.strip() or done.stdout.strip()).splitlines()

@@ -918,6 +918,25 @@ def test_an_interrupted_pull_is_resumed(site: Site) -> None:
     assert same(site)
 
 
+@pytest.mark.parametrize("site", [LARGE], indirect=True)
+@pytest.mark.parametrize("note", [b"", b"\0\1cut off"])
+def test_a_note_that_aria2_could_not_finish_stops_no_later_pull(site: Site, note: bytes) -> None:
+    """A full disk leaves half of a file, and a note of its progress that cannot be read."""
+    site.pull()
+    weights = site.weights(site.root / "here")
+    part = weights.parent.rename(f"{weights.parent}.part")
+    half = part / weights.name
+    half.chmod(0o644)
+    os.truncate(half, PIECE + 1000)
+    Path(f"{half}.aria2").write_bytes(note)
+    if note:
+        # Of one source, so that nothing else is tried in this pull.
+        with pytest.raises(ReplicaError, match="kept for the next try"):
+            site.pull(sources=[f"https://127.0.0.1:{site.ports[0]}"])
+    assert site.pull().complete
+    assert same(site)
+
+
 def test_a_tampered_release_is_refused_and_another_source_is_used(site: Site) -> None:
     name = "releases/tiny/1.0.0.json"
     path = site.root / "source0" / name
