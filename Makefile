@@ -51,7 +51,7 @@ test: packages venv $(SERVING)/.made ## everything that must pass
 	@$(MAKE) --jobs=2 --keep-going checks molecule
 
 checks:
-	@$(MAKE) --jobs=1 --keep-going test-fast test-serving sanity
+	@nice -n 5 $(MAKE) --jobs=1 --keep-going test-fast test-serving sanity
 
 .PHONY: test-fast
 test-fast: packages venv format lint types unit ## the part without hosts, under two minutes
@@ -92,7 +92,7 @@ sanity: packages venv ## ansible-test sanity
 	@tests/sanity/run
 
 .PHONY: molecule $(SCENARIOS:%=molecule-%)
-molecule: packages venv ## every Molecule scenario, three at a time; one of them: make molecule-tls
+molecule: packages venv ## every Molecule scenario, four at a time; one of them: make molecule-tls
 	$(call say,Molecule: $(SCENARIOS))
 	@python tests/lab/scenarios.py
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -71,3 +73,45 @@ def test_one_that_is_not_there_is_refused_before_any_runs(
     assert program.main(root, ["small", "smal"]) == 2
     assert capsys.readouterr().out == "no such scenario: smal; there are large, broken, small\n"
     assert not (root / ".cache").exists()
+
+
+def test_no_more_run_at_once_than_there_is_room_for(
+    program: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large has 3 hosts and small 1: broken, with 2, has to wait for large."""
+    now: list[str] = []
+    together: list[list[str]] = []
+
+    def run(_root: Path, _molecule: str, name: str) -> Any:
+        now.append(name)
+        together.append(sorted(now))
+        time.sleep(0.3)
+        now.remove(name)
+        return program.Outcome(name, True, 0.3, root)
+
+    monkeypatch.setattr(program, "HOSTS_AT_A_TIME", 4)
+    monkeypatch.setattr(program, "run", run)
+    ended = list(program.run_all(root, "molecule", ["large", "broken", "small"]))
+    assert sorted(outcome.name for outcome in ended) == ["broken", "large", "small"]
+    assert ["large", "small"] in together
+    assert not any({"large", "broken"} <= set(names) for names in together)
+
+
+def test_one_that_has_more_hosts_than_there_is_room_for_runs_alone(
+    program: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "HOSTS_AT_A_TIME", 2)
+    assert program.main(root, ["large", "small"]) == 0
+
+
+def test_the_longest_goes_before_the_others(program: ModuleType, root: Path) -> None:
+    for name in ("nvidia_driver", "site"):
+        (root / "molecule" / name).mkdir()
+        (root / "molecule" / name / "molecule.yml").write_text("---\n")
+    assert program.scenarios(root)[:2] == ["site", "nvidia_driver"]
+    other = root / "bin" / "molecule"
+    other.write_text("#!/bin/sh\nnice\n")
+    levels = {
+        name: int(program.run(root, str(other), name).log.read_text()) for name in ("site", "small")
+    }
+    assert levels["small"] == levels["site"] + 5
