@@ -4,16 +4,21 @@
 """Run Molecule scenarios, four at a time: each has its own hosts, and waits for them a lot.
 
 ``scenarios.py [SCENARIO...]``: all of them if none is named. What each prints goes to
-``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. The
-last line counts them, and the exit status is 0 only if all passed.
+``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. One
+that prints nothing for half an hour hangs: it is ended, and has failed. The last line counts them,
+and the exit status is 0 only if all passed.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +31,9 @@ LONG = ("site", "nvidia_driver")  # the second compiles kernel modules
 # For all but the longest, which goes first, and its hosts: so all end at about the same time.
 NICE = ("nice", "-n", "5")
 SHOWN = 120
+SILENT_SECONDS = (
+    1800  # on a busy machine the longest task, which compiles, takes less than half of it
+)
 
 
 @dataclass(frozen=True)
@@ -54,41 +62,67 @@ def _hosts(folder: Path) -> int:
     return inventory.read_text().count("lab_debian:") if inventory.exists() else 0
 
 
-def run(root: Path, molecule: str, name: str) -> Outcome:
+def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
     """Run one scenario from nothing to nothing."""
     log = root / ".cache" / "molecule" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with log.open("w") as output:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*(() if name == LONG[0] else NICE), molecule, "test", "--scenario-name", name],
             cwd=root,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            check=False,
+            start_new_session=True,  # so that it can be ended with all that it started
         )
-    return Outcome(name, done.returncode == 0, time.monotonic() - began, log)
+        if reason := _wait(process, log, stop):
+            print(f"\n{reason}", file=output)
+    return Outcome(name, process.returncode == 0, time.monotonic() - began, log)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, stop: threading.Event) -> str:
+    """Wait until it ends; the reason, if it had to be ended."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+            return ""
+        silent = time.time() - log.stat().st_mtime
+        if stop.is_set() or silent > SILENT_SECONDS:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return "It was interrupted." if stop.is_set() else f"Ended: silent for {silent:.0f} s."
 
 
 def run_all(root: Path, molecule: str, names: Sequence[str]) -> Iterator[Outcome]:
     """Run scenarios as the machine has room for their hosts, and give each when it has ended."""
     waiting = list(names)
     running: dict[concurrent.futures.Future[Outcome], int] = {}
-    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool, _stopped(stop):
         while waiting or running:
             for name in list(waiting):
                 hosts = _hosts(root / "molecule" / name)
                 room = HOSTS_AT_A_TIME - sum(running.values())
                 if not running or (len(running) < AT_A_TIME and hosts <= room):
                     waiting.remove(name)
-                    running[pool.submit(run, root, molecule, name)] = hosts
+                    running[pool.submit(run, root, molecule, name, stop)] = hosts
             ended, _others = concurrent.futures.wait(
                 running, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for one in ended:
                 del running[one]
                 yield one.result()
+
+
+@contextlib.contextmanager
+def _stopped(stop: threading.Event) -> Iterator[None]:
+    """Nothing goes on behind an interrupt: the pool waits for its threads, and they for this."""
+    try:
+        yield
+    finally:
+        stop.set()
 
 
 def show(outcome: Outcome) -> None:

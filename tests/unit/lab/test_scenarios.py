@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +85,7 @@ def test_no_more_run_at_once_than_there_is_room_for(
     now: list[str] = []
     together: list[list[str]] = []
 
-    def run(_root: Path, _molecule: str, name: str) -> Any:
+    def run(_root: Path, _molecule: str, name: str, _stop: threading.Event) -> Any:
         now.append(name)
         together.append(sorted(now))
         time.sleep(0.3)
@@ -112,6 +115,51 @@ def test_the_longest_goes_before_the_others(program: ModuleType, root: Path) -> 
     other = root / "bin" / "molecule"
     other.write_text("#!/bin/sh\nnice\n")
     levels = {
-        name: int(program.run(root, str(other), name).log.read_text()) for name in ("site", "small")
+        name: int(program.run(root, str(other), name, threading.Event()).log.read_text())
+        for name in ("site", "small")
     }
     assert levels["small"] == levels["site"] + 5
+
+
+def test_one_that_hangs_is_ended_with_what_it_started(
+    program: ModuleType,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (root / "bin" / "molecule").write_text("#!/bin/sh\nsleep 600 & echo $!\nwait\n")
+    monkeypatch.setattr(program, "SILENT_SECONDS", 0.5)
+    assert program.main(root, ["small"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("FAILED small: ")
+    assert said[3].startswith("Ended: silent for ")
+    assert _gone(int(said[1]))
+
+
+def test_an_interrupt_ends_what_runs(root: Path) -> None:
+    began = root / "began"
+    (root / "bin" / "molecule").write_text(f"#!/bin/sh\necho $$ >{began}\nsleep 600\n")
+    code = (
+        "import pathlib, runpy, sys; program = runpy.run_path(sys.argv[1]);"
+        "program['main'](pathlib.Path(sys.argv[2]), ['small'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, PROGRAM, root], stderr=subprocess.DEVNULL
+    )
+    while not (began.exists() and began.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) != 0
+    assert _gone(int(began.read_text()))
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if status == "Z":
+            return True
+        time.sleep(0.05)
+    return False
