@@ -26,6 +26,8 @@ from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Models are tiny: threads that wait for each other take fifty times as long on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
