@@ -75,7 +75,7 @@ class Machine:
         self.commands.append(command)
         program, rest = (
             command[0],
-            [one for one in command[1:] if "=" not in one or "--field" in one],
+            [one for one in command[1:] if "=" not in one],
         )
         if program == "dpkg-query":
             return 0, self.packages, ""
@@ -84,7 +84,7 @@ class Machine:
         if program == "dkms":
             return 0, self.dkms, ""
         if program == "modinfo":
-            return 0, self.module + "\n" if rest[0] == "--field=version" else "", ""
+            return 0, f"filename:       {rest[0]}\nversion:        {self.module}\n", ""
         if program == "apt-cache":
             known = packages.parse_policy(self.policy)
             return 0, self.policy if rest[1] in known else f"{rest[1]}:\n  Installed: (none)\n", ""
