@@ -10,6 +10,11 @@ do for an operator.
 
 from __future__ import annotations
 
+from ansible_mitogen import affinity
 from ansible_mitogen.plugins.strategy.mitogen_linear import StrategyModule
 
 __all__ = ["StrategyModule"]
+
+# Mitogen gives its processes a processor each, which is for a controller with many. What they start
+# inherits it, here all test hosts with all that runs on them.
+affinity.policy = affinity.Policy()
