@@ -5,7 +5,7 @@
 
 ``scenarios.py [SCENARIO...]``: all of them if none is named. What each prints goes to
 ``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. One
-that prints nothing for half an hour hangs: it is ended, and has failed. The last line counts them,
+that prints nothing for an hour hangs: it is ended, and has failed. The last line counts them,
 and the exit status is 0 only if all passed.
 """
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 AT_A_TIME = 4
 HOSTS_AT_A_TIME = 18  # so many bear the 128 inotify instances that Linux gives a user (hosts.py)
 LONG = ("site", "nvidia_driver")  # the second compiles kernel modules
-# For all but the longest, which goes first, and its hosts: so all end at about the same time.
+# For all but the longest, which go first, and their hosts: so all end at about the same time.
 NICE = ("nice", "-n", "5")
 SHOWN = 120
 SILENT_SECONDS = (
@@ -69,7 +69,7 @@ def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
     began = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*(() if name == LONG[0] else NICE), molecule, "test", "--scenario-name", name],
+            [*(() if name in LONG else NICE), molecule, "test", "--scenario-name", name],
             cwd=root,
             stdin=subprocess.DEVNULL,
             stdout=output,
