@@ -73,10 +73,7 @@ class Machine:
 
     def run(self, command: Sequence[str]) -> tuple[int, str, str]:
         self.commands.append(command)
-        program, rest = (
-            command[0],
-            [one for one in command[1:] if "=" not in one],
-        )
+        program, rest = command[0], [one for one in command[1:] if "=" not in one]
         if program == "dpkg-query":
             return 0, self.packages, ""
         if program == "dpkg":
