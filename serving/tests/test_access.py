@@ -56,7 +56,7 @@ def status(http: httpx.Client, key: str) -> int:
 
 
 def until(http: httpx.Client, key: str, wanted: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while status(http, key) != wanted:
         assert time.monotonic() < deadline, f"never {wanted}"
         time.sleep(0.02)
@@ -123,7 +123,7 @@ def test_a_wrong_file_changes_nothing_and_is_logged(
     until(http, key, 200)
     good = key_file.read_bytes()
     key_file.write_text('{"schema": 1, "keys": [{"id": "x"}]}')
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while "the keys of before stay in force" not in keyed.log.read_text(encoding="utf-8"):
         assert status(http, key) == 200
         assert time.monotonic() < deadline
@@ -177,7 +177,7 @@ def test_the_log_names_the_key_and_not_its_secret(
     until(http, key, 200)
     http.get("/v1/models", headers={**bearer(key), "x-request-id": "ward-3:42"})
     # written once the answer is on its way
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while "ward-3:42" not in (log := keyed.log.read_text(encoding="utf-8")):
         assert time.monotonic() < deadline, log
         time.sleep(0.02)

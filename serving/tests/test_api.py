@@ -276,7 +276,7 @@ def test_a_client_that_hangs_up_frees_its_slot(client: httpx.Client) -> None:
     body = ask("Tell me something", temperature=2, seed=1, max_tokens=400, stream=True)
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         next(response.iter_lines())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while metric(client, "deepseek_slots_busy") and time.monotonic() < deadline:
         time.sleep(0.02)
     assert metric(client, "deepseek_slots_busy") == 0

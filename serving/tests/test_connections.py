@@ -101,7 +101,7 @@ def test_a_storm_of_clients_that_hang_up_leaves_nothing_behind(
 
     with ThreadPoolExecutor(12) as pool:
         assert set(pool.map(hang_up, range(60))) <= {200, 429}
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while metric(client, "deepseek_slots_busy") or metric(client, "deepseek_queue_requests"):
         assert time.monotonic() < deadline, "a slot was not given back"
         time.sleep(0.05)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,25 +137,23 @@ def test_one_that_hangs_is_ended_with_what_it_started(
     assert _gone(int(said[1]))
 
 
-def test_an_interrupt_ends_what_runs(root: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_what_runs(root: Path, sent: signal.Signals) -> None:
     began = root / "began"
     (root / "bin" / "molecule").write_text(f"#!/bin/sh\necho $$ >{began}\nsleep 600\n")
-    code = (
-        "import pathlib, runpy, sys; program = runpy.run_path(sys.argv[1]);"
-        "program['main'](pathlib.Path(sys.argv[2]), ['small'])"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, PROGRAM, root], stderr=subprocess.DEVNULL
-    )
+    program = root / "tests" / "lab" / PROGRAM.name
+    program.parent.mkdir(parents=True)
+    shutil.copy(PROGRAM, program)
+    process = subprocess.Popen([sys.executable, program, "small"], stderr=subprocess.DEVNULL)
     while not (began.exists() and began.read_text()):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     assert process.wait(timeout=20) != 0
     assert _gone(int(began.read_text()))
 
 
 def _gone(pid: int) -> bool:
-    for _ in range(100):
+    for _try in range(100):
         try:
             status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:

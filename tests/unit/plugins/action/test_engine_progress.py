@@ -15,17 +15,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 
-# Says that it is at 40 percent, works until nobody can have missed it, and answers.
+# Says that it is at 40 percent, goes on when that was read, however long it takes, and answers.
+# Its progress file is a FIFO: it opens when somebody reads it, and is gone before a second reader.
 PROGRAM = """#!{python}
-import json, pathlib, sys, time
+import json, os, pathlib, signal, sys
 progress = pathlib.Path(sys.argv[sys.argv.index("--progress") + 1])
 if sys.argv[2] == "/refused/decoder.onnx":
     sys.exit("deepseek-engine: 10%\\ndeepseek-engine: this graph is refused")
 check = "--check" in sys.argv
 if not check:
-    progress.write_text(json.dumps({{"text": "40% tactics", "fraction": 0.4, "seconds": 7}}))
-    time.sleep(6)
-    progress.unlink()
+    signal.alarm(600)
+    os.mkfifo(progress)
+    with progress.open("w") as reader:
+        progress.unlink()
+        json.dump({{"text": "40% tactics", "fraction": 0.4, "seconds": 7}}, reader)
 print(json.dumps({{"changed": True, "rebuild_reason": "no engine yet", "key": "k", "driver": None,
     "driver_changed": False, "build": {{"check": check}}, "before": {{}}, "after": {{"a": 1}}}}))
 """

@@ -272,7 +272,7 @@ def test_a_load_that_hangs_is_killed_with_its_children(
     assert problem.detail == (
         "the load did not end within 1.2 seconds and was killed; its last step was: GPU 1: copy"
     )
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     child = int((tmp_path / "child").read_text())
     for _try in range(50):
         if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text():

@@ -184,7 +184,7 @@ def test_an_nvml_that_hangs_is_given_up(recorded: Any) -> None:
     recorded.gpus[1]["nvmlDeviceGetPowerUsage"] = {"hang": 60}
     started = time.monotonic()
     problem = take(sys.executable, [str(recorded.save())], 1.5).problem
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert problem is not None
     assert problem.code == "timeout"
     assert problem.detail == (
@@ -199,14 +199,14 @@ def test_a_reader_that_cannot_be_killed_is_not_waited_for(
 ) -> None:
     # Stands for a process that waits in the driver: its pipes stay open although it was killed.
     stuck = tmp_path / "python"
-    stuck.write_text("#!/bin/sh\necho nvmlInit >&2\nsleep 5 &\nexec sleep 5\n")
+    stuck.write_text("#!/bin/sh\necho nvmlInit >&2\nsleep 60 &\nexec sleep 60\n")
     stuck.chmod(0o755)
     monkeypatch.setattr(
         "ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot.GRACE_SECONDS", 0.2
     )
     started = time.monotonic()
     problem = take(str(stuck), [], 0.5).problem
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     assert problem is not None
     assert problem.detail.endswith("the last question was nvmlInit")
 

@@ -87,7 +87,7 @@ def test_bandwidth_in_both_directions_within_limits(address: str) -> None:
     assert result.problem == ""
     assert result.bandwidth_mbps.keys() == {"to", "from"}
     assert min(result.bandwidth_mbps.values()) > 50
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 def test_bytes_of_a_transfer_are_limited() -> None:

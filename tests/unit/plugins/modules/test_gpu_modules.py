@@ -291,7 +291,7 @@ def test_burn_in_does_not_wait_for_a_gpu_that_hangs(burn_in: Run, recorded: Any)
     recorded.loaded(1)["hang"] = "cublasGemmEx"
     started = time.monotonic()
     result = burn_in(timeout=4)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 40
     assert failed(result) == {"load": "it hangs; its last step was: copy."}
     assert result["gpus"][0]["error"] == ""
 
