@@ -102,7 +102,8 @@ class ActionModule(ActionBase):
     def _reconnect(self, before: list[str], started: float) -> list[str] | None:
         """Make a new connection while there is time; gives what the host knows of it, None if there is no way."""
         seconds = int(self._task.args.get("revert_seconds", 60))
-        while time.monotonic() - started < max(1.0, seconds - SECONDS_TO_CONFIRM):
+        last = started + max(1.0, seconds - SECONDS_TO_CONFIRM)
+        while time.monotonic() < last:
             try:
                 self._connection.reset()
                 after = self._connected_from()
@@ -111,7 +112,8 @@ class ActionModule(ActionBase):
                 time.sleep(0.5)
                 continue
             if not before or (after and after != before):
-                return after
+                # one that took until then may have been let in by what was restored
+                return after if time.monotonic() < last else None
             time.sleep(0.2)
         return None
 

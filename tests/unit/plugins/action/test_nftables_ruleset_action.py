@@ -1,14 +1,24 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The task nftables_ruleset with the real nft in a network namespace; systemd is stood in for."""
+"""The task nftables_ruleset with the real nft in a network namespace; systemd is stood in for.
+
+Hosts that cut connections off are in the scenario network_segmentation; here are only its moments.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ansible_collections.onprem.deepseek.plugins.action.nftables_ruleset import ActionModule
 
 ROOT = Path(__file__).resolve().parents[4]
 # It arms nothing, and nothing is ever waiting, but for the file that says so.
@@ -115,3 +125,37 @@ def test_a_ruleset_is_loaded_once_and_what_is_changed_by_hand_is_shown(tmp_path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / "boot.nft").exists()
+
+
+class Host(ActionModule):
+    """The action against a host that takes *pause* seconds to let a new connection in."""
+
+    def __init__(self, pause: float) -> None:
+        self._task = SimpleNamespace(args={"revert_seconds": 1}, check_mode=False)
+        self._connection = SimpleNamespace(reset=self._reset)
+        self._pause = pause
+        self._connections = 0
+
+    def _reset(self) -> None:
+        time.sleep(self._pause)
+        self._pause = 0.0
+        self._connections += 1
+
+    def _connected_from(self) -> list[str]:
+        return ["10.0.0.1", str(self._connections)]
+
+    def _step(self, state: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        return {"changed": True, "waiting": True}
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.3])
+def test_a_connection_counts_only_if_it_was_let_in_before_the_timer(pause: float) -> None:
+    result = Host(pause)._load(["10.0.0.1", "0"], {})
+    if pause:
+        assert result["failed"]
+        assert (
+            "After 1 s the host restored what was before, and can be reached again" in result["msg"]
+        )
+    else:
+        assert result["connection"] == ["10.0.0.1", "1"]
+        assert "failed" not in result
