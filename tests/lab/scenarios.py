@@ -152,5 +152,7 @@ def main(root: Path, names: list[str]) -> int:
 
 if __name__ == "__main__":
     # Whoever ends this program ends the scenarios, which have sessions of their own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What a shell runs in the background would ignore the first of these.
+    for ends in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ends, signal.default_int_handler)
     sys.exit(main(ROOT, sys.argv[1:]))
