@@ -95,7 +95,7 @@ sanity: packages venv ## ansible-test sanity
 	@tests/sanity/run
 
 .PHONY: molecule $(SCENARIOS:%=molecule-%)
-molecule: packages venv ## every Molecule scenario, four at a time; one of them: make molecule-tls
+molecule: packages venv ## every Molecule scenario, three at a time; one of them: make molecule-tls
 	$(call say,Molecule: $(SCENARIOS))
 	@python tests/lab/scenarios.py
 

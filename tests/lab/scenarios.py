@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run Molecule scenarios, four at a time: each has its own hosts, and waits for them a lot.
+"""Run Molecule scenarios, three at a time: each has its own hosts, and waits for them a lot.
 
 ``scenarios.py [SCENARIO...]``: all of them if none is named. What each prints goes to
 ``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. One
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_A_TIME = 4
+AT_A_TIME = 3
 HOSTS_AT_A_TIME = 18  # so many bear the 128 inotify instances that Linux gives a user (hosts.py)
 LONG = ("site", "nvidia_driver")  # the second compiles kernel modules
 # For all but the longest, which go first, and their hosts: so all end at about the same time.
