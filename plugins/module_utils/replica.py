@@ -19,6 +19,7 @@ import http.client
 import os
 import shutil
 import ssl
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,6 +66,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
 _ARIA2_NO_SPACE = 9
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 METADATA_LIMIT = 64 * 1024 * 1024
+# One aria2c has one thread, which decrypts and hashes about 200 MiB/s: so several share the files.
+FILES_AT_A_TIME = 4
 # Differences that need no bytes from elsewhere.
 LOCAL_KINDS = ("mode", "unexpected")
 # Space that must stay free after a pull: a full file system breaks logs and services as well.
@@ -801,28 +804,72 @@ def _run_aria2(
     notes = (os.path.join(part, f"{path}.aria2") for path in files)
     if any(os.path.exists(note) and os.path.getsize(note) == 0 for note in notes):
         _forget_progress(part, files)
+
+    def pull(sources: Sequence[str], at_a_time: int, share: Mapping[str, FileHash]) -> Completed:
+        with tempfile.NamedTemporaryFile(prefix="deepseek-", suffix=".meta4") as metalink:
+            metalink.write(expand_metalink(share, sources))
+            metalink.flush()
+            return run(aria2_command(part, metalink.name, credentials, at_a_time))
+
     # All sources at once; then each alone, since aria2 sometimes gives up on a piece that two sources have
     # wrong before it has asked the third. What is right by then is kept.
     attempts = [list(urls)] if len(urls) == 1 else [list(urls), *([url] for url in urls)]
     for attempt in attempts:
-        with tempfile.NamedTemporaryFile(prefix="deepseek-", suffix=".meta4") as metalink:
-            metalink.write(expand_metalink(files, attempt))
-            metalink.flush()
-            done = run(aria2_command(part, metalink.name, credentials))
-        if done.rc == 0:
+        shares = shares_of(files, min(FILES_AT_A_TIME, worker_count(len(files))))
+        one = functools.partial(pull, attempt, FILES_AT_A_TIME // len(shares))
+        with ThreadPoolExecutor(len(shares)) as pool:
+            ended = list(pool.map(one, shares))
+        files = {
+            path: files[path]
+            for share, done in zip(shares, ended, strict=True)
+            if done.rc
+            for path in share
+        }
+        if not files:
             return
         _forget_progress(part, files)
-        if done.rc == _ARIA2_NO_SPACE:
+        if any(done.rc == _ARIA2_NO_SPACE for done in ended):
             raise _disk_full(part)
-    output = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    failed = next(done for done in ended if done.rc)
+    output = (failed.stderr.strip() or failed.stdout.strip()).splitlines()
     raise ReplicaError(
-        f"No source has all pieces right: aria2c ended with status {done.rc} while fetching into {part}, which is kept "
+        f"No source has all pieces right: aria2c ended with status {failed.rc} while fetching into {part}, which is kept "
         f"for the next try. Its last words: {' | '.join(output[-12:])}"
     )
 
 
-def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[str]:
-    """The command that pulls, resumes and repairs: it hashes what is there and fetches what is wrong."""
+def run_command(command: Sequence[str]) -> Completed:
+    """Run it without a proxy of the environment, which must not come between the hosts of a site."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+    }
+    done = subprocess.run(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def shares_of(files: Mapping[str, FileHash], number: int) -> list[dict[str, FileHash]]:
+    """Divide files into at most *number* shares of about the same bytes, none of them empty."""
+    shares: list[dict[str, FileHash]] = [{} for _share in range(number)]
+    sizes = [0] * number
+    for path in sorted(files, key=lambda path: (-files[path].size, path)):
+        least = sizes.index(min(sizes))
+        shares[least][path] = files[path]
+        sizes[least] += files[path].size
+    return [share for share in shares if share]
+
+
+def aria2_command(part: str, metalink: str, credentials: Credentials, files: int) -> list[str]:
+    """The command that pulls, resumes and repairs: it hashes what is there and fetches what is wrong.
+
+    *files* of the Metalink are fetched at the same time.
+    """
     return [
         "aria2c",
         "--no-conf=true",
@@ -838,7 +885,7 @@ def aria2_command(part: str, metalink: str, credentials: Credentials) -> list[st
         "--split=6",
         "--max-connection-per-server=2",
         "--min-split-size=64M",
-        "--max-concurrent-downloads=4",
+        f"--max-concurrent-downloads={files}",
         # A host that hangs takes connections and sends nothing: its pieces must not wait long for it.
         "--connect-timeout=3",
         "--timeout=5",

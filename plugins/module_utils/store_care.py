@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,7 +50,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
 from ansible_collections.onprem.deepseek.plugins.module_utils.placement import holders
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     ArtefactState,
-    Completed,
     Credentials,
     Fetch,
     Get,
@@ -66,6 +64,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     inspect_replica,
     list_releases,
     replicas,
+    run_command,
 )
 
 # A publish or another pull may be at work in the store: then the next run does it.
@@ -483,17 +482,6 @@ def carry_out(care: Care, command: str, now: float) -> int:
             metrics_text(list(samples)),
         )
     return 1 if care.problems else 0
-
-
-def run_command(command: Sequence[str]) -> Completed:
-    """No proxy of an environment must come between the hosts of a site."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
-    }
-    done = subprocess.run(
-        list(command), capture_output=True, text=True, check=False, env=environment
-    )
-    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,13 +18,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     ReplicaError,
     Run,
     https_fetcher,
+    run_command,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.writer import PublishError
-
-# Sources are hosts of the site: a proxy of the environment must not come between.
-NO_PROXY = {
-    name: "" for word in ("http_proxy", "https_proxy", "all_proxy") for name in (word, word.upper())
-}
 
 
 def store_arguments() -> dict[str, Any]:
@@ -131,7 +127,7 @@ def runner(module: Any) -> Run:
             raise ReplicaError(
                 f"{command[0]} is not installed on this host: install the package aria2."
             )
-        rc, stdout, stderr = module.run_command([program, *command[1:]], environ_update=NO_PROXY)
-        return Completed(rc, stdout, stderr)
+        # not the module's, which is not made for several threads
+        return run_command([program, *command[1:]])
 
     return run

@@ -27,12 +27,11 @@ import shutil
 import signal
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -186,13 +185,7 @@ def pull(site: Site) -> replica.Replica:
     credentials = site.credentials()
     found = replica.inspect_replica(request)
     fetch = replica.https_fetcher(credentials, 5)
-    return replica.ensure_replica(request, fetch, completed, credentials, found)
-
-
-def completed(command: Sequence[str]) -> replica.Completed:
-    """Run aria2, as long as it takes."""
-    done = subprocess.run(list(command), capture_output=True, text=True, check=False)
-    return replica.Completed(done.returncode, done.stdout, done.stderr)
+    return replica.ensure_replica(request, fetch, replica.run_command, credentials, found)
 
 
 def received() -> int:

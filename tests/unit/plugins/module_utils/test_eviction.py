@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_replica import SMALL, Site, overwrite, run, signer, site, write_checkpoint
+from test_replica import SMALL, Site, overwrite, signer, site, write_checkpoint
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import artefact, publish, replica
 from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor, last_served
@@ -62,7 +62,7 @@ def bring(site: Site, keep: tuple[str, ...] = (), version: str = "4.0.0") -> Evi
     found = replica.inspect_replica(request)
     fetch = replica.https_fetcher(credentials, 2)
     done = replica.ensure_replica(
-        request, fetch, run, credentials, found, make_room=evictor.make_room
+        request, fetch, replica.run_command, credentials, found, make_room=evictor.make_room
     )
     assert done.complete
     return evictor

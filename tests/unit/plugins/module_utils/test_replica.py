@@ -16,6 +16,7 @@ import ipaddress
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import struct
@@ -36,6 +37,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import (
     artefact,
@@ -622,7 +625,11 @@ class Site:
         )
 
     def pull(
-        self, name: str = "host", check_mode: bool = False, **change: object
+        self,
+        name: str = "host",
+        check_mode: bool = False,
+        run: replica.Run = replica.run_command,
+        **change: object,
     ) -> replica.Replica:
         request, credentials = self.request(**change), self.credentials(name)
         found = replica.inspect_replica(request)
@@ -636,11 +643,6 @@ class Site:
         process = self.processes.pop(number)
         process.terminate()
         process.wait(timeout=10)
-
-
-def run(command: Sequence[str]) -> Completed:
-    done = subprocess.run(list(command), capture_output=True, text=True, check=False, timeout=120)
-    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 def ca_usage() -> x509.KeyUsage:
@@ -779,6 +781,42 @@ def same(site: Site) -> bool:
     return tree(site.root / "here") == tree(site.root / "source0")
 
 
+@given(
+    sizes=st.dictionaries(st.text(min_size=1), st.integers(0, 10**13), min_size=1),
+    number=st.integers(1, 5),
+)
+def test_files_are_shared_out_evenly_and_none_is_lost(sizes: dict[str, int], number: int) -> None:
+    files = {path: artefact.FileHash(size, "", ()) for path, size in sizes.items()}
+    shares = replica.shares_of(files, number)
+    assert len(shares) <= number
+    assert all(shares)
+    assert sorted(path for share in shares for path in share) == sorted(files)
+    totals = [sum(item.size for item in share.values()) for share in shares]
+    assert max(totals) <= sum(totals) / number + max(sizes.values())
+
+
+def test_only_what_one_of_several_could_not_bring_is_asked_for_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "worker_count", lambda jobs: min(jobs, 4))
+    for number in range(3):
+        overwrite(site.weights(site.root / f"source{number}"), 1000, b"rotten")
+    asked: list[list[str]] = []
+
+    def noting(command: Sequence[str]) -> Completed:
+        [metalink] = [word for word in command if word.startswith("--metalink-file=")]
+        text = Path(metalink.partition("=")[2]).read_text()
+        asked.append(re.findall('file name="([^"]+)"', text))
+        return replica.run_command(command)
+
+    with pytest.raises(ReplicaError, match="No source has all pieces right"):
+        site.pull(run=noting)
+    of_checkpoint = [paths for paths in asked if "decoder.onnx" not in paths]
+    first = [paths for paths in of_checkpoint if "model.safetensors" not in paths]
+    assert first
+    assert of_checkpoint.count(["model.safetensors"]) == 4
+
+
 def test_pull_and_pull_again(site: Site) -> None:
     assert site.pull(check_mode=True).changed
     assert not (site.root / "here").exists()
@@ -807,7 +845,7 @@ def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site
     def looking(command: Sequence[str]) -> Completed:
         (weights,) = (site.root / "here").rglob("*.safetensors")
         modes.append(weights.stat().st_mode & 0o777)
-        return run(command)
+        return replica.run_command(command)
 
     request, credentials = site.request(), site.credentials()
     fetch = replica.https_fetcher(credentials, 2)
@@ -1140,7 +1178,9 @@ class Engines:
     def hold(self, check_mode: bool = False, **change: Any) -> engine.Held:
         credentials = self.site.credentials()
         fetch = replica.https_fetcher(credentials, 2)
-        return engine.hold_engine(self.request(**change), fetch, run, credentials, check_mode)
+        return engine.hold_engine(
+            self.request(**change), fetch, replica.run_command, credentials, check_mode
+        )
 
     def wanted(self, **change: Any) -> engine.Wanted:
         return dataclasses.replace(self.request().wanted, **change)

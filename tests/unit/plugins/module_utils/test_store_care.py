@@ -21,7 +21,6 @@ from test_replica import (
     engines,
     overwrite,
     plan,
-    run,
     same,
     signer,
     site,
@@ -63,7 +62,9 @@ class Host:
 
     def does(self, command: str, now: float = 1000.0) -> int:
         fetch = replica.https_fetcher(self.site.credentials(), 2)
-        return store_care.carry_out(Care(self.settings, fetch, run, self.said.append), command, now)
+        return store_care.carry_out(
+            Care(self.settings, fetch, replica.run_command, self.said.append), command, now
+        )
 
     def metric(self, name: str) -> float:
         """The value, or the sum over all labels."""
