@@ -847,10 +847,7 @@ def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site
         modes.append(weights.stat().st_mode & 0o777)
         return replica.run_command(command)
 
-    request, credentials = site.request(), site.credentials()
-    fetch = replica.https_fetcher(credentials, 2)
-    found = replica.inspect_replica(request)
-    assert replica.ensure_replica(request, fetch, looking, credentials, found).complete
+    assert site.pull(run=looking).complete
     assert modes == [0o644]
     assert same(site)
 
