@@ -439,3 +439,23 @@ def test_a_refusal_repeats_little_of_a_long_path(client: httpx.Client, path: str
     reply = client.get(path)
     assert reply.status_code == 404
     error_of(reply)
+
+
+def test_others_are_answered_while_thousands_of_vectors_are_written(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each vector is a turn of the event loop by itself."""
+    turns = 0
+    sleep = asyncio.sleep
+
+    async def counted(delay: float) -> None:
+        nonlocal turns
+        turns += delay == 0
+        await sleep(delay)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    body = {"model": ENCODER, "input": [[1]] * 2048}
+    reply = ask(client, EMBEDDINGS, json.dumps(body).encode())
+    assert [entry["index"] for entry in reply.json()["data"]] == list(range(2048))
+    assert reply.json()["usage"]["total_tokens"] == 2048
+    assert turns >= 2048
