@@ -18,9 +18,10 @@ from deepseek_serving.api.direct import Direct, Endpoints
 from deepseek_serving.api.document import ERRORS, publish
 from deepseek_serving.api.embeddings import add_embeddings
 from deepseek_serving.api.errors import ApiError, install
+from deepseek_serving.api.headers import OnceOnly
 from deepseek_serving.api.surround import Surround
 from deepseek_serving.embedding import Embedder
-from deepseek_serving.metrics import Metrics
+from deepseek_serving.metrics import KeyState, Metrics
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import Release
 from deepseek_serving.scheduler import QueueFullError
@@ -179,7 +180,9 @@ def assemble(
     add_probes(app, served)
     add_models(app, served, embedder)
     endpoints = add_answers(app)
+    if keys is not None:
+        served.metrics.registry.register(KeyState(keys))
     if embedder is not None:
         add_embeddings(app, embedder)
     publish(app, has_keys=keys is not None)
-    return Surround(Access(Direct(app, endpoints), keys), served, ROUTES)
+    return Surround(OnceOnly(Access(Direct(app, endpoints), keys)), served, ROUTES)
