@@ -212,6 +212,8 @@ def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
     podman(
         "run", "--detach", "--replace", "--systemd=always", "--privileged",
         f"--name={lab.container(host)}", f"--hostname={host.name}", f"--label=lab={lab.name}",
+        # not this machine's own resolver, which no host of a site would know: here nothing answers
+        f"--dns={lab.controller('management')}",
         f"--volume={lab.folder}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
         f"--volume={lab.folder}/apt.conf:/etc/apt/apt.conf.d/90lab:ro",
         f"--volume={KEPT}:/var/lib/onprem-deepseek-lab",

@@ -59,6 +59,7 @@ UNITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sync of the store": ("model_storage", "deepseek-store.service", SYNC),
     "scrub of the store": ("model_storage", "deepseek-store.service", SCRUB),
     "zones": ("network_segmentation", "deepseek-zones.service", {}),
+    "watch of the zones": ("network_segmentation", "deepseek-zones-watch.service", {}),
 }  # fmt: skip
 # Units of a distribution that get a drop-in: what it starts from, and the most that is left.
 DROP_INS: dict[str, tuple[str, str, str, int]] = {
