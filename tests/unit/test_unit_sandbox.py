@@ -43,6 +43,7 @@ FOUND: dict[str, Any] = {
 GPU = {"inference_engine_flavour": "onnxruntime_cuda", "inference_precision": "fp16"}
 UPSTREAM = {"inference_upstream_command": ["vllm", "serve", "/srv/model"]}
 DEBIAN_13 = {"ansible_facts": {"distribution_major_version": "13", "machine": "x86_64"}}
+LABEL = {"gateway_token_label": "two words % $ é"}
 NO_GPU = {**UPSTREAM, "inference_upstream_gpus": False}
 SCRUB = {"item": {"key": "scrub", "value": "Hash"}}
 SYNC = {"item": {"key": "sync", "value": "Bring what this store lacks"}}
@@ -50,7 +51,7 @@ SYNC = {"item": {"key": "sync", "value": "Bring what this store lacks"}}
 UNITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gateway": ("gateway", "deepseek-gateway.service", {}),
     "gateway, Debian 13": ("gateway", "deepseek-gateway.service", DEBIAN_13),
-    "gateway probe": ("gateway", "deepseek-gateway-probe.service", {}),
+    "gateway probe": ("gateway", "deepseek-gateway-probe.service", LABEL),
     "worker": ("inference", "deepseek-inference@.service", {}),
     "worker on GPUs": ("inference", "deepseek-inference@.service", GPU),
     "worker with an upstream": ("inference", "deepseek-inference@.service", UPSTREAM),
@@ -189,6 +190,11 @@ def test_no_unit_writes_a_directive_of_the_sandbox_beside_it(rendered: dict[str,
     for name, text in rendered.items():
         found = directives(text)
         assert [key for key in found if key in once and len(found[key]) > 1] == [], name
+
+
+@pytest.mark.parametrize("name", ["gateway probe"])
+def test_a_token_label_is_one_argument(name: str, rendered: dict[str, str]) -> None:
+    assert r'--token "two words %% $$ \u00e9" ' in rendered[name]
 
 
 def test_differences_replace_drop_and_repeat() -> None:
