@@ -8,9 +8,10 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from deepseek_serving.asked import Options, Tools
 from deepseek_serving.constrained import Grammar, Grammars
 from deepseek_serving.errors import ServingError
 from deepseek_serving.metrics import EngineState, Metrics, client_label
@@ -28,16 +29,19 @@ from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.sampling import Choice, Sampling
 from deepseek_serving.scheduler import Event, Limits, Request, Scheduler, Ticket
 from deepseek_serving.settings import EngineSettings, ModelSettings
+from deepseek_serving.slices import TooManyTokensError
 from deepseek_serving.text import ChatTokenizer, Defaults, TemplateError, TextError, read_defaults
 
 
 class PromptTooLongError(ValueError):
     """The prompt leaves no room for an answer."""
 
-    def __init__(self, tokens: int, max_len: int) -> None:
+    def __init__(self, tokens: int, max_len: int, *, whole: bool = True) -> None:
+        """`whole`: the prompt was read to its end."""
+        at_least = "" if whole else "at least "
         super().__init__(
-            f"This model's context length is {max_len} tokens; the prompt is {tokens} tokens "
-            "and leaves no room for an answer. Shorten it."
+            f"This model's context length is {max_len} tokens; the prompt is {at_least}{tokens} "
+            "tokens and leaves no room for an answer. Shorten it."
         )
 
 
@@ -59,36 +63,6 @@ class GenerationRefusedError(GenerationFailedError):
 
 class GenerationTimeoutError(GenerationFailedError):
     """The answer was not complete in the time that a request may take."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a request may choose; None takes the checkpoint's or the service's default."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class Tools:
-    """Functions that the model may call; `force`: one of these it must call."""
-
-    functions: Sequence[Mapping[str, Any]]
-    force: Sequence[str] = ()
-
-    def rendered(self) -> list[Mapping[str, Any]]:
-        return [{"type": "function", "function": function} for function in self.functions]
 
 
 @dataclass(frozen=True)
@@ -362,7 +336,7 @@ class Service:
         thinking = text.rstrip().endswith(THINK) if self._thinks else None
         return self._job(
             Job(
-                self.tokenizer.encode(text, whole=False),
+                self._encode(text, whole=False),
                 options,
                 thinking=thinking,
                 tools=self.tool_format if tools is not None else None,
@@ -371,8 +345,9 @@ class Service:
         )
 
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
-        """A prompt as tokens. Raises TextError."""
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        """A prompt as tokens. Raises TextError or PromptTooLongError."""
+        self._check_length(0 if isinstance(prompt, str) else len(prompt))
+        tokens = self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             raise TextError("the prompt is empty; this model needs at least one token to go on")
         if max(tokens) >= self.vocabulary:
@@ -381,13 +356,23 @@ class Service:
             )
         return tokens
 
+    def _encode(self, text: str, *, whole: bool) -> list[int]:
+        """Raises TextError, or PromptTooLongError before more than fits has been read."""
+        try:
+            return self.tokenizer.encode(text, whole=whole, most=self.max_len)
+        except TooManyTokensError as error:
+            raise PromptTooLongError(error.least, self.max_len, whole=False) from error
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self.max_len:
+            raise PromptTooLongError(tokens, self.max_len)
+
     def completion(self, prompt: Sequence[int], options: Options) -> Job:
         """Raises PromptTooLongError or UnsupportedError."""
         return self._job(Job(prompt, options))
 
     def _job(self, job: Job) -> Job:
-        if len(job.prompt) >= self.scheduler.max_len:
-            raise PromptTooLongError(len(job.prompt), self.scheduler.max_len)
+        self._check_length(len(job.prompt))
         options = job.options
         reads = Sampling(
             logprobs=options.logprobs,
