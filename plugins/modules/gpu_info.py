@@ -300,17 +300,17 @@ log_problem:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import (
     arguments,
     facts,
     read_host,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def main():
-    module = AnsibleModule(argument_spec=arguments(), supports_check_mode=True)
+    module = HostModule(argument_spec=arguments(), supports_check_mode=True)
     module.exit_json(changed=False, **facts(read_host(module)))
 
 

@@ -135,8 +135,6 @@ expectations:
 
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
     ExpectationsError,
     expectations_of,
@@ -144,10 +142,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations i
     problems_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import arguments, read_host
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **arguments(),
             "expectations": {"type": "dict", "default": {}},
