@@ -288,9 +288,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_burn_in import
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
     ExpectationsError,
-    problems_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import python_of, read
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
+    problems_of,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
