@@ -107,12 +107,12 @@ checkpoint:
           remedy: copy this file again from where the checkpoint was published
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     failure_message,
     inspect,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
     parse_precisions,
     precision_problems,
@@ -121,7 +121,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import 
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "precisions": precisions_option(),

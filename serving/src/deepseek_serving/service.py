@@ -14,7 +14,7 @@ from typing import Any
 from deepseek_serving.asked import Options, Tools
 from deepseek_serving.constrained import Grammar, Grammars
 from deepseek_serving.errors import ServingError
-from deepseek_serving.metrics import EngineState, Metrics
+from deepseek_serving.metrics import EngineState, Metrics, client_label
 from deepseek_serving.release import Release
 from deepseek_serving.reply import (
     END_THINK,
@@ -232,7 +232,7 @@ class Generation:
 
     def _record(self, ticket: Ticket, now: float) -> None:
         metrics = self._service.metrics
-        key = ticket.request.key or "-"
+        key = client_label(ticket.request.key)
         metrics.finished.labels(self.finish_reason or self._failure, key).inc()
         metrics.generation_tokens.labels(key).inc(self.completion_tokens)
         if ticket.started is not None:

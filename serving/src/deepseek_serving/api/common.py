@@ -18,10 +18,11 @@ from deepseek_serving.api.admission import Admission, Endpoints
 from deepseek_serving.api.document import ERRORS, publish
 from deepseek_serving.api.embeddings import add_embeddings
 from deepseek_serving.api.errors import ApiError, install
+from deepseek_serving.api.headers import OnceOnly
 from deepseek_serving.api.judges import Judges
 from deepseek_serving.api.surround import Surround
 from deepseek_serving.embedding import Embedder
-from deepseek_serving.metrics import Metrics
+from deepseek_serving.metrics import KeyState, Metrics
 from deepseek_serving.offloop import OffLoop
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import Release
@@ -193,7 +194,9 @@ def assemble(
     add_probes(app, served)
     add_models(app, served, embedder)
     endpoints = dict(add_answers(app, off_loop))
+    if keys is not None:
+        served.metrics.registry.register(KeyState(keys))
     if embedder is not None:
         endpoints |= add_embeddings(app, embedder, off_loop)
     publish(app, has_keys=keys is not None)
-    return Surround(Access(Admission(app, endpoints, judges), keys), served, ROUTES)
+    return Surround(OnceOnly(Access(Admission(app, endpoints, judges), keys)), served, ROUTES)

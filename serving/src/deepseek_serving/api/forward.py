@@ -24,6 +24,7 @@ from deepseek_serving.api.judging import Ask, ReadForwarded
 from deepseek_serving.api.replies import disconnected, unavailable
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.embedding import Embedder
+from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import QueueFullError
 from deepseek_serving.upstream import Upstream, said
@@ -90,6 +91,9 @@ class Exchange:
         except httpx2.ConnectError as error:
             upstream.lost()
             raise _failed(503, "The engine does not answer; try again later.") from error
+        except httpx2.ReadTimeout as error:
+            upstream.silent()
+            raise _failed(504, "The engine did not begin to answer in time.") from error
         except httpx2.HTTPError as error:
             logger.error("the upstream broke off before it answered: %r", error)
             raise _failed(502, "The engine broke off before it answered.") from error
@@ -106,6 +110,7 @@ class Exchange:
                 raise _BrokenError
         except (httpx2.HTTPError, ValueError, _BrokenError) as error:
             self._finish = "error"
+            self._note_silence(error)
             raise _failed(502, "The engine broke off before its answer was complete.") from error
         self._note(body)
         return self._named(body)
@@ -125,8 +130,13 @@ class Exchange:
         except (httpx2.HTTPError, httpx2.SSEError, ValueError, _BrokenError) as error:
             logger.error("the upstream broke off in an answer: %r", error)
             self._finish = "error"
+            self._note_silence(error)
             broken = _failed(502, "The engine broke off before its answer was complete.")
             yield f"data: {json.dumps(broken.body())}\n\n"
+
+    def _note_silence(self, error: Exception) -> None:
+        if isinstance(error, httpx2.ReadTimeout):
+            self._upstream.silent()
 
     async def _next(
         self, source: AsyncIterator[httpx2.ServerSentEvent]
@@ -196,7 +206,7 @@ class Exchange:
         if self._placed is None or (self._finish == "error" and not self._events):
             prompt = completion = 0
         self._who.settle(self._ask.reserved, prompt + completion)
-        metrics, key, now = self._upstream.metrics, self._who.line or "-", time.monotonic()
+        metrics, key, now = self._upstream.metrics, client_label(self._who.line), time.monotonic()
         metrics.finished.labels(self._finish, key).inc()
         if self._placed is None:
             return
