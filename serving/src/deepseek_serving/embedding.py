@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from deepseek_serving.errors import EngineError, library_error
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import verify_artefact
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EmbeddingSettings
+from deepseek_serving.uncut import uncut
 
 # texts that the encoder reads together
 BATCH = 16
@@ -50,15 +52,12 @@ class Embedder:
         vocabulary: int,
         queue: int,
     ) -> None:
-        # some checkpoints have their tokenizer cut and pad, which is ours to decide
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.name = name
         self.digest = digest
         self.size = encoder.size
         self.max_len = encoder.max_len
         self._encoder = encoder
-        self._tokenizer = tokenizer
+        self._tokenizer = uncut(tokenizer)
         self._vocabulary = vocabulary
         self._queue = queue
         self._present = 0
@@ -66,7 +65,7 @@ class Embedder:
 
     def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
         """A text as tokens. Raises TooLongError, or ValueError for tokens that there are not."""
-        tokens = list(self._tokenizer.encode(text).ids) if isinstance(text, str) else text
+        tokens = self._encoded(text) if isinstance(text, str) else text
         if len(tokens) > self.max_len:
             raise TooLongError(
                 f"This model's context length is {self.max_len} tokens; a text is "
@@ -75,6 +74,22 @@ class Embedder:
         if not tokens or max(tokens) >= self._vocabulary:
             raise ValueError(f"a text needs tokens from 0 to {self._vocabulary - 1}")
         return tokens
+
+    def _encoded(self, text: str) -> list[int]:
+        try:
+            return list(self._tokenizer.encode(text).ids)
+        except BaseException as error:
+            raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
+
+    def _embed(self, texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """In the encoder's thread. Raises EngineError where the vectors are no numbers."""
+        try:
+            vectors = self._encoder.embed(texts)
+        except BaseException as error:
+            raise library_error("the encoder", error) from error
+        if not np.isfinite(vectors).all():
+            raise EngineError("the encoder made vectors that are no numbers")
+        return vectors
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
         """One vector per text. Raises BusyError."""
@@ -85,9 +100,7 @@ class Embedder:
             loop = asyncio.get_running_loop()
             parts = [
                 # a long list lets others in between
-                await loop.run_in_executor(
-                    self._worker, self._encoder.embed, texts[first : first + BATCH]
-                )
+                await loop.run_in_executor(self._worker, self._embed, texts[first : first + BATCH])
                 for first in range(0, len(texts), BATCH)
             ]
         finally:
