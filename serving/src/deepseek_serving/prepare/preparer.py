@@ -38,6 +38,7 @@ from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import read_model
+from deepseek_serving.uncut import uncut
 
 DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
@@ -203,7 +204,7 @@ def _read_texts(folder: Path, options: Options, max_len: int) -> tuple[_Text, _T
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise PrepareError(f"{path}: no such file; the texts cannot be read without it")
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = uncut(Tokenizer.from_file(str(path)))
     length = min(options.window, max_len)
 
     def read(path: Path, limit: int) -> _Text:
