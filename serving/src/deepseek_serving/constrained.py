@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from deepseek_serving.errors import TokenizerError
 from deepseek_serving.sampling import SamplingError
-from deepseek_serving.text import TokenizerError
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -121,5 +121,5 @@ class Grammars:
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
-            raise SchemaError(str(matcher.get_error()).splitlines()[0])
+            raise SchemaError(str(matcher.get_error()).split("\n")[0])
         return Grammar(matcher, after)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from deepseek_serving.check import check
+from deepseek_serving.documents import load_tokenizer, read_object
+from deepseek_serving.errors import TokenizerError
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import verify_artefact
 from deepseek_serving.runtime import Encoder
@@ -102,9 +104,10 @@ def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> 
     """Verify the encoder's artefact, then load it."""
     folder = settings.graph
     digest = verify_artefact(folder, public_key, folder.name)
+    check(folder, TokenizerError, decoder=False)
     encoder = OnnxRuntimeEncoder(folder, settings.threads)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(folder)
+    record = read_object(folder / RECORD_FILE, TokenizerError)
     return Embedder(
         folder.parent.name,
         digest,

@@ -21,7 +21,8 @@ from deepseek_serving.embedding import Embedder
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import ClosedError, QueueFullError
 from deepseek_serving.service import Job, PromptTooLongError, Service, UnsupportedError
-from deepseek_serving.text import TemplateError, TextError
+from deepseek_serving.template import TemplateError
+from deepseek_serving.text import TextError
 
 
 def _refusal(error: Exception, param: str) -> ApiError:

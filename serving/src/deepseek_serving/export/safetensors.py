@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepseek_serving.documents import read_object
 from deepseek_serving.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -70,7 +71,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             )
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: the safetensors header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is not a JSON object")
@@ -116,16 +117,18 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a safetensors index: {error!r}") from error
+    weight_map = read_object(index, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: weight_map is empty")
+        raise CheckpointError(f"{index}: not a safetensors index: it has no weight_map")
     for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise CheckpointError(f"{index}: {shard!r} is not a file name in this folder")
     return weight_map
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether there is anything for `read_checkpoint`."""
+    return any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
 
 
 def read_checkpoint(folder: Path) -> dict[str, Tensor]:
@@ -136,6 +139,11 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
         if not single.is_file():
             raise CheckpointError(f"{folder}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
         return read_file(single)
+    if (folder / SINGLE_FILE).exists():
+        raise CheckpointError(
+            f"{folder}: {SINGLE_FILE} lies beside {INDEX_FILE}, and programs differ in which they "
+            "load; keep the one that the checkpoint was published with"
+        )
     weight_map = _weight_map(index)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
