@@ -12,6 +12,8 @@ LAB := /var/lib/onprem-deepseek-lab
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
+# Ansible refuses to start with another encoding.
+export LC_ALL := C.UTF-8
 # A collection of this name that was once installed in the home directory must not be tested instead.
 export ANSIBLE_HOME := $(CURDIR)/$(CACHE)/ansible
 

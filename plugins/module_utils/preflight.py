@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, site
+from ansible_collections.onprem.deepseek.plugins.module_utils import key_custody, minimums, site
 from ansible_collections.onprem.deepseek.plugins.module_utils.network_pairs import Pair, pairs
 
 OK, FAILED = "ok", "failed"
@@ -49,7 +49,7 @@ class Host(site.Host):
     ``asked`` is whether the inventory says how to reach it. ``facts`` is None when the host was not asked, or did not answer; ``error`` says
     why. ``info`` is the result of module host_info, and ``info_error`` why there is none. ``needed`` is the number of bytes that the release
     will take. ``checkpoint``, ``serving`` and ``zones`` are what others found. ``gpus`` are checks of module gpu_validate, None where it
-    did not run; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
+    did not run; ``custody`` is the result of module key_custody_info; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
     """
 
     asked: bool = True
@@ -62,6 +62,7 @@ class Host(site.Host):
     serving: str = ""
     zones: Sequence[str] = ()
     gpus: Sequence[Mapping[str, Any]] | None = None
+    custody: Mapping[str, Any] | None = None
     listen: Mapping[str, str] = field(default_factory=dict)
     probes: Sequence[Mapping[str, Any]] = ()
     transfers: Sequence[Mapping[str, Any]] = ()
@@ -152,6 +153,20 @@ def host_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterato
         yield Check(host.name, "checkpoint", FAILED, found, expected, _sentence(problem["remedy"]))
     if host.serving:
         yield Check(host.name, "serving_package", FAILED, host.serving)
+    yield from _custody_checks(host, groups)
+
+
+def _custody_checks(host: Host, groups: Groups) -> Iterator[Check]:
+    for finding in key_custody.judge(host.variables, groups_of(host.name, groups), host.custody):
+        name, means = finding.risk, key_custody.RISKS[finding.risk]
+        if finding.present is None:
+            yield Check(host.name, name, DEFERRED, finding.found)
+        elif finding.present and finding.accepted:
+            yield Check(host.name, name, SKIPPED, f"accepted: {finding.found}")
+        else:
+            remedy = f"{finding.remedy} (docs/tls.md), or add {name} to deepseek_accepted_key_risks: {means}"
+            check = Check(host.name, name, "", finding.found, "that nobody can copy keys", remedy)
+            yield _judge(check, not finding.present)
 
 
 def _sentence(text: str) -> str:

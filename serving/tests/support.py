@@ -389,7 +389,8 @@ def upstream_settings(
 ) -> str:
     text = settings_text(store, token, authority, engine="", more=more)
     text = text.replace('kind = "onnxruntime"', 'kind = "upstream"')
-    return f'{text}\n[upstream]\nurl = "{url}"\nmodel = "behind"\npoll_seconds = 0.05\n'
+    text += f'\n[upstream]\nurl = "{url}"\nmodel = "behind"\npoll_seconds = 0.05\n'
+    return text + "allow_without_key = true\n"
 
 
 @dataclass

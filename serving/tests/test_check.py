@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support import CHECKPOINT, LFS_POINTER
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
@@ -21,7 +23,7 @@ from deepseek_serving.check import check, main
 from deepseek_serving.documents import load_tokenizer, third_party
 from deepseek_serving.errors import CheckpointError, TokenizerError
 from deepseek_serving.export.exporter import export
-from deepseek_serving.judge import judge
+from deepseek_serving.trial import judge
 
 
 @pytest.fixture
@@ -62,6 +64,31 @@ def of_another_kind(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
 
 
+def beside_an_index(folder: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    save_file({"model.norm.weight": torch.ones(4)}, folder / "model-1.safetensors")
+
+
+def in_two_shards(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    save_file({"a": torch.ones(4)}, folder / "model-1.safetensors")
+    save_file({"a": torch.zeros(4), "b": torch.ones(4)}, folder / "model-2.safetensors")
+
+
+def with_another_head(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    head = tensors["model.embed_tokens.weight"].clone()
+    save_file({**tensors, "lm_head.weight": head}, path)
+    # a copy is the same model
+    assert judge(folder).errors == []
+    head[-1, -1] += 1
+    save_file({**tensors, "lm_head.weight": head}, path)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "tokenizer is a git-lfs pointer": (
         write("tokenizer.json", LFS_POINTER.encode()),
@@ -69,8 +96,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "weights are a git-lfs pointer": (
         write("model.safetensors", LFS_POINTER.encode()),
-        "model.safetensors: truncated or not a safetensors file",
+        "model.safetensors: a git-lfs pointer",
     ),
+    "an index and a single file": (beside_an_index, "model.safetensors lies beside"),
+    "one tensor in two files": (in_two_shards, "tensor 'a' is here and in model-1.safetensors"),
+    "a tied model with another output table": (with_another_head, "says tie_word_embeddings"),
     "tokenizer is empty": (write("tokenizer.json", b""), "tokenizer.json: empty"),
     "tokenizer is cut": (cut("tokenizer.json"), "tokenizer.json: cannot be read: .* copy it again"),
     "tokenizer is no tokenizer": (write("tokenizer.json", b"{}"), "tokenizer.json: cannot be read"),

@@ -212,6 +212,8 @@ def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
     podman(
         "run", "--detach", "--replace", "--systemd=always", "--privileged",
         f"--name={lab.container(host)}", f"--hostname={host.name}", f"--label=lab={lab.name}",
+        # not this machine's own resolver, which no host of a site would know: here nothing answers
+        f"--dns={lab.controller('management')}",
         f"--volume={lab.folder}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
         f"--volume={lab.folder}/apt.conf:/etc/apt/apt.conf.d/90lab:ro",
         f"--volume={KEPT}:/var/lib/onprem-deepseek-lab",
@@ -336,7 +338,22 @@ def up(lab: Lab) -> int:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         keys = list(pool.map(lambda host: wait_until_running(lab, host), lab.hosts))
     (lab.folder / "known_hosts").write_text("".join(keys))
+    list_cgroups(lab)
     return steps.changed
+
+
+def list_cgroups(lab: Lab) -> None:
+    """Write down where this machine counts what the hosts use (scenario_times.py)."""
+    paths = podman(
+        "inspect", "--format", "{{.State.CgroupPath}}", *map(lab.container, lab.hosts)
+    ).split()
+    # With a mount namespace of its own, podman has its cgroups there.
+    pid_file = STATE / "namespace.pid"
+    root = (
+        Path("/proc", pid_file.read_text().split()[0], "root") if pid_file.exists() else Path("/")
+    )
+    listed = [f"{root / 'sys/fs/cgroup'}{path}\n" for path in paths]
+    (lab.folder / "cgroups").write_text("".join(listed))
 
 
 def down(lab: Lab) -> int:

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from deepseek_serving.cli import run
 from deepseek_serving.errors import CheckpointError, ServingError
-from deepseek_serving.judge import ADDRESS_SPACE, CPU_SECONDS, OUTPUT, Verdict
+from deepseek_serving.trial import ADDRESS_SPACE, CPU_SECONDS, OUTPUT, Verdict
 
 # of the clock, on a host that does much else; the kernel counts processor time
 WAIT_SECONDS = 600
@@ -46,7 +46,7 @@ def check(
 def _judged(
     folder: Path, error: type[ServingError], *, decoder: bool, wait_seconds: float
 ) -> Verdict:
-    command = [sys.executable, "-m", "deepseek_serving.judge", str(folder)]
+    command = [sys.executable, "-m", "deepseek_serving.trial", str(folder)]
     command.append("decoder" if decoder else "encoder")
     # from a directory where nobody else puts Python modules, to which nothing is relative
     with subprocess.Popen(

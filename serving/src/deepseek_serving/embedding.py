@@ -20,6 +20,7 @@ from deepseek_serving.release import verify_artefact
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EmbeddingSettings
+from deepseek_serving.slices import SlicedTokenizer, TooManyTokensError
 
 # texts that the encoder reads together
 BATCH = 16
@@ -52,15 +53,12 @@ class Embedder:
         vocabulary: int,
         queue: int,
     ) -> None:
-        # some checkpoints have their tokenizer cut and pad, which is ours to decide
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.name = name
         self.digest = digest
         self.size = encoder.size
         self.max_len = encoder.max_len
         self._encoder = encoder
-        self._tokenizer = tokenizer
+        self._tokenizer = SlicedTokenizer(tokenizer)
         self._vocabulary = vocabulary
         self._queue = queue
         self._present = 0
@@ -68,15 +66,26 @@ class Embedder:
 
     def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
         """A text as tokens. Raises TooLongError, or ValueError for tokens that there are not."""
-        tokens = list(self._tokenizer.encode(text).ids) if isinstance(text, str) else text
-        if len(tokens) > self.max_len:
-            raise TooLongError(
-                f"This model's context length is {self.max_len} tokens; a text is "
-                f"{len(tokens)} tokens. Cut it into pieces."
-            )
+        if isinstance(text, str):
+            try:
+                tokens: Sequence[int] = self._tokenizer.encode(
+                    text, special=True, most=self.max_len
+                )
+            except TooManyTokensError as error:
+                raise self._too_long(error.least) from error
+        elif len(text) > self.max_len:
+            raise self._too_long(len(text))
+        else:
+            tokens = list(text)
         if not tokens or max(tokens) >= self._vocabulary:
             raise ValueError(f"a text needs tokens from 0 to {self._vocabulary - 1}")
         return tokens
+
+    def _too_long(self, tokens: int) -> TooLongError:
+        return TooLongError(
+            f"This model's context length is {self.max_len} tokens; a text is at least {tokens} "
+            "tokens. Cut it into pieces."
+        )
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
         """One vector per text. Raises BusyError."""

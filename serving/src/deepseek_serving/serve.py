@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
 
 def _key_ring(keys: KeySettings) -> KeyRing:
-    return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients)
+    return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients, keys.grace_seconds)
 
 
 def _served(settings: Settings, keys: KeyRing | None) -> tuple[Served, ASGIApp]:

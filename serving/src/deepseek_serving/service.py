@@ -8,13 +8,14 @@ import json
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from deepseek_serving.asked import Options, Tools
 from deepseek_serving.check import check
 from deepseek_serving.constrained import Grammar, Grammars
 from deepseek_serving.errors import ServingError, TokenizerError
-from deepseek_serving.metrics import EngineState, Metrics
+from deepseek_serving.metrics import EngineState, Metrics, client_label
 from deepseek_serving.release import Release
 from deepseek_serving.reply import (
     END_THINK,
@@ -29,6 +30,7 @@ from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.sampling import Choice, Sampling
 from deepseek_serving.scheduler import Event, Limits, Request, Scheduler, Ticket
 from deepseek_serving.settings import EngineSettings, ModelSettings
+from deepseek_serving.slices import TooManyTokensError
 from deepseek_serving.template import TemplateError
 from deepseek_serving.text import ChatTokenizer, Defaults, TextError, read_defaults
 
@@ -36,10 +38,12 @@ from deepseek_serving.text import ChatTokenizer, Defaults, TextError, read_defau
 class PromptTooLongError(ValueError):
     """The prompt leaves no room for an answer."""
 
-    def __init__(self, tokens: int, max_len: int) -> None:
+    def __init__(self, tokens: int, max_len: int, *, whole: bool = True) -> None:
+        """`whole`: the prompt was read to its end."""
+        at_least = "" if whole else "at least "
         super().__init__(
-            f"This model's context length is {max_len} tokens; the prompt is {tokens} tokens "
-            "and leaves no room for an answer. Shorten it."
+            f"This model's context length is {max_len} tokens; the prompt is {at_least}{tokens} "
+            "tokens and leaves no room for an answer. Shorten it."
         )
 
 
@@ -61,36 +65,6 @@ class GenerationRefusedError(GenerationFailedError):
 
 class GenerationTimeoutError(GenerationFailedError):
     """The answer was not complete in the time that a request may take."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a request may choose; None takes the checkpoint's or the service's default."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class Tools:
-    """Functions that the model may call; `force`: one of these it must call."""
-
-    functions: Sequence[Mapping[str, Any]]
-    force: Sequence[str] = ()
-
-    def rendered(self) -> list[Mapping[str, Any]]:
-        return [{"type": "function", "function": function} for function in self.functions]
 
 
 @dataclass(frozen=True)
@@ -260,7 +234,7 @@ class Generation:
 
     def _record(self, ticket: Ticket, now: float) -> None:
         metrics = self._service.metrics
-        key = ticket.request.key or "-"
+        key = client_label(ticket.request.key)
         metrics.finished.labels(self.finish_reason or self._failure, key).inc()
         metrics.generation_tokens.labels(key).inc(self.completion_tokens)
         if ticket.started is not None:
@@ -364,7 +338,7 @@ class Service:
         thinking = text.rstrip().endswith(THINK) if self._thinks else None
         return self._job(
             Job(
-                self.tokenizer.encode(text, whole=False),
+                self._encode(text, whole=False),
                 options,
                 thinking=thinking,
                 tools=self.tool_format if tools is not None else None,
@@ -373,8 +347,9 @@ class Service:
         )
 
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
-        """A prompt as tokens. Raises TextError."""
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        """A prompt as tokens. Raises TextError or PromptTooLongError."""
+        self._check_length(0 if isinstance(prompt, str) else len(prompt))
+        tokens = self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             raise TextError("the prompt is empty; this model needs at least one token to go on")
         if max(tokens) >= self.vocabulary:
@@ -383,13 +358,23 @@ class Service:
             )
         return tokens
 
+    def _encode(self, text: str, *, whole: bool) -> list[int]:
+        """Raises TextError, or PromptTooLongError before more than fits has been read."""
+        try:
+            return self.tokenizer.encode(text, whole=whole, most=self.max_len)
+        except TooManyTokensError as error:
+            raise PromptTooLongError(error.least, self.max_len, whole=False) from error
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self.max_len:
+            raise PromptTooLongError(tokens, self.max_len)
+
     def completion(self, prompt: Sequence[int], options: Options) -> Job:
         """Raises PromptTooLongError or UnsupportedError."""
         return self._job(Job(prompt, options))
 
     def _job(self, job: Job) -> Job:
-        if len(job.prompt) >= self.scheduler.max_len:
-            raise PromptTooLongError(len(job.prompt), self.scheduler.max_len)
+        self._check_length(len(job.prompt))
         options = job.options
         reads = Sampling(
             logprobs=options.logprobs,

@@ -13,6 +13,7 @@ from tokenizers.decoders import DecodeStream
 
 from deepseek_serving.documents import load_tokenizer, read_object
 from deepseek_serving.errors import TokenizerError
+from deepseek_serving.slices import SlicedTokenizer
 from deepseek_serving.template import read_template
 
 # of thoughts and of calls, in the families that reply.py knows
@@ -80,6 +81,7 @@ class ChatTokenizer:
     def __init__(self, folder: Path) -> None:
         """Raises TokenizerError."""
         self._tokenizer = load_tokenizer(folder)
+        self._sliced = SlicedTokenizer(self._tokenizer)
         config = read_object(folder / "tokenizer_config.json", TokenizerError)
         self._template = read_template(folder, config)
         self.template_source = self._template.source
@@ -123,18 +125,23 @@ class ChatTokenizer:
         """The same as tokens."""
         return self.encode(self.text(messages), whole=False)
 
-    def encode(self, text: str, *, whole: bool = True) -> list[int]:
-        """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds."""
+    def encode(self, text: str, *, whole: bool = True, most: int | None = None) -> list[int]:
+        """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds.
+
+        Raises TextError, or TooManyTokensError as soon as there are more than `most`.
+        """
         try:
             # half a surrogate pair, as JSON may carry it
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TextError(f"the text is not Unicode: {error.reason}") from error
         # a template writes special tokens itself
-        return list(self._tokenizer.encode(text, add_special_tokens=whole).ids)
+        return self._sliced.encode(text, special=whole, most=most)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+        # unlike for a single sequence, the interpreter's lock is let go for a batch
+        (text,) = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=False)
+        return str(text)
 
     def stream(self) -> TextStream:
         return TextStream(self._tokenizer, self._marks)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deepseek_serving.documents import read_object
+from deepseek_serving.documents import LFS_POINTER, read_object
 from deepseek_serving.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # A header holds names and offsets only; a longer one is no safetensors file.
 LONGEST_HEADER = 100 * 2**20
+COMPARED = 2**20
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -45,6 +46,19 @@ class Tensor:
         """Columns start to stop of a matrix, as FP32 [rows, stop - start]."""
         return _as_fp32(self._map(0, self.shape)[:, start:stop])
 
+    def same_bytes(self, other: Tensor) -> bool:
+        """Whether the other has the same type, shape and values."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        with self.file.open("rb") as mine, other.file.open("rb") as theirs:
+            mine.seek(self.offset)
+            theirs.seek(other.offset)
+            for start in range(0, self.size, COMPARED):
+                size = min(COMPARED, self.size - start)
+                if mine.read(size) != theirs.read(size):
+                    return False
+        return True
+
     def _map(self, first: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.dtype]
         return np.memmap(self.file, dtype=kind, mode="r", offset=self.offset + first, shape=shape)
@@ -63,6 +77,11 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
+        if prefix == LFS_POINTER[:8]:
+            raise CheckpointError(
+                f"{path}: a git-lfs pointer and not the file that it stands for; run 'git lfs "
+                "pull' in the checkpoint's directory"
+            )
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > LONGEST_HEADER or 8 + length > size:
             raise CheckpointError(
@@ -126,6 +145,17 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     return weight_map
 
 
+def _refuse_twice(folder: Path, by_shard: Mapping[str, Mapping[str, Tensor]]) -> None:
+    first: dict[str, str] = {}
+    for shard, tensors in by_shard.items():
+        for name in tensors:
+            if first.setdefault(name, shard) != shard:
+                raise CheckpointError(
+                    f"{folder / shard}: tensor {name!r} is here and in {first[name]}, and programs "
+                    "differ in which they load; copy all shards of one and the same revision"
+                )
+
+
 def has_weights(folder: Path) -> bool:
     """Whether there is anything for `read_checkpoint`."""
     return any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
@@ -153,6 +183,7 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
             + ", ".join(missing)
         )
     by_shard = {shard: read_file(folder / shard) for shard in shards}
+    _refuse_twice(folder, by_shard)
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
         if name not in by_shard[shard]:

@@ -52,7 +52,7 @@ SITE = {
     "deepseek_config_dir": "/etc/deepseek",
     "deepseek_tls_dir": "/etc/deepseek/tls",
     "deepseek_release_public_key_file": "/etc/deepseek/release.pub",
-    "deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so",
+    "deepseek_pkcs11_module": "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
     "deepseek_store_dir": "/srv/deepseek/store",
     "deepseek_store_sources": ["https://10.0.4.3:8443"],
     "deepseek_venv_dir": "/opt/deepseek/serving",
@@ -163,6 +163,45 @@ def with_info(name: str, part: str, **changes: Any) -> Host:
 
 def test_a_site_without_faults_passes_everything() -> None:
     assert {check.status for check in judged()} == {preflight.OK}
+
+
+SOFTHSM = {"deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so"}
+EXPOSED = {
+    "plain_pins": ["root"],
+    "root_here": True,
+    "authority": True,
+    "tpm2": False,
+    "encrypted": None,
+}
+
+
+def test_keys_that_can_be_copied_are_refused_until_the_site_accepts_it() -> None:
+    exposed = [
+        dataclasses.replace(one, custody=EXPOSED) if one.name == "inference-1" else one
+        for one in everywhere(**SOFTHSM)
+    ]
+    found = [line.split(" | ")[0] for line in wrong(*exposed)]
+    assert found == [
+        "gateway-1 software_tokens: /usr/lib/softhsm/libsofthsm2.so",
+        "inference-1 software_tokens: /usr/lib/softhsm/libsofthsm2.so",
+        "inference-1 plain_pins: of root",
+        "inference-1 root_online: it is here",
+        "inference-1 unencrypted_disk: that cannot be seen",
+    ]
+    assert all("deepseek_accepted_key_risks" in line for line in wrong(*exposed))
+    risks = ["software_tokens", "plain_pins", "root_online", "unencrypted_disk"]
+    accepted = [
+        dataclasses.replace(one, variables={**one.variables, "deepseek_accepted_key_risks": risks})
+        for one in exposed
+    ]
+    assert wrong(*accepted) == []
+    skipped = [check.name for check in judged(*accepted) if check.status == preflight.SKIPPED]
+    assert skipped == ["software_tokens", *risks]
+
+
+def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
+    (line,) = wrong(*everywhere(deepseek_accepted_key_risks=["root_onlin"]))
+    assert "deepseek_accepted_key_risks" in line
 
 
 @pytest.mark.parametrize(

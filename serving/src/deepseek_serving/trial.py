@@ -1,7 +1,7 @@
 """Whether the service can read a checkpoint or a graph: it is read here as the service reads it.
 
 Run by check.py as a process of its own, within bounds of time and memory:
-python -m deepseek_serving.judge DIRECTORY decoder|encoder
+python -m deepseek_serving.trial DIRECTORY decoder|encoder
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from deepseek_serving import documents
 from deepseek_serving.documents import load_tokenizer, read_object, third_party
 from deepseek_serving.errors import CheckpointError, ServingError, TokenizerError
+from deepseek_serving.export.safetensors import has_weights, read_checkpoint
 from deepseek_serving.template import (
     CONFIG_FILE,
     TEMPLATE_FILE,
@@ -79,7 +80,9 @@ def judge(folder: Path, *, decoder: bool = True) -> Verdict:
     checks = [_config, _tokenizer, _headers, *((_defaults, _template) if decoder else ())]
     verdict.errors += [error for check in checks for error in _failure(check, folder)]
     if not verdict.errors and decoder:
-        verdict.errors += _failure(_exchange, folder)
+        verdict.errors += [
+            error for check in (_tied, _exchange) for error in _failure(check, folder)
+        ]
     if not verdict.errors:
         verdict.warnings += unlike_its_class(folder)
     return verdict
@@ -102,10 +105,23 @@ def _tokenizer(folder: Path) -> None:
 
 def _headers(folder: Path) -> None:
     """A graph has none of these."""
-    from deepseek_serving.export.safetensors import has_weights, read_checkpoint
-
     if has_weights(folder):
         read_checkpoint(folder)
+
+
+def _tied(folder: Path) -> None:
+    """A model that takes its output from its input table has no other one, or a copy of it."""
+    config = read_object(folder / "config.json", CheckpointError)
+    if config.get("tie_word_embeddings") is not True or not has_weights(folder):
+        return
+    tensors = read_checkpoint(folder)
+    head, table = (tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if head is not None and table is not None and not head.same_bytes(table):
+        raise CheckpointError(
+            f"{head.file}: config.json says tie_word_embeddings, and lm_head.weight is not "
+            "model.embed_tokens.weight: programs differ in which they use; set it to what the "
+            "model was trained with"
+        )
 
 
 def _defaults(folder: Path) -> None:
