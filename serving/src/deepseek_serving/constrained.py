@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher
 
-from deepseek_serving.errors import library_error
+from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.grammar_cost import SchemaError as SchemaError
 from deepseek_serving.grammar_cost import check_cost
 from deepseek_serving.grammar_trial import compiled, complaint, open_tokenizer
 from deepseek_serving.sampling import SamplingError
-from deepseek_serving.text import TokenizerError
 from deepseek_serving.trials import Trials
 
 if TYPE_CHECKING:

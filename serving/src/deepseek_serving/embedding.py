@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from deepseek_serving.errors import EngineError, library_error
+from deepseek_serving.check import check
+from deepseek_serving.documents import load_tokenizer, read_object
+from deepseek_serving.errors import EngineError, TokenizerError, library_error
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import verify_artefact
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EmbeddingSettings
 from deepseek_serving.slices import SlicedTokenizer, TooManyTokensError
-from deepseek_serving.uncut import uncut
 
 # texts that the encoder reads together
 BATCH = 16
@@ -58,7 +58,7 @@ class Embedder:
         self.size = encoder.size
         self.max_len = encoder.max_len
         self._encoder = encoder
-        self._tokenizer = SlicedTokenizer(uncut(tokenizer))
+        self._tokenizer = SlicedTokenizer(tokenizer)
         self._vocabulary = vocabulary
         self._queue = queue
         self._present = 0
@@ -124,9 +124,10 @@ def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> 
     """Verify the encoder's artefact, then load it."""
     folder = settings.graph
     digest = verify_artefact(folder, public_key, folder.name)
+    check(folder, TokenizerError, decoder=False)
     encoder = OnnxRuntimeEncoder(folder, settings.threads)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(folder)
+    record = read_object(folder / RECORD_FILE, TokenizerError)
     return Embedder(
         folder.parent.name,
         digest,

@@ -26,6 +26,10 @@ class BuildError(ServingError):
     """The graph cannot become the engine asked for."""
 
 
+class TokenizerError(ServingError):
+    """The tokenizer's files or the chat template cannot be used."""
+
+
 class SettingsError(ServingError):
     """The settings file is missing or wrong."""
 

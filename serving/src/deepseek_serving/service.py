@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepseek_serving.asked import Options, Tools
+from deepseek_serving.check import check
 from deepseek_serving.constrained import Grammar, Grammars, SchemaError
-from deepseek_serving.errors import ServingError
+from deepseek_serving.errors import ServingError, TokenizerError
 from deepseek_serving.metrics import EngineState, Metrics, client_label
 from deepseek_serving.release import Release
 from deepseek_serving.reply import (
@@ -32,7 +33,8 @@ from deepseek_serving.sampling import Choice, Sampling
 from deepseek_serving.scheduler import Event, Limits, Request, Scheduler, Ticket
 from deepseek_serving.settings import EngineSettings, ModelSettings
 from deepseek_serving.slices import TooManyTokensError
-from deepseek_serving.text import ChatTokenizer, Defaults, TemplateError, TextError, read_defaults
+from deepseek_serving.template import TemplateError
+from deepseek_serving.text import ChatTokenizer, Defaults, TextError, read_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -588,6 +590,8 @@ def gives_logits(engine: Engine) -> bool:
 
 def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Service:
     """Load a verified release and start its scheduler."""
+    # within bounds first: what does not come back from there must not end this process
+    check(release.graph, TokenizerError)
     tokenizer = ChatTokenizer(release.graph)
     engine = open_engine(
         release,

@@ -35,7 +35,8 @@ from deepseek_serving.offloop import SMALL, OffLoop
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import ClosedError, QueueFullError
 from deepseek_serving.service import Job, PromptTooLongError, Service, UnsupportedError
-from deepseek_serving.text import TemplateError, TextError
+from deepseek_serving.template import TemplateError
+from deepseek_serving.text import TextError
 from deepseek_serving.trials import TrialsBusyError, TrialsEndedError
 
 # a message takes a template as long as so many characters take a tokenizer

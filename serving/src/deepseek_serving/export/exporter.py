@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 import deepseek_serving
+from deepseek_serving.check import check
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export import encoder as encoder_graph
 from deepseek_serving.export import graph as decoder_graph
@@ -115,6 +116,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
         raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
     refuse_existing(out, CheckpointError)
     decoder = describe(read_config(checkpoint))
+    check(checkpoint)
     copied = _copied_files(checkpoint, DECODER_FILES)
     max_len = _max_len(decoder, parameters.max_len)
     tensors = read_checkpoint(checkpoint)
@@ -179,6 +181,7 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
     """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
     refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
+    check(checkpoint, decoder=False)
     pooling = encoder_graph.read_pooling(checkpoint)
     copied = _copied_files(checkpoint, ENCODER_FILES)
     tensors = read_checkpoint(checkpoint)

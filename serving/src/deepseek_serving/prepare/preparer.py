@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
-from tokenizers import Tokenizer
 
 import deepseek_serving
+from deepseek_serving.documents import load_tokenizer
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.files import (
@@ -38,7 +38,6 @@ from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import read_model
-from deepseek_serving.uncut import uncut
 
 DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
@@ -204,7 +203,7 @@ def _read_texts(folder: Path, options: Options, max_len: int) -> tuple[_Text, _T
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise PrepareError(f"{path}: no such file; the texts cannot be read without it")
-    tokenizer = uncut(Tokenizer.from_file(str(path)))
+    tokenizer = load_tokenizer(folder)
     length = min(options.window, max_len)
 
     def read(path: Path, limit: int) -> _Text:
