@@ -353,6 +353,31 @@ def test_a_judge_that_is_told_to_end_goes_on_until_the_service_has() -> None:
     assert asyncio.run(judged()) == -signal.SIGKILL
 
 
+def test_judges_are_there_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "BEGIN_SECONDS", 0)
+
+    async def begun() -> list[bool]:
+        pool = Judges(("sleep", "1000"), count=2)
+        pool.begin()
+        assert pool._beginning is not None
+        await pool._beginning
+        started = [judge._process is not None for judge in pool._all]
+        await pool.close()
+        return started
+
+    assert asyncio.run(begun()) == [True, True]
+
+
+def test_judges_that_nobody_needed_need_not_begin() -> None:
+    async def begun() -> list[bool]:
+        pool = Judges(("sleep", "1000"), count=2)
+        pool.begin()
+        await pool.close()
+        return [judge._process is not None for judge in pool._all]
+
+    assert asyncio.run(begun()) == [False, False]
+
+
 def test_large_bodies_are_not_read_in_this_process(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,7 +175,7 @@ def assemble(
         # in a thread, so that what streams and threads need is imported before the first request
         await run_in_threadpool(gc.collect)
         gc.freeze()
-        await judges.start()
+        judges.begin()
         yield
         await judges.close()
         off_loop.close()

@@ -27,6 +27,7 @@ WAITING = 64
 # for a body's turn, and for its judgement, on a machine with much else to do
 WAIT_SECONDS = 20.0
 JUDGE_SECONDS = 20.0
+BEGIN_SECONDS = 5.0
 
 
 def processes() -> int:
@@ -104,11 +105,23 @@ class Judges:
         # those that are free; the last first, so that the others' memory may go
         self._free = list(self._all)
         self._turns = asyncio.Semaphore(len(self._all))
+        self._beginning: asyncio.Future[None] | None = None
 
-    async def start(self) -> None:
-        """Before the first body needs one."""
+    def begin(self) -> None:
+        """Start them soon: it takes half a second of a processor each, which others want now."""
+        self._beginning = asyncio.ensure_future(self._begin())
+
+    async def _begin(self) -> None:
+        await asyncio.sleep(BEGIN_SECONDS)
         for judge in self._all:
-            await judge.start()
+            async with self._turns:
+                # one that is not free has been started already
+                if judge in self._free:
+                    self._free.remove(judge)
+                    try:
+                        await judge.start()
+                    finally:
+                        self._free.insert(0, judge)
 
     @asynccontextmanager
     async def place(self, line: str) -> AsyncIterator[None]:
@@ -159,5 +172,8 @@ class Judges:
                 ) from error
 
     async def close(self) -> None:
+        if self._beginning is not None:
+            self._beginning.cancel()
+            await asyncio.wait({self._beginning})
         for judge in self._all:
             await judge.end()
