@@ -32,6 +32,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from claims import Claims, LabError, claim, forget, hosts_elsewhere, one_at_a_time
 
@@ -187,6 +188,7 @@ def make_networks(lab: Lab, steps: Steps) -> None:
         name = f"{lab.name}-{zone}"
         if name not in existing:
             with steps.step(f"network {zone} {lab.subnet(zone)}"):
+                remove_leftover(lab.controller(zone))
                 podman(
                     "network", "create", "--internal", "--disable-dns",
                     "--label=onprem-deepseek-lab", f"--subnet={lab.subnet(zone)}", name,
@@ -195,6 +197,19 @@ def make_networks(lab: Lab, steps: Steps) -> None:
                 path = STATE / "podman" / "networks" / f"{name}.json"
                 network = json.loads(path.read_text())
                 path.write_text(json.dumps(network | {"network_interface": lab.bridge(zone)}))
+
+
+def remove_leftover(address: str) -> None:
+    """Remove a bridge without hosts that has the address: a lab that is gone has left it."""
+    bridges = {link["ifname"] for link in ip("link", "show", "type", "bridge")}
+    for link in ip("address", "show", "to", f"{address}/32"):
+        if link["ifname"] in bridges and not ip("link", "show", "master", link["ifname"]):
+            run("ip", "link", "delete", link["ifname"])
+
+
+def ip(*argv: str) -> list[dict[str, Any]]:
+    """Give what iproute2 finds, without the empty objects for what does not match."""
+    return [one for one in json.loads(run("ip", "-json", *argv) or "[]") if one]
 
 
 def check_inotify(hosts: int) -> None:

@@ -225,6 +225,29 @@ def test_each_state_has_a_port_for_its_package_cache(hosts: ModuleType, tmp_path
         assert hosts.cache_port(tmp_path / "gone", tmp_path / "second") != port
 
 
+def test_a_bridge_that_a_lab_has_left_is_removed_and_no_other(
+    hosts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three interfaces with the address: a bridge, one with a host, and no bridge."""
+    answers = {
+        "link show type bridge": [{}, {"ifname": "left"}, {"ifname": "used"}],
+        "address show to 10.199.10.1/32": [{"ifname": n} for n in ("left", "used", "eth0")] + [{}],
+        "link show master left": [],
+        "link show master used": [{"ifname": "veth0"}],
+    }
+    removed: list[str] = []
+
+    def run(*argv: str) -> str:
+        if argv[1] == "-json":
+            return json.dumps(answers[" ".join(argv[2:])])
+        removed.append(" ".join(argv))
+        return ""
+
+    monkeypatch.setattr(hosts, "run", run)
+    hosts.remove_leftover("10.199.10.1")
+    assert removed == ["ip link delete left"]
+
+
 PODMAN = """#!/bin/sh
 echo "$*" >>$CALLS
 case "$*" in *"network ls"*) echo lab-storage ;; *"network inspect"*) echo nothing-110-40 ;; esac
