@@ -16,7 +16,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from support import MODEL, serve_app
 
 from deepseek_serving import constrained, grammar_trial
@@ -37,6 +37,7 @@ from deepseek_serving.text import ChatTokenizer
 from deepseek_serving.trials import (
     ALLOWANCE_SECONDS,
     SLOW_QUEUE_PER_KEY,
+    Outcome,
     Trial,
     Trials,
     TrialsBusyError,
@@ -226,14 +227,14 @@ def test_slow_grammars_wait_for_each_other_and_others_do_not(grammars: Grammars)
     trials = trials_of(grammars)
     slow = [trials.submit(wicked(number), "one") for number in range(8)]
     good = trials.submit(grammars.json(ORDINARY), "two")
-    assert good.result.result(timeout=30) is None
+    assert good.result.result(timeout=30).wrong is None
     assert not all(trial.result.done() for trial in slow)
     # of those that are known to be slow only a few may wait, the others are turned away
     until(lambda: sum(trial.slow for trial in slow) == 8)
     turned_away = [t for t in slow if t.result.done() and t.result.exception() is not None]
     assert len(turned_away) >= 8 - SLOW_QUEUE_PER_KEY - 1
     assert all(isinstance(t.result.exception(), TrialsBusyError) for t in turned_away)
-    assert trials.submit(grammars.json({"type": "integer"}), "one").result.result(30) is None
+    assert trials.submit(grammars.json({"type": "integer"}), "one").result.result(30).wrong is None
     for trial in slow:
         trials.cancel(trial)
     until(lambda: not trials._running)
@@ -246,9 +247,11 @@ def test_a_key_that_has_used_up_its_time_is_turned_away_and_gets_it_back(graph: 
     with pytest.raises(TrialsBusyError):
         trials.submit(wicked(1), "greedy").result.result(30)
     # what is quick is not counted
-    assert trials.submit(grammar_text({"type": "integer"}), "greedy").result.result(30) is None
+    assert (
+        trials.submit(grammar_text({"type": "integer"}), "greedy").result.result(30).wrong is None
+    )
     now = 100.0
-    assert "longer" in (trials.submit(wicked(1), "greedy").result.result(30) or "")
+    assert "longer" in (trials.submit(wicked(1), "greedy").result.result(30).wrong or "")
     assert trials._accounts.used("greedy") > 0
     trials.close()
 
@@ -282,7 +285,43 @@ def test_a_process_that_is_killed_is_started_again(grammars: Grammars) -> None:
     trials._process.kill()
     with pytest.raises(TrialsEndedError):
         trial.result.result(30)
-    assert trials.submit(grammar_text({"type": "integer"}), "one").result.result(30) is None
+    assert trials.submit(grammar_text({"type": "integer"}), "one").result.result(30).wrong is None
+
+
+def test_a_slow_grammar_counts_each_time_that_it_is_compiled(grammars: Grammars) -> None:
+    trials = trials_of(grammars)
+    grammar = grammar_text({"type": "integer"})
+    assert not trials.submit(grammar, "one").result.result(30).slow
+    # as if it had taken so long
+    (digest,) = trials._known
+    trials._known[digest] = Outcome(None, 0.8)
+    for _time in range(13):
+        assert trials.submit(grammar, "one").result.result(30).slow
+    with pytest.raises(TrialsBusyError):
+        trials.submit(grammar, "one")
+    assert trials.submit(grammar, "two").result.result(30).slow
+
+
+def test_answers_of_one_schema_do_not_use_up_each_others_states(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a compiled grammar share what llguidance finds on the way, and its limit."""
+    monkeypatch.setattr(constrained, "compiled", few_states)
+    grammar = grammars.json({"type": "string", "pattern": "^(.*a.{60}b|c.*){20}$"})
+    for seed in range(4):
+        made = asyncio.run(grammars.compile(grammar, None, ""))
+        constraint = made.constraint()
+        for step in range(30):
+            constraint.begin(lambda: None)
+            assert constraint.wait(20)
+            allowed = constraint.allowed()
+            assert allowed is not None
+            places = allowed.nonzero()[0]
+            constraint.accept(int(places[(seed * 7 + step * 5) % len(places)]))
+
+
+def few_states(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    return LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(max_lexer_states=3000))
 
 
 def test_masks_that_take_too_long_end_their_answer(

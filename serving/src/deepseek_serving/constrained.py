@@ -14,7 +14,6 @@ import asyncio
 import json
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ from deepseek_serving.grammar_cost import SchemaError as SchemaError
 from deepseek_serving.grammar_cost import check_cost
 from deepseek_serving.grammar_trial import compiled, complaint, open_tokenizer
 from deepseek_serving.sampling import SamplingError
-from deepseek_serving.trials import Trials
+from deepseek_serving.trials import Outcome, Trials
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 JSON_STYLE: JsonCompileOptions = {"whitespace_pattern": r"[ \n]{0,4}"}
 # that compute masks: they run beside the engine's own
 THREADS = 2
-# compiled grammars that are kept for the next request
-KEPT = 64
 # processor seconds that an answer's masks may take: at once, and for each token
 MASK_SECONDS, MASK_SECONDS_PER_TOKEN = 1.0, 0.005
 
@@ -175,9 +172,10 @@ class Grammars:
                 f"grammar: {library_error('llguidance', error)}"
             ) from error
         self._trials = Trials(path, vocabulary, end_tokens)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
-        # belongs to the event loop
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mask")
+        # so that what is quick does not wait for what is slow
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="slow-grammar")
 
     def start(self) -> None:
         """Get ready for the first grammar."""
@@ -185,7 +183,8 @@ class Grammars:
 
     def close(self) -> None:
         self._trials.close()
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._quick, self._slow, self._threads):
+            threads.shutdown(cancel_futures=True)
 
     def token_bytes(self, token: int) -> bytes:
         """The token's part of the text; it may be less than a character."""
@@ -217,31 +216,27 @@ class Grammars:
         )
 
     async def compile(self, grammar: str, after: int | None, key: str) -> Grammar:
-        """Raises SchemaError, TrialsBusyError or TrialsEndedError.
+        """For one request: copies of what is compiled share the states that llguidance finds on
+        the way, and their limit, so that it is not kept for the next one.
 
-        A caller that is cancelled ends the trial.
+        Raises SchemaError, TrialsBusyError or TrialsEndedError. A caller that is cancelled ends
+        the trial.
         """
-        template = self._kept.get(grammar)
-        if template is None:
-            await self._try(grammar, key)
-            loop = asyncio.get_running_loop()
-            template = await loop.run_in_executor(self._threads, self._compiled, grammar)
-            self._kept[grammar] = template
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(grammar)
+        outcome = await self._try(grammar, key)
+        if outcome.wrong is not None:
+            raise SchemaError(outcome.wrong)
+        loop = asyncio.get_running_loop()
+        thread = self._slow if outcome.slow else self._quick
+        template = await loop.run_in_executor(thread, self._compiled, grammar)
         return Grammar(template, after, self._threads)
 
-    async def _try(self, grammar: str, key: str) -> None:
+    async def _try(self, grammar: str, key: str) -> Outcome:
         trial = self._trials.submit(grammar, key)
         try:
-            wrong = await asyncio.wrap_future(trial.result)
+            return await asyncio.wrap_future(trial.result)
         finally:
             if not trial.result.done() or trial.result.cancelled():
                 self._trials.cancel(trial)
-        if wrong is not None:
-            raise SchemaError(wrong)
 
     def _compiled(self, grammar: str) -> LLMatcher:
         try:

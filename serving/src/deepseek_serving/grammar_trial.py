@@ -79,9 +79,14 @@ def _allowed(bits: bytes) -> list[int]:
     return [place * 8 + (bits[place] & -bits[place]).bit_length() - 1 for place in chosen]
 
 
-def try_grammar(tokenizer: LLTokenizer, grammar: str) -> str | None:
-    """Compile a grammar and follow some answers; what is wrong with it, or None."""
+def try_grammar(tokenizer: LLTokenizer, grammar: str) -> tuple[str | None, float]:
+    """Compile a grammar and follow some answers.
+
+    What is wrong with it, or None, and the processor seconds that compiling took.
+    """
+    began = time.process_time()
     template = compiled(tokenizer, grammar)
+    seconds = time.process_time() - began
     wrong = complaint(template)
     for answer in range(ANSWERS if wrong is None else 0):
         matcher = template.deep_copy()
@@ -98,7 +103,7 @@ def try_grammar(tokenizer: LLTokenizer, grammar: str) -> str | None:
             matcher.consume_token(tokens[(answer * 5 + step * 3) % len(tokens)])
         if wrong is not None:
             break
-    return wrong
+    return wrong, seconds
 
 
 @dataclass
@@ -123,13 +128,16 @@ def _in_child(tokenizer: LLTokenizer, order: dict[str, Any], output: int) -> Non
         most = used * resource.getpagesize() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.setitimer(signal.ITIMER_PROF, order["seconds"])
+    seconds = 0.0
     try:
-        wrong = try_grammar(tokenizer, order["grammar"])
+        wrong, seconds = try_grammar(tokenizer, order["grammar"])
     except MemoryError:
         wrong = TOO_LARGE
     except BaseException as error:
         wrong = f"the compiler gave up ({type(error).__name__})"
-    os.write(output, json.dumps({"error": wrong}).encode("ascii", "backslashreplace")[:4000])
+    answer = {"error": wrong, "compile": seconds}
+    # whole: it is less than a pipe takes at once
+    os.write(output, json.dumps(answer).encode("ascii"))
 
 
 class _Trials:
@@ -204,7 +212,9 @@ class _Trials:
             return
         ended = os.waitstatus_to_exitcode(status)
         late = ended in (-signal.SIGPROF, -signal.SIGKILL)
-        self._say({**answer, "error": TOO_LONG if late else TOO_LARGE, "late": late})
+        self._say(
+            {**answer, "error": TOO_LONG if late else TOO_LARGE, "late": late, "compile": 0.0}
+        )
 
 
 def main() -> None:

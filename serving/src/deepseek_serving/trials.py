@@ -50,20 +50,32 @@ class TrialsEndedError(Exception):
     """The process that tries grammars is gone; another one is started for the next request."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What is wrong with a grammar, or None; processor seconds that compiling it takes."""
+
+    wrong: str | None
+    seconds: float
+
+    @property
+    def slow(self) -> bool:
+        return self.seconds > QUICK_SECONDS
+
+
 @dataclass(eq=False)
 class Trial:
-    """A grammar on its way; the result is what is wrong with it, or None."""
+    """A grammar on its way."""
 
     key: str
     grammar: str
     digest: bytes
-    result: Future[str | None] = field(default_factory=Future)
+    result: Future[Outcome] = field(default_factory=Future)
     slow: bool = False
     number: int | None = None
 
-    def settle(self, wrong: str | None) -> None:
+    def settle(self, outcome: Outcome) -> None:
         with contextlib.suppress(InvalidStateError):
-            self.result.set_result(wrong)
+            self.result.set_result(outcome)
 
     def fail(self, error: Exception) -> None:
         with contextlib.suppress(InvalidStateError):
@@ -127,21 +139,30 @@ class Trials:
         self._quick = _Lane(QUICK_PLACES, QUICK_QUEUE, QUICK_QUEUE_PER_KEY)
         self._slow = _Lane(SLOW_PLACES, SLOW_QUEUE, SLOW_QUEUE_PER_KEY)
         self._accounts = _Accounts(clock)
-        self._known: OrderedDict[bytes, str | None] = OrderedDict()
+        self._known: OrderedDict[bytes, Outcome] = OrderedDict()
 
     def submit(self, grammar: str, key: str) -> Trial:
         """Ask what is wrong with a grammar. Raises TrialsBusyError."""
         trial = Trial(key, grammar, hashlib.sha256(grammar.encode()).digest())
         with self._changed:
             if trial.digest in self._known:
-                self._known.move_to_end(trial.digest)
-                trial.settle(self._known[trial.digest])
+                self._again(trial)
             elif self._closed:
                 trial.fail(TrialsEndedError())
             else:
                 self._quick.push(trial)
                 self._next()
         return trial
+
+    def _again(self, trial: Trial) -> None:
+        """One whose outcome is known; where it is compiled again, that counts too."""
+        self._known.move_to_end(trial.digest)
+        outcome = self._known[trial.digest]
+        if outcome.wrong is None and outcome.slow:
+            if self._accounts.used(trial.key) > ALLOWANCE_SECONDS:
+                raise TrialsBusyError
+            self._accounts.add(trial.key, outcome.seconds)
+        trial.settle(outcome)
 
     def cancel(self, trial: Trial) -> None:
         """Nobody wants to know any more: what it takes ends at once."""
@@ -260,10 +281,11 @@ class Trials:
         if answer.get("late") and not trial.slow:
             self._try_longer(trial)
             return
-        self._known[trial.digest] = answer["error"]
+        outcome = Outcome(answer["error"], answer["compile"])
+        self._known[trial.digest] = outcome
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        trial.settle(answer["error"])
+        trial.settle(outcome)
 
     def _try_longer(self, trial: Trial) -> None:
         trial.slow = True
