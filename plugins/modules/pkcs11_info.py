@@ -101,8 +101,7 @@ proof:
 import datetime
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Pkcs11Error,
     key_label,
@@ -200,7 +199,7 @@ def main():
         certificate={"type": "path"},
         names={"type": "list", "elements": "str", "default": []},
     )
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec=arguments,
         supports_check_mode=True,
         required_by={"token": "pin_file", "key": "token"},

@@ -133,6 +133,19 @@ def test_steps_come_in_the_order_of_the_verbs(role: str) -> None:
     assert steps == sorted(steps, key=VERBS.index)
 
 
+# It takes exact versions from the index, which is why it is run.
+ASKS_THE_INDEX = {"host_packages", "nvidia_driver"}
+
+
+@pytest.mark.parametrize("role", sorted(set(ROLES) - ASKS_THE_INDEX))
+def test_no_role_asks_a_package_index_for_what_is_installed(role: str) -> None:
+    for path in (ROOT / "roles" / role).rglob("*.yml"):
+        for task in mappings(load(path)):
+            options = task.get("ansible.builtin.apt")
+            asked = {"update_cache", "cache_valid_time", "upgrade"} & set(options or {})
+            assert not asked, f"{path}: use role host_packages"
+
+
 @every_role
 def test_readme_and_galaxy_information(role: str) -> None:
     readme = (ROOT / "roles" / role / "README.md").read_text()

@@ -108,6 +108,7 @@ def test_what_the_gateway_tells_workers_no_client_tells_them(gateway: Gateway) -
     head = (gateway.workers[0].heads + gateway.workers[1].heads)[0].decode().lower()
     assert "forged" not in head
     assert "x-forwarded-for: 127.0.0.1" in head
+    assert "x-deepseek-client: 127.0.0.1\r\n" in head
     assert f"x-request-id: {reply.headers['x-request-id']}" in head
     # nor does a worker tell clients, or the log, what only the gateway knows
     assert not any(name.startswith("x-gateway") for name in reply.headers)
@@ -288,6 +289,9 @@ def test_a_name_in_a_certificate_is_bounded_and_escaped_in_the_log(gateway: Gate
         reply = client.ask("/v1/embeddings")
     assert reply.status == 200
     assert gateway.logged(reply.headers["x-request-id"])["certificate"].startswith('"}')
+    # workers tell clients apart by a fingerprint, which no name can imitate
+    heads = b"".join(worker.heads[-1] for worker in gateway.workers if worker.heads)
+    assert re.search(rb"x-deepseek-client: [0-9a-f]{40}\r\n", heads.lower())
     assert gateway.ask("/v1/embeddings").error["code"] == "certificate_required"
     # a connection that is no TLS is a line of its own, and JSON as well
     with socket.create_connection(("127.0.0.1", gateway.port)) as plain:

@@ -29,6 +29,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import (
     lines,
     table,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_check import OK, SKIPPED
 
 ROOT = Path(__file__).resolve().parents[4]
 GROUPS = {
@@ -52,7 +53,7 @@ SITE = {
     "deepseek_config_dir": "/etc/deepseek",
     "deepseek_tls_dir": "/etc/deepseek/tls",
     "deepseek_release_public_key_file": "/etc/deepseek/release.pub",
-    "deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so",
+    "deepseek_pkcs11_module": "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
     "deepseek_store_dir": "/srv/deepseek/store",
     "deepseek_store_sources": ["https://10.0.4.3:8443"],
     "deepseek_venv_dir": "/opt/deepseek/serving",
@@ -162,7 +163,46 @@ def with_info(name: str, part: str, **changes: Any) -> Host:
 
 
 def test_a_site_without_faults_passes_everything() -> None:
-    assert {check.status for check in judged()} == {preflight.OK}
+    assert {check.status for check in judged()} == {OK}
+
+
+SOFTHSM = {"deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so"}
+EXPOSED = {
+    "plain_pins": ["root"],
+    "root_here": True,
+    "authority": True,
+    "tpm2": False,
+    "encrypted": None,
+}
+
+
+def test_keys_that_can_be_copied_are_refused_until_the_site_accepts_it() -> None:
+    exposed = [
+        dataclasses.replace(one, custody=EXPOSED) if one.name == "inference-1" else one
+        for one in everywhere(**SOFTHSM)
+    ]
+    found = [line.split(" | ")[0] for line in wrong(*exposed)]
+    assert found == [
+        "gateway-1 software_tokens: /usr/lib/softhsm/libsofthsm2.so",
+        "inference-1 software_tokens: /usr/lib/softhsm/libsofthsm2.so",
+        "inference-1 plain_pins: of root",
+        "inference-1 root_online: it is here",
+        "inference-1 unencrypted_disk: that cannot be seen",
+    ]
+    assert all("deepseek_accepted_key_risks" in line for line in wrong(*exposed))
+    risks = ["software_tokens", "plain_pins", "root_online", "unencrypted_disk"]
+    accepted = [
+        dataclasses.replace(one, variables={**one.variables, "deepseek_accepted_key_risks": risks})
+        for one in exposed
+    ]
+    assert wrong(*accepted) == []
+    skipped = [check.name for check in judged(*accepted) if check.status == SKIPPED]
+    assert skipped == ["software_tokens", *risks]
+
+
+def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
+    (line,) = wrong(*everywhere(deepseek_accepted_key_risks=["root_onlin"]))
+    assert "deepseek_accepted_key_risks" in line
 
 
 @pytest.mark.parametrize(
@@ -170,11 +210,18 @@ def test_a_site_without_faults_passes_everything() -> None:
     [
         (
             {"facts": None, "error": "No route to host"},
-            "storage-1 reachable: it cannot be used: No route to host | SSH and sudo",
+            "storage-1 reachable: it cannot be used: No route to host | SSH, Python 3, and sudo",
         ),
         ({"info": None, "info_error": "no Python"}, "storage-1 host_info: no Python"),
         ({"needed": 10**13}, "storage-1 disk_free: 1000000000000 bytes free for the store | at le"),
-        ({"serving": "no wheels"}, "storage-1 serving_package: no wheels"),
+        (
+            {
+                "refusals": [
+                    {"role": "tls", "task": "Any", "says": ["storage-1: no key. Bring it."]}
+                ]
+            },
+            "storage-1 tls: no key |  | Bring it",
+        ),
         (
             {"checkpoint": [{"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}]},
             (
@@ -347,7 +394,7 @@ def test_without_full_no_bandwidth_and_with_off_nothing() -> None:
     assert "rtt_ms" in names
     assert "bandwidth_mbps" not in names
     (only,) = [one for one in judged(*hosts, network=Network("off")) if one.name == "network"]
-    assert only.status == preflight.SKIPPED
+    assert only.status == SKIPPED
 
 
 def test_a_port_that_is_taken_is_said_once() -> None:
