@@ -47,7 +47,7 @@ def test_a_header_that_decides_something_is_refused_twice_and_reaches_no_worker(
     for name in SINGLE:
         for second in ("a", "b"):
             reply = gateway.ask("/v1/chat/completions", (name, "a"), (name.swapcase(), second))
-            assert (name, reply.status, reply.error["code"]) == (name, 400, "repeated_header")
+            assert (name, reply.status, reply.error["code"]) == (name, 400, "duplicate_header")
     # these are not HTTP, and HAProxy says so before any rule
     for lines in (
         "Host: a\r\nHost: b",

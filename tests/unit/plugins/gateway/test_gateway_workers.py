@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -245,6 +246,8 @@ def test_the_next_generation_takes_over_both_proxies(gateway: Gateway) -> None:
             "the next generation answers",
         )
         first.send_signal(signal.SIGUSR1)
+        # past its limits comes nobody who is not the gateway itself
+        assert stat.S_IMODE((gateway.directory / "dispatch.sock").stat().st_mode) == 0o600
         # a connection of the first generation goes on, and ends with its answer
         assert client.ask().status == 200
     first.wait()
