@@ -18,7 +18,7 @@ options:
     description:
       - One mapping for each host, with its C(name), its C(addresses) by zone and its site C(variables); whether it was C(asked), its
         C(facts) or the C(error) that stood in the way; the result of M(onprem.deepseek.host_info) as C(info) or its C(info_error); the
-        bytes C(needed) for the release; and what was said of C(checkpoint), C(serving) package, C(zones), C(gpus), C(custody) of keys and
+        bytes C(needed) for the release; and what was said of C(checkpoint), C(refusals) of roles, C(zones), C(gpus), C(custody) of keys and
         network (C(listen), C(probes) and C(transfers)).
     type: list
     elements: dict
@@ -35,6 +35,10 @@ options:
     description: When, for the report.
     type: str
     default: ""
+  site:
+    description: What lookup P(onprem.deepseek.site_variables#lookup) returns, for hosts that say nothing of it themselves.
+    type: list
+    elements: dict
 """
 
 EXAMPLES = r"""
@@ -60,6 +64,8 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, preflight
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_check import DROPPED
+from ansible_collections.onprem.deepseek.plugins.module_utils.site import common
 
 
 def preflight_report(
@@ -67,10 +73,11 @@ def preflight_report(
     groups: Mapping[str, Sequence[str]],
     network: Mapping[str, Any] | None = None,
     at: str = "",
+    site: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return everything that was judged."""
     try:
-        described = [preflight.Host(**host) for host in hosts]
+        described = [preflight.Host(**host) for host in _with_site(hosts, site)]
         measured = preflight.Network(**(network or {}))
     except TypeError as error:
         raise AnsibleFilterError(
@@ -78,7 +85,7 @@ def preflight_report(
         ) from error
     checks = preflight.checks(groups, described, measured)
     failed = sum(check.status == preflight.FAILED for check in checks)
-    given = described[0].variables.get("deepseek_minimums") if described else None
+    given = common(described).get("deepseek_minimums")
     return {
         "ok": not failed,
         "failed": failed,
@@ -89,6 +96,29 @@ def preflight_report(
         "checks": [asdict(check) for check in checks],
         "lines": preflight.lines(checks, len(described)),
     }
+
+
+_DROPPED = {"error": DROPPED, "broken": [DROPPED]}
+
+
+def _with_site(
+    hosts: Sequence[Mapping[str, Any]], site: Sequence[Mapping[str, Any]] | None
+) -> list[Mapping[str, Any]]:
+    """What is known of each host, with what the inventory says of it. Of some hosts only the inventory says something."""
+    if site is None:
+        return list(hosts)
+    known = {host["name"]: host for host in hosts}
+    return [
+        {
+            **known.get(said["name"], _DROPPED),
+            "name": said["name"],
+            "addresses": said["values"].get("deepseek_zone_addresses"),
+            "variables": said["values"],
+            "unread": said["unread"],
+            "role_problems": said["role_problems"],
+        }
+        for said in site
+    ]
 
 
 class FilterModule:

@@ -21,6 +21,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import gpu_load
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_checks import (
+    COOLING,
+    THROTTLE,
+    is_of,
+    nvml_answers,
+    subject_of,
+    words_of,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_datasheets import (
     DATASHEETS,
     LANE,
@@ -28,23 +36,13 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_datasheets imp
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
     AMOUNT,
-    COOLING,
     COUNT,
-    HOST,
     MODE,
     REASONS,
-    THROTTLE,
     WHOLES,
-    Check,
     Kind,
-    Verdict,
     amount_or,
-    check_of,
-    is_of,
-    nvml_answers,
-    subject_of,
     values_of,
-    words_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import Host
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import (
@@ -54,6 +52,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot impor
     last_line,
     no_python,
     reasons_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
+    HOST,
+    Check,
+    Verdict,
+    check_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_xid import Xid
 

@@ -104,7 +104,8 @@ def kernel_log(run: Run) -> tuple[list[str], str]:
     reasons = []
     for command in _LOGS:
         rc, stdout, stderr = run(command)
-        lines = stdout.splitlines()
+        # by newline alone: a process may have any other character in its name
+        lines = stdout.rstrip("\n").split("\n") if stdout else []
         if rc == 0 and lines:
             return lines, ""
         reasons.append(f"{command[0]}: {stderr.strip() or 'no lines'}")

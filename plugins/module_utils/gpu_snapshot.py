@@ -15,6 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import gpu_nvml
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_nvml_codes import (
+    LOOK,
+    MISMATCH,
+    OF_THE_WHOLE_GPU,
+    of_nvml,
+)
 
 # How long a reader that was killed may take to end; one that is stuck in the driver never does.
 GRACE_SECONDS = 2.0
@@ -32,25 +38,8 @@ THROTTLE_REASONS = {
     0x100: "display_clock_setting",
 }
 
-DRIVER_MISMATCH = (
-    "An update has replaced the one and not the other: drain the host, then unload and load the nvidia modules, or restart "
-    "the host. Hold the driver's packages, so that nothing updates them unasked."
-)
-# By NVML's code.
-_REMEDIES = {
-    4: "Run the task with become: true; this user may not open /dev/nvidiactl.",
-    9: (
-        "Load the module (modprobe nvidia). Where that fails, its message says why: it was not built for the running "
-        "kernel (dkms status), or Secure Boot refuses it (mokutil --sb-state)."
-    ),
-    12: "Install NVIDIA's driver with its NVML library (libnvidia-ml.so.1; on Debian the package libnvidia-ml1).",
-    15: "Look for Xid 79 in the kernel log, then power the host off and on again.",
-    18: DRIVER_MISMATCH,
-}
 # Values of nvmlGpuFabricState_t.
 FABRIC_STATES = ("not_supported", "not_started", "in_progress", "completed")
-_LOOK = "Run nvidia-smi -q on the host and read the kernel log (journalctl --dmesg --grep NVRM)."
-MISMATCH = 18
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Whatever is None has its reason in ``errors``, by the name of the field."""
+    """One GPU. Whatever is None has its reason in ``errors``, and NVML's code in ``codes``, by the name of the field."""
 
     index: int
     product: str | None = None
@@ -138,6 +127,7 @@ class Gpu:
     processes: tuple[Use, ...] | None = None
     problem: Problem | None = None
     errors: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -253,7 +243,7 @@ def _no_binding(reason: str) -> Problem:
 def _refusal(answer: Mapping[str, Any]) -> Problem:
     code = answer["code"]
     name = "mismatch" if code == MISMATCH else "nvml"
-    return Problem(name, f"NVML: {answer['error']}", _REMEDIES.get(code, _LOOK))
+    return Problem(name, f"NVML: {answer['error']}", of_nvml(code))
 
 
 def _library(answer: Mapping[str, Any]) -> str | None:
@@ -272,30 +262,46 @@ def _gpu(index: int, answers: Mapping[str, Any]) -> Gpu:
         return Gpu(index, problem=_refusal(answers["handle"]))
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
+    codes: dict[str, int | None] = {}
     for question, fields in _FIELDS.items():
         for name, part in fields.items():
             try:
                 values[name] = part(_value(answers[question]))
             except _SilentError as error:
-                errors[name] = str(error)
+                errors[name], codes[name] = str(error), error.code
             except (TypeError, ValueError, LookupError):
                 errors[name] = f"the answer is {answers[question]['value']!r}"
+    processes = _uses(answers, errors, codes)
     return Gpu(
         index=index,
         nvlinks=tuple(_link(link) for link in answers["nvlinks"]),
-        processes=_uses(answers, errors),
+        processes=processes,
+        problem=_gone(answers),
         errors=errors,
+        codes=codes,
         **values,
     )
 
 
+def _gone(answers: Mapping[str, Any]) -> Problem | None:
+    """Why a GPU does not answer any more, though it had a handle a moment ago; each question after that has the same answer."""
+    for answer in answers.values():
+        if isinstance(answer, Mapping) and answer.get("code") in OF_THE_WHOLE_GPU:
+            return _refusal(answer)
+    return None
+
+
 class _SilentError(Exception):
-    """NVML's reason for giving no value."""
+    """NVML's reason for giving no value, and its code."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        super().__init__(answer["error"])
+        self.code: int | None = answer.get("code")
 
 
 def _value(answer: Mapping[str, Any]) -> Any:
     if "error" in answer:
-        raise _SilentError(answer["error"])
+        raise _SilentError(answer)
     return answer["value"]
 
 
@@ -306,14 +312,16 @@ def _link(answers: Mapping[str, Any]) -> Link:
     return Link(answers["link"], active, version, state.get("error", ""))
 
 
-def _uses(answers: Mapping[str, Any], errors: dict[str, str]) -> tuple[Use, ...] | None:
+def _uses(
+    answers: Mapping[str, Any], errors: dict[str, str], codes: dict[str, int | None]
+) -> tuple[Use, ...] | None:
     found = []
     for question, kind in _PROCESSES.items():
         try:
             uses = _value(answers[question])
             found += [Use(int(use["pid"]), kind, use.get("usedGpuMemory")) for use in uses]
         except _SilentError as error:
-            errors["processes"] = str(error)
+            errors["processes"], codes["processes"] = str(error), error.code
             return None
     return tuple(found)
 
@@ -341,7 +349,7 @@ def _answers(command: Sequence[str], program: bytes, timeout: float) -> dict[str
         return Problem(
             "reader",
             f"{command[0]} ended with status {reader.returncode}: {last_line(stderr)}",
-            _LOOK,
+            LOOK,
         )
     return dict(answers)
 

@@ -16,12 +16,15 @@ import itertools
 import json
 import mmap
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import read_text
 
 ROOT = Path("/")
 # Names of processes that keep a clock, as the kernel cuts them to 15 characters.
@@ -34,6 +37,7 @@ _READ_BYTES = 1 << 30
 # A faster answer than this many bytes is one of a cache somewhere.
 _ENOUGH_BYTES = 64 << 20
 _FILES = 10000
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def time_service(root: Path = ROOT) -> str:
     """Name of a process that keeps the clock, empty where none runs."""
     for comm in (root / "proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
-            name = comm.read_text().strip()
+            name = read_text(comm).strip()
             if name in TIME_SERVICES:
                 return name
     return ""
@@ -212,19 +216,26 @@ def _large_file(store: Path) -> str:
 def _block_device(path: Path, root: Path) -> str:
     """The block device of a file system (proc_pid_mountinfo(5)), empty where it is on none."""
     best = ("", "")
-    for line in (root / "proc/self/mountinfo").read_text().splitlines():
-        before, _dash, after = line.partition(" - ")
-        fields, rest = before.split(), after.split()
-        point = fields[4].encode().decode("unicode_escape")
+    for line in (root / "proc/self/mountinfo").read_bytes().split(b"\n"):
+        before, _dash, after = line.partition(b" - ")
+        fields, rest = before.split(b" "), after.split(b" ")
+        if len(fields) < 5 or len(rest) < 2:
+            continue
+        point, source = _unescaped(fields[4]), _unescaped(rest[1])
         within = Path(point) == path or Path(point) in path.parents
         # a later mount hides an earlier one
         if within and len(point) >= len(best[0]):
-            best = (point, rest[1])
+            best = (point, source)
     try:
         is_block = stat.S_ISBLK(os.stat(best[1]).st_mode)
     except OSError:
         return ""
     return best[1] if is_block else ""
+
+
+def _unescaped(field: bytes) -> str:
+    """A path as the kernel writes it: space, tab, newline and backslash are octal (seq_path in fs/seq_file.c), all other bytes are the name's."""
+    return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), field))
 
 
 def read_rate(source: str, seconds: float) -> tuple[float | None, str]:

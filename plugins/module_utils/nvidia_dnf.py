@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import read_text
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_packages import (
     Change,
     Offer,
@@ -278,7 +279,7 @@ class Dnf:
 
     def _lock_file(self) -> str:
         path = self.root.joinpath(*_PLUGINS) / "versionlock.list"
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return read_text(path) if path.is_file() else ""
 
     def _locks(self) -> list[str]:
         """Entries of the lock; none if the plugin that reads it is missing or switched off, since then they keep nothing."""

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import read_text
+
 NVIDIA = "0x10de"
 # PCI class codes, base and sub-class: VGA and 3D controllers are GPUs, an NVSwitch is a bridge of the kind "other".
 _GPU_CLASSES = ("0x0300", "0x0302")
@@ -117,7 +119,7 @@ def _devices(sysfs: Path, classes: tuple[str, ...]) -> Iterator[Device]:
 def text(path: Path) -> str:
     """What a file of the kernel holds, empty if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return read_text(path).strip()
     except OSError:
         return ""
 

@@ -46,11 +46,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Host:
-    """What the inventory says of one host."""
+    """What the inventory says of one host. ``unread`` says of variables that cannot be read why."""
 
     name: str
     addresses: Any = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+def common(hosts: Sequence[Host]) -> dict[str, Any]:
+    """The site's variables: what the first host that has one says, since one host may have none that can be read."""
+    return {name: value for host in reversed(hosts) for name, value in host.variables.items()}
 
 
 Check = Callable[[Any], bool]
@@ -88,8 +94,9 @@ def only_mounted(hosts: Sequence[Host]) -> bool:
     def mounted(sources: Any) -> bool:
         return _is_sources(sources) and all(url.startswith("file:") for url in sources)
 
-    return bool(hosts) and all(
-        mounted(host.variables.get("deepseek_store_sources")) for host in hosts
+    readable = [host for host in hosts if "deepseek_store_sources" not in host.unread]
+    return bool(readable) and all(
+        mounted(host.variables.get("deepseek_store_sources")) for host in readable
     )
 
 
@@ -246,7 +253,7 @@ def _hosts(count: int) -> str:
 def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find site variables that are missing, malformed, unknown, or not the same on all hosts."""
     for name, variable in VARIABLES.items():
-        values = {host.name: host.variables.get(name) for host in hosts}
+        values = {host.name: host.variables.get(name) for host in hosts if name not in host.unread}
         lacking = [host for host, value in values.items() if value is None]
         if lacking and not variable.required and len(lacking) == len(values):
             continue
@@ -260,7 +267,9 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
             yield Problem(name, f"hosts differ: {said}", "Set it once, in group_vars/all")
         for value in {repr(value): value for value in values.values()}.values():
             if not variable.accepts(value):
-                yield Problem(name, f"it is {value!r}", f"It must be {variable.rule}")
+                yield Problem(
+                    name, f"it is {value!r}", f"It must be {variable.rule}{_typed(name, value)}"
+                )
     unknown = (
         {name for host in hosts for name in host.variables} - VARIABLES.keys() - set(HOST_VARIABLES)
     )
@@ -281,9 +290,31 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     yield from _zone_problems(hosts)
 
 
+def _typed(name: str, value: Any) -> str:
+    """What to write where text was given for something else, as -e name=value always does."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return f"; on the command line: -e '{{\"{name}\": {value.lower()}}}'"
+    return ""
+
+
+def unread_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find variables that cannot be read, each once for all hosts that it is so on."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for host in hosts:
+        for name, why in host.unread.items():
+            found.setdefault((name, why), []).append(host.name)
+    for (name, why), names in found.items():
+        remedy = (
+            "Give the password with --ask-vault-pass or --vault-password-file, or encrypt the variable with the password of this run"
+            if "vault" in why.lower() or "decrypt" in why.lower()
+            else "Correct it in the variables of these hosts or of their groups"
+        )
+        yield Problem(name, f"it cannot be read for {', '.join(names)}: {why.rstrip('.')}", remedy)
+
+
 def _zone_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find zones that are to be enforced and are not there."""
-    values = hosts[0].variables if hosts else {}
+    values = common(hosts)
     if values.get("deepseek_zones_enforced") is True and not values.get("deepseek_zones"):
         yield Problem(
             "deepseek_zones_enforced",
@@ -294,7 +325,7 @@ def _zone_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
 
 def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find minimums that do not exist, or cannot be compared with."""
-    value = hosts[0].variables.get("deepseek_minimums") if hosts else None
+    value = common(hosts).get("deepseek_minimums")
     if isinstance(value, Mapping):
         for where, what, remedy in minimums.problems(value):
             yield Problem(f"deepseek_minimums.{where}", what, remedy)
@@ -302,7 +333,7 @@ def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
 
 def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find what would be made from a graph where none is made."""
-    values = hosts[0].variables if hosts else {}
+    values = common(hosts)
     if values.get("deepseek_export") is not False:
         return
     for name in ("deepseek_precisions", "deepseek_engine_flavour"):
@@ -316,7 +347,7 @@ def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
 
 def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find an engine that would have to be compiled from the graph as exported."""
-    values = hosts[0].variables if hosts else {}
+    values = common(hosts)
     flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
     if flavour == ON_CUDA and precision not in CUDA_PRECISIONS:
         yield Problem(
@@ -334,7 +365,7 @@ def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
 
 def _precision_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find a precision that is to be served and is not published."""
-    values = hosts[0].variables if hosts else {}
+    values = common(hosts)
     precision, listed = values.get("deepseek_precision"), values.get("deepseek_precisions") or []
     if not _is_prepared(precision) or not _is_precisions(listed):
         return
@@ -348,7 +379,7 @@ def _precision_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
 
 def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     """Find two services of one host (release and inference hosts have both) on one port."""
-    values = hosts[0].variables if hosts else {}
+    values = common(hosts)
     storage, inference = values.get("deepseek_storage_port"), values.get("deepseek_inference_port")
     if storage is not None and str(storage) == str(inference):
         yield Problem(
@@ -386,6 +417,8 @@ def address_problems(
     """Find hosts without an address in a zone of theirs, and addresses that are wrong or used twice."""
     users: dict[str, list[str]] = {}
     for host in hosts:
+        if "deepseek_zone_addresses" in host.unread:
+            continue
         if not isinstance(host.addresses, Mapping):
             yield Problem(
                 host.name,

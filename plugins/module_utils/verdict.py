@@ -92,7 +92,8 @@ def failure_words(result: Any) -> list[str]:
     """The words of a failed task, each once. A looped task's are those of its items, which Ansible's own summary does not have."""
     if not isinstance(result, Mapping):
         return [str(result) or "it failed"]
-    items = result.get("results")
+    modules = result.get("failed_modules")
+    items = list(modules.values()) if isinstance(modules, Mapping) else result.get("results")
     if isinstance(items, Sequence) and not isinstance(items, str):
         found = [
             text

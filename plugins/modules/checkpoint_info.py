@@ -125,7 +125,6 @@ checkpoint:
           remedy: copy this file again from where the checkpoint was published
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     failure_message,
@@ -138,6 +137,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check i
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
     CheckpointError,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
     parse_precisions,
     precision_problems,
@@ -158,7 +158,7 @@ def read_by_service(module, report):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "precisions": precisions_option(),
@@ -185,6 +185,8 @@ def main():
     for problem in precision_problems(precisions, module.params["export"]):
         report.add(*problem)
     warnings = read_by_service(module, report)
+    for warning in warnings or []:
+        module.warn(warning)
     found = {
         **report.as_dict(),
         "read_by_service": warnings is not None,

@@ -86,7 +86,7 @@ rebuild_reason:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     HAS_CRYPTOGRAPHY,
@@ -97,6 +97,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
     Build,
     store_engine,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
 from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
     folder_signer,
@@ -131,7 +132,7 @@ def work(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **store_arguments(),
             **signing_arguments(),

@@ -125,7 +125,7 @@ source_problems:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     HAS_CRYPTOGRAPHY,
@@ -138,6 +138,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
     hold_engine,
     missing_message,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
 from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
     cache_arguments,
@@ -192,7 +193,7 @@ def hold(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **store_arguments(),
             **source_arguments(),

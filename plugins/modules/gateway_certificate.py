@@ -82,8 +82,6 @@ seconds:
 
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.onprem.deepseek.plugins.module_utils.gateway_certificate import (
     CertificateError,
     Listener,
@@ -95,6 +93,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.haproxy import (
     HaproxyError,
     process_id,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def text_of(path):
@@ -141,7 +140,7 @@ def work(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "src": {"type": "path", "required": True},
             "path": {"type": "path", "required": True},

@@ -276,8 +276,6 @@ import os
 import zipfile
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_burn_in import (
     Settings,
     burn,
@@ -290,13 +288,16 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_burn_in import
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
     ExpectationsError,
-    problems_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import python_of, read
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
+    problems_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "venv": {"type": "path"},
             "wheels": {"type": "list", "elements": "path", "default": []},

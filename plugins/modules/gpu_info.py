@@ -72,11 +72,15 @@ gpus:
       type: int
       returned: always
     problem:
-      description: Why this GPU does not answer, as RV(problem); everything else is null then.
+      description: Why this GPU does not answer, as RV(problem). Everything else is null then, but for what it said before it was lost.
       type: dict
       returned: always
     errors:
       description: For each value that is null, by its name, what NVML said in its place.
+      type: dict
+      returned: always
+    codes:
+      description: The same with NVML's code, where it gave one.
       type: dict
       returned: always
     product:
@@ -300,17 +304,17 @@ log_problem:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import (
     arguments,
     facts,
     read_host,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def main():
-    module = AnsibleModule(argument_spec=arguments(), supports_check_mode=True)
+    module = HostModule(argument_spec=arguments(), supports_check_mode=True)
     module.exit_json(changed=False, **facts(read_host(module)))
 
 

@@ -135,19 +135,22 @@ expectations:
 
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_checks import (
+    judge,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
     ExpectationsError,
     expectations_of,
-    judge,
-    problems_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import arguments, read_host
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
+    problems_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **arguments(),
             "expectations": {"type": "dict", "default": {}},

@@ -153,11 +153,10 @@ import os
 import time
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.onprem.deepseek.plugins.module_utils import host_state
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import host_of
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import Snapshot
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def read_nics(module):
@@ -181,7 +180,7 @@ def read_clock(controller_time):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "addresses": {"type": "dict", "default": {}},
             "store": {"type": "path", "default": "/"},

@@ -147,7 +147,7 @@ rebuild_reason:
 import functools
 import json
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     HAS_CRYPTOGRAPHY,
@@ -155,6 +155,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check import check
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
     parse_precisions,
@@ -246,7 +247,7 @@ def work(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **store_arguments(),
             **signing_arguments(),

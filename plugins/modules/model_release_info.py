@@ -169,13 +169,14 @@ source_problems:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     HAS_CRYPTOGRAPHY,
     ArtefactError,
     read_small,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     ReplicaError,
     Request,
@@ -217,7 +218,7 @@ def main():
     arguments = source_arguments()
     for name in ("ca", "certificate", "private_key"):
         arguments[name]["required"] = False
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **arguments,
             "store": {"type": "path", "required": True},

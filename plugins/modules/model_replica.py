@@ -137,13 +137,14 @@ source_problems:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     HAS_CRYPTOGRAPHY,
     ArtefactError,
     read_small,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     ReplicaError,
     Request,
@@ -206,7 +207,7 @@ def hold(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             **store_arguments(),
             **source_arguments(),

@@ -72,13 +72,14 @@ freed:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     HAS_CRYPTOGRAPHY,
     ArtefactError,
     read_small,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
 from ansible_collections.onprem.deepseek.plugins.module_utils.retire import (
     RetireError,
@@ -106,7 +107,7 @@ def work(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "store": {"type": "path", "required": True},
             "model": {"type": "str", "required": True},

@@ -203,8 +203,7 @@ results:
 import ipaddress
 from dataclasses import asdict
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.network_probe import (
     Limits,
     Target,
@@ -258,7 +257,7 @@ def refused(params):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "action": {
                 "type": "str",

@@ -119,8 +119,7 @@ seconds:
 
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.nftables import (
     NftablesError,
     Table,
@@ -197,7 +196,7 @@ def described(module, run, table):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "table": {"type": "str", "required": True},
             "content": {"type": "str"},

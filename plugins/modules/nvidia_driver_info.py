@@ -212,9 +212,8 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import ROOT, runner
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import Wish, examine
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_packages import Source
 
@@ -239,7 +238,7 @@ def wish_of(params):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "kernel_module": {
                 "type": "str",

@@ -138,8 +138,7 @@ import datetime
 import os
 import tempfile
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
@@ -317,7 +316,7 @@ def main():
             "default": "if_changed",
         },
     )
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec=arguments,
         supports_check_mode=True,
         add_file_common_args=True,

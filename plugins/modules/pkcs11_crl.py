@@ -98,8 +98,7 @@ import datetime
 import os
 import tempfile
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
@@ -215,7 +214,7 @@ def main():
         validity_days={"type": "int", "default": 30},
         renew_before_days={"type": "int", "default": 15},
     )
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec=arguments,
         supports_check_mode=True,
         add_file_common_args=True,

@@ -67,8 +67,8 @@ uri_pem:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import key_uri, uri_pem
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
@@ -102,7 +102,7 @@ def main():
         common_name={"type": "str", "required": True},
         names={"type": "list", "elements": "str", "default": []},
     )
-    run(AnsibleModule(argument_spec=arguments, supports_check_mode=True), work)
+    run(HostModule(argument_spec=arguments, supports_check_mode=True), work)
 
 
 if __name__ == "__main__":

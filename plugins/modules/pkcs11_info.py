@@ -91,8 +91,7 @@ proof:
 import datetime
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Pkcs11Error,
     key_label,
@@ -179,7 +178,7 @@ def main():
         prove={"type": "bool", "default": False},
         certificate={"type": "path"},
     )
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec=arguments,
         supports_check_mode=True,
         required_by={"token": "pin_file", "key": "token"},

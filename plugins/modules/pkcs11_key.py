@@ -117,8 +117,8 @@ recreate_reason:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     KeySpec,
     Pkcs11Error,
@@ -227,7 +227,7 @@ def main():
             "default": "fail",
         },
     )
-    run(AnsibleModule(argument_spec=arguments, supports_check_mode=True), work)
+    run(HostModule(argument_spec=arguments, supports_check_mode=True), work)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ import base64
 import hashlib
 import json
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
@@ -119,7 +118,7 @@ def main():
         key={"type": "str", "required": True, "no_log": False},
         content={"type": "str", "required": True},
     )
-    run(AnsibleModule(argument_spec=arguments, supports_check_mode=True), work)
+    run(HostModule(argument_spec=arguments, supports_check_mode=True), work)
 
 
 if __name__ == "__main__":

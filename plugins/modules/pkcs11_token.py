@@ -78,8 +78,7 @@ token:
 
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Pkcs11Error,
     load_pin,
@@ -150,7 +149,7 @@ def main():
         so_pin_credential={"type": "str"},
         generate_pins={"type": "bool", "default": False},
     )
-    run(AnsibleModule(argument_spec=arguments, supports_check_mode=True), work)
+    run(HostModule(argument_spec=arguments, supports_check_mode=True), work)
 
 
 if __name__ == "__main__":

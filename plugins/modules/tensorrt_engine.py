@@ -171,8 +171,7 @@ driver_changed:
 import json
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.tensorrt_engine import (
     EngineError,
     ask,
@@ -192,7 +191,7 @@ def write_profiles(module):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "onnx": {"type": "path", "required": True},
             "dest": {"type": "path", "required": True},

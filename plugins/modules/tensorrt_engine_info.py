@@ -94,8 +94,8 @@ engine:
       returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.tensorrt_engine import (
     EngineError,
     ask,
@@ -104,7 +104,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.tensorrt_engine im
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "venv": {"type": "path", "required": True},
             "dest": {"type": "path"},

@@ -75,8 +75,8 @@ namespaces:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.zone_probe import (
     inside,
     namespaces,
@@ -94,7 +94,7 @@ def outcomes_inside(namespace, probes, seconds):
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "probes": {"type": "list", "elements": "dict", "required": True},
             "seconds": {"type": "float", "default": 1.0},

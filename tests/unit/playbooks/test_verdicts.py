@@ -61,7 +61,7 @@ def test_every_verdict_has_a_host_with_every_option() -> None:
                 assert task["delegate_to"] == "localhost", book
 
 
-@pytest.mark.parametrize("where", ["playbooks"])
+@pytest.mark.parametrize("where", ["playbooks", "roles/preflight"])
 def test_what_is_noted_of_a_failure_is_its_own_words(where: str) -> None:
     """Kind: a looped task's result says "One or more items failed" where its items say why."""
     for file in (ROOT / where).rglob("*.yml"):

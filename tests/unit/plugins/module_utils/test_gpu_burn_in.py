@@ -31,12 +31,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_burn_in import
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_datasheets import DATASHEETS
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
-    Check,
     ExpectationsError,
-    problems_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import Host
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import Problem
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import Check, problems_of
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_xid import Xid
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "gpu"

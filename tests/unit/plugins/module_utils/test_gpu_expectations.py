@@ -15,15 +15,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_checks import (
+    judge,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
-    Check,
     Expectations,
     ExpectationsError,
     expectations_of,
-    judge,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_nvml_codes import DRIVER_MISMATCH
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
+    Check,
     problems_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import DRIVER_MISMATCH
 
 ROOT = Path(__file__).resolve().parents[4]
 UUID = "GPU-00000000-1111-2222-3333-444444444444"

@@ -17,9 +17,15 @@ from typing import Any
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import gpu_nvml
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_checks import judge
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import Expectations
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import facts, kernel_log
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_nvml_codes import (
     DRIVER_MISMATCH,
+    of_nvml,
+    remedy_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import (
     Gpu,
     Link,
     driver_in,
@@ -82,7 +88,7 @@ def test_any_getter_may_fail(recorded: Any, getter: str) -> None:
     new = {field for field, reason in after.errors.items() if reason == "Unknown Error"}
     assert new
     assert all(getattr(after, field) is None for field in new)
-    kept = {field.name for field in dataclasses.fields(Gpu)} - new - {"errors"}
+    kept = {field.name for field in dataclasses.fields(Gpu)} - new - {"errors", "codes"}
     assert all(getattr(after, field) == getattr(before, field) for field in kept)
 
 
@@ -165,6 +171,46 @@ def test_a_lost_gpu_leaves_the_others(recorded: Any) -> None:
     assert lost.problem.detail == "NVML: GPU is lost"
     assert lost.problem.remedy.startswith("Look for Xid 79")
     assert other.problem is None
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (15, "Look for Xid 79"),
+        (16, "Drain the host and reset the GPU"),
+        (28, "Look for Xid 79"),
+    ],
+)
+def test_a_gpu_that_is_lost_after_its_handle_is_told_once(
+    recorded: Any, code: int, remedy: str
+) -> None:
+    """Kind: one remedy for all codes, "set it to null", for a GPU that is gone."""
+    gone = {"error": "GPU is lost", "code": code}
+    recorded.gpus[0] = {
+        name: gone if name != "nvmlDeviceGetHandleByIndex" else answer
+        for name, answer in recorded.gpus[0].items()
+    }
+    host = recorded.host()
+    failed = [check for check in judge(host, Expectations(xids=None)) if not check.ok]
+    (check,) = [one for one in failed if one.subject.startswith("GPU 0")]
+    assert check.detail == "NVML: GPU is lost."
+    assert check.remedy.startswith(remedy)
+    assert host.snapshot.gpus[1].problem is None
+
+
+@pytest.mark.parametrize("code", [*range(1, 29), 999])
+def test_only_what_a_product_does_not_have_can_be_given_up(code: int) -> None:
+    assert ("to null" in remedy_of(code, "ecc")) == (code in (3, 21, 22))
+    assert of_nvml(code)
+
+
+@pytest.mark.parametrize(("code", "says"), [(4, "become: true"), (10, "Run this again")])
+def test_one_getter_that_fails_is_told_by_its_code(recorded: Any, code: int, says: str) -> None:
+    recorded.gpus[0]["nvmlDeviceGetEccMode"] = {"error": "Some words", "code": code}
+    (check,) = [
+        one for one in judge(recorded.host(), Expectations()) if one.name == "ecc" and not one.ok
+    ]
+    assert says in check.remedy
 
 
 def test_a_process_of_its_own_asks(recorded: Any) -> None:

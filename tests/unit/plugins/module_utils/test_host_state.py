@@ -187,3 +187,30 @@ def test_what_is_too_small_is_unknown(tmp_path: Path) -> None:
         None,
         f"{tmp_path}/nothing cannot be read past the cache: No such file or directory",
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["模型", "with space", "with\ttab", "back\\slash", "new\nline", "#mark", "a\\040b"]
+)
+def test_a_mount_point_of_any_name_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Kind: octal escapes of the kernel read as Python reads its own, UTF-8 as Latin-1."""
+    store = tmp_path / name
+    store.mkdir()
+    monkeypatch.setattr(host_state.stat, "S_ISBLK", lambda mode: True)
+    escaped = str(store)
+    for plain, octal in (("\\", "134"), (" ", "040"), ("\t", "011"), ("\n", "012"), ("#", "043")):
+        escaped = escaped.replace(plain, f"\\{octal}")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    lines = ["20 1 8:1 / / rw - ext4 /dev/null rw", f"21 20 8:2 / {escaped} rw - xfs /dev/zero rw"]
+    (tmp_path / "proc/self/mountinfo").write_text("\n".join(lines) + "\n")
+    assert host_state._block_device(store, tmp_path) == "/dev/zero"
+
+
+def test_a_process_name_that_is_cut_inside_a_character_is_read(tmp_path: Path) -> None:
+    """The kernel cuts names to 15 bytes, whatever they are."""
+    for pid, comm in (("1", "推理服务工作".encode()[:15][:-1] + b"\n"), ("2", b"chronyd\n")):
+        (tmp_path / "proc" / pid).mkdir(parents=True)
+        (tmp_path / "proc" / pid / "comm").write_bytes(comm)
+    assert host_state.time_service(tmp_path) == "chronyd"

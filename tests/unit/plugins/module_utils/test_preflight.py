@@ -29,6 +29,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import (
     lines,
     table,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_check import OK, SKIPPED
 
 ROOT = Path(__file__).resolve().parents[4]
 GROUPS = {
@@ -162,7 +163,7 @@ def with_info(name: str, part: str, **changes: Any) -> Host:
 
 
 def test_a_site_without_faults_passes_everything() -> None:
-    assert {check.status for check in judged()} == {preflight.OK}
+    assert {check.status for check in judged()} == {OK}
 
 
 SOFTHSM = {"deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so"}
@@ -195,7 +196,7 @@ def test_keys_that_can_be_copied_are_refused_until_the_site_accepts_it() -> None
         for one in exposed
     ]
     assert wrong(*accepted) == []
-    skipped = [check.name for check in judged(*accepted) if check.status == preflight.SKIPPED]
+    skipped = [check.name for check in judged(*accepted) if check.status == SKIPPED]
     assert skipped == ["software_tokens", *risks]
 
 
@@ -209,11 +210,18 @@ def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
     [
         (
             {"facts": None, "error": "No route to host"},
-            "storage-1 reachable: it cannot be used: No route to host | SSH and sudo",
+            "storage-1 reachable: it cannot be used: No route to host | SSH, Python 3, and sudo",
         ),
         ({"info": None, "info_error": "no Python"}, "storage-1 host_info: no Python"),
         ({"needed": 10**13}, "storage-1 disk_free: 1000000000000 bytes free for the store | at le"),
-        ({"serving": "no wheels"}, "storage-1 serving_package: no wheels"),
+        (
+            {
+                "refusals": [
+                    {"role": "tls", "task": "Any", "says": ["storage-1: no key. Bring it."]}
+                ]
+            },
+            "storage-1 tls: no key |  | Bring it",
+        ),
         (
             {"checkpoint": [{"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}]},
             (
@@ -226,6 +234,15 @@ def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
 def test_hosts(changes: dict[str, Any], says: str) -> None:
     (only,) = wrong(host("storage-1", **changes))
     assert only.startswith(says)
+
+
+def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
+    """Unless it is refused already."""
+    bad = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
+    for problems, expected in (([], ["deferred"]), ([bad], ["failed"])):
+        found = judged(host("storage-1", checkpoint=problems, checkpoint_unread=True))
+        assert [one.status for one in found if one.name == "checkpoint"] == expected
+    assert not [one for one in judged(host("storage-1")) if one.name == "checkpoint"]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +403,7 @@ def test_without_full_no_bandwidth_and_with_off_nothing() -> None:
     assert "rtt_ms" in names
     assert "bandwidth_mbps" not in names
     (only,) = [one for one in judged(*hosts, network=Network("off")) if one.name == "network"]
-    assert only.status == preflight.SKIPPED
+    assert only.status == SKIPPED
 
 
 def test_a_port_that_is_taken_is_said_once() -> None:

@@ -40,7 +40,8 @@ def run(
     monkeypatch.setattr(f"{COLLECTION}.module_utils.gpu_host.ROOT", recorded.root)
 
     def module(name: str, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        (tmp_path / "journal").write_text("\n".join(recorded.log) + "\n")
+        journal = "\n".join(recorded.log) + "\n"
+        (tmp_path / "journal").write_bytes(journal.encode("utf-8", "surrogateescape"))
         imported = importlib.import_module(f"{COLLECTION}.modules.gpu_{name}")
         binding = str(recorded.save())
         where = {"wheels": [binding]} if name == "burn_in" else {"wheel": binding}
@@ -57,6 +58,18 @@ def run(
 def documented(name: str, part: str) -> Any:
     module = importlib.import_module(f"{COLLECTION}.modules.gpu_{name}")
     return yaml.safe_load(getattr(module, part))
+
+
+def test_a_process_name_that_is_cut_inside_a_character_is_no_end(run: Run, recorded: Any) -> None:
+    """Kind: a host's bytes in a module's result."""
+    cut = "推理服务".encode()[:-1].decode("utf-8", "surrogateescape")
+    recorded.log.append(f"kernel: NVRM: Xid (PCI:0000:00:06): 31, pid=4711, name=a{cut}, Ch 0008")
+    recorded.process(100, "python3", "/system.slice/other.service")
+    recorded.root.joinpath("proc/100/comm").write_bytes(b"\xff\xfe name\n")
+    result = run("info")
+    assert result["xids"][0]["message"] == "pid=4711, name=a推理服\\xe5\\x8a, Ch 0008"
+    assert result["gpus"][0]["processes"][0]["command"] == "\\xff\\xfe name"
+    assert run("validate")["failed"] is True
 
 
 def test_info_gives_what_it_documents(run: Run, recorded: Any) -> None:

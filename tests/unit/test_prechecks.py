@@ -1,0 +1,102 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever a role's precheck would refuse later, preflight refuses before anything is changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_hosts import COVERED
+from ansible_collections.onprem.deepseek.plugins.module_utils.role_variables import (
+    CONTROLLER_FILES,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = ROOT / "roles"
+ASKS = "__preflight_asks"
+REFUSING = ("ansible.builtin.assert", "ansible.builtin.fail")
+
+
+def tasks_of(file: Path) -> Iterator[dict[str, Any]]:
+    def flat(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            yield task
+            for part in ("block", "rescue", "always"):
+                yield from flat(task.get(part, []))
+
+    yield from flat(yaml.safe_load(file.read_text()) or [])
+
+
+def prechecks() -> dict[str, list[dict[str, Any]]]:
+    """The tasks of each role's precheck, and of the files that it includes."""
+    found = {}
+    for first in sorted(ROLES.glob("*/tasks/precheck.yml")):
+        tasks = list(tasks_of(first))
+        for other in sorted(first.parent.glob("*precheck_*.yml")) + sorted(
+            first.parent.glob("*_precheck.yml")
+        ):
+            tasks += tasks_of(other)
+        found[first.parents[1].name] = tasks
+    return found
+
+
+def test_preflight_asks_every_role_that_can_refuse() -> None:
+    variables = yaml.safe_load((ROLES / "preflight/vars/main.yml").read_text())
+    asked = set(re.findall(r"'([a-z_]+)'", variables["__preflight_roles"]))
+    collect = (ROLES / "preflight/tasks/collect.yml").read_text()
+    asked |= set(re.findall(r"onprem\.deepseek\.(\w+)\n\s+tasks_from: precheck", collect))
+    assert set(prechecks()) <= asked
+
+
+def test_preflight_asks_for_nothing_that_other_roles_will_have_made() -> None:
+    """What check mode leaves out since it would have been made by then, preflight leaves out."""
+    left_out = 0
+    for role, tasks in prechecks().items():
+        for task in tasks:
+            condition = str(task.get("when", ""))
+            if "ansible_check_mode" in condition:
+                left_out += 1
+                assert ASKS in condition, (role, task["name"])
+    assert left_out >= 6
+
+
+def test_every_refusal_is_told_in_words_with_a_remedy() -> None:
+    for role, tasks in prechecks().items():
+        for task in tasks:
+            for module in REFUSING:
+                said = (task.get(module) or {}).get("fail_msg", "")
+                if said and not str(said).strip().startswith("{{"):
+                    assert re.search(r"[.;:] +\S", " ".join(str(said).split())), (
+                        role,
+                        task["name"],
+                    )
+
+
+def test_what_preflight_judges_itself_is_what_roles_refuse() -> None:
+    names = {task["name"] for tasks in prechecks().values() for task in tasks}
+    assert set(COVERED) <= names
+
+
+def test_every_file_that_a_role_takes_from_the_controller_is_looked_for() -> None:
+    """Kind: a file that is found to be missing in the middle of a rollout."""
+    wanted = set()
+    for file in ROLES.glob("*/tasks/*.yml"):
+        for task in tasks_of(file):
+            copied = task.get("ansible.builtin.copy") or {}
+            source = str(copied.get("src", ""))
+            if copied.get("remote_src") or "delegate_to" in task:
+                continue
+            items = [str(item) for item in task.get("loop") or [] if isinstance(task["loop"], list)]
+            texts = [source, *items] if "item" in source else [source]
+            for text in texts:
+                wanted |= set(
+                    re.findall(r"\b(?:gateway|inference|tls|model_\w+?)_\w+_file\b", text)
+                )
+    assert wanted
+    assert wanted <= set(CONTROLLER_FILES)
