@@ -12,7 +12,9 @@ short_description: Minutes per role, and the time elapsed during a run
 version_added: "0.1.0"
 description:
   - Before each task it prints the time since the start of the run, so that long work shows that it lives.
-  - At the end it prints a table of the time that each role took, longest first, and says when a run changed nothing.
+  - At the end it prints a table of the time that each role took, longest first, and says when a run changed nothing, or looked at nothing.
+  - Where the run has no password for Ansible Vault, it names the files of variables that are encrypted as a whole, over which Ansible ends the run
+    before the first task.
 author:
   - onprem.deepseek maintainers (@onprem-deepseek)
 requirements:
@@ -31,7 +33,13 @@ options:
 import json
 import time
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.vaulted_files import vaulted_files
+
+# What is of no role.
+_PLAYS = "(plays)"
 
 
 def clock(seconds: float) -> str:
@@ -62,11 +70,21 @@ class CallbackModule(CallbackBase):
 
     def _open(self, task) -> None:
         self._close()
-        role = task._role.get_name() if task._role else "(plays)"
+        role = task._role.get_name() if task._role else _PLAYS
         self.current = (role.rpartition(".")[2], time.monotonic())
         self._display.display(
             f"[{clock(time.monotonic() - self.started)} elapsed]", color="bright gray"
         )
+
+    def v2_playbook_on_start(self, playbook):
+        loader = playbook.get_loader()
+        if getattr(getattr(loader, "_vault", None), "secrets", None):
+            return
+        for file in vaulted_files([*(context.CLIARGS.get("inventory") or ()), playbook._file_name]):
+            self._display.display(
+                f"{file} is encrypted, and this run has no password for it. Give it with --ask-vault-pass or --vault-password-file.",
+                color="red",
+            )
 
     def v2_playbook_on_task_start(self, task, is_conditional):
         self._open(task)
@@ -84,7 +102,14 @@ class CallbackModule(CallbackBase):
         for role, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
             self._display.display(f"{clock(seconds):>8}  {role}")
         self._display.display(f"{clock(total):>8}  in all, changed={totals['changed']}")
-        if totals["ok"] and not (totals["changed"] or totals["failures"] or totals["dark"]):
+        tags = [tag for tag in context.CLIARGS.get("tags") or () if tag != "all"]
+        skipped = list(context.CLIARGS.get("skip_tags") or ())
+        if tags or skipped:
+            asked = [f"--tags {','.join(tags)}"] * bool(tags)
+            asked += [f"--skip-tags {','.join(skipped)}"] * bool(skipped)
+            roles = ", ".join(sorted(set(self.seconds) - {_PLAYS})) or "no role"
+            self._display.display(f"Only what {' '.join(asked)} left in was looked at: {roles}.")
+        elif totals["ok"] and not (totals["changed"] or totals["failures"] or totals["dark"]):
             self._display.display("Nothing had to be changed (changed=0).", color="green")
         path = self.get_option("output_file")
         if path:

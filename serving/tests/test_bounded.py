@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -200,6 +201,17 @@ def test_the_first_error_of_a_list_ends_its_validation(
     assert param is None or refused.param == param
 
 
+@pytest.mark.parametrize(
+    "arguments", ["[" + "{}," * 9000 + "{}]", "[" + "1," * 70_000 + "1]", "[" * 9000]
+)
+def test_arguments_of_calls_are_bounded_as_what_holds_them(arguments: str) -> None:
+    call = {"id": "x", "function": {"name": "f", "arguments": arguments}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    with pytest.raises(RefusedError) as caught:
+        ReadChat().read(json.dumps({"model": "m", "messages": [message]}).encode())
+    assert caught.value.param == "messages.0.tool_calls.0.function.arguments"
+
+
 def test_of_many_unknown_arguments_one_is_named() -> None:
     body = {"model": "m", **{f"k{number}": 1 for number in range(9000)}}
     with pytest.raises(RefusedError) as caught:
@@ -322,6 +334,25 @@ def test_a_judge_that_was_only_not_kept_refuses_nobody(tmp_path: Path) -> None:
     assert flag.exists()
 
 
+def test_a_judge_that_is_told_to_end_goes_on_until_the_service_has() -> None:
+    """systemd tells every process of a unit to end at once, and requests are still answered."""
+
+    async def judged() -> Any:
+        pool = Judges(count=1)
+        try:
+            await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
+            process = pool._all[0]._process
+            assert process is not None
+            process.send_signal(signal.SIGTERM)
+            await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
+            assert pool._all[0]._process is process
+        finally:
+            await pool.close()
+        return process.returncode
+
+    assert asyncio.run(judged()) == -signal.SIGKILL
+
+
 def test_large_bodies_are_not_read_in_this_process(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,3 +470,23 @@ def test_a_refusal_repeats_little_of_a_long_path(client: httpx.Client, path: str
     reply = client.get(path)
     assert reply.status_code == 404
     error_of(reply)
+
+
+def test_others_are_answered_while_thousands_of_vectors_are_written(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each vector is a turn of the event loop by itself."""
+    turns = 0
+    sleep = asyncio.sleep
+
+    async def counted(delay: float) -> None:
+        nonlocal turns
+        turns += delay == 0
+        await sleep(delay)
+
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    body = {"model": ENCODER, "input": [[1]] * 2048}
+    reply = ask(client, EMBEDDINGS, json.dumps(body).encode())
+    assert [entry["index"] for entry in reply.json()["data"]] == list(range(2048))
+    assert reply.json()["usage"]["total_tokens"] == 2048
+    assert turns >= 2048

@@ -323,6 +323,9 @@ class Hanging:
     def reset(self) -> None:
         pass
 
+    def clear(self, slot: int) -> None:
+        pass
+
 
 def test_an_engine_that_hangs_is_not_ready_and_the_watchdog_hears_nothing(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,8 +100,15 @@ def read_object(path: Path, error: type[ServingError]) -> Mapping[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a directory's tokenizer.json. Raises TokenizerError."""
+    """The tokenizer in a directory's tokenizer.json. Raises TokenizerError.
+
+    Some files ask for truncation or padding, as the model was trained with: prompts would silently
+    lose what follows the 512th token. How long a text may be is the service's to decide.
+    """
     path = folder / "tokenizer.json"
     data = read_bytes(path, TokenizerError)
     with third_party(path, TokenizerError):
-        return Tokenizer.from_buffer(data)
+        tokenizer = Tokenizer.from_buffer(data)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer

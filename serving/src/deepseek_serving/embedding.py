@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from deepseek_serving.check import check
 from deepseek_serving.documents import load_tokenizer, read_object
-from deepseek_serving.errors import TokenizerError
+from deepseek_serving.errors import EngineError, TokenizerError, library_error
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import verify_artefact
 from deepseek_serving.runtime import Encoder
@@ -67,12 +67,7 @@ class Embedder:
     def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
         """A text as tokens. Raises TooLongError, or ValueError for tokens that there are not."""
         if isinstance(text, str):
-            try:
-                tokens: Sequence[int] = self._tokenizer.encode(
-                    text, special=True, most=self.max_len
-                )
-            except TooManyTokensError as error:
-                raise self._too_long(error.least) from error
+            tokens: Sequence[int] = self._encoded(text)
         elif len(text) > self.max_len:
             raise self._too_long(len(text))
         else:
@@ -81,11 +76,29 @@ class Embedder:
             raise ValueError(f"a text needs tokens from 0 to {self._vocabulary - 1}")
         return tokens
 
+    def _encoded(self, text: str) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, special=True, most=self.max_len)
+        except TooManyTokensError as error:
+            raise self._too_long(error.least) from error
+        except BaseException as error:
+            raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
+
     def _too_long(self, tokens: int) -> TooLongError:
         return TooLongError(
             f"This model's context length is {self.max_len} tokens; a text is at least {tokens} "
             "tokens. Cut it into pieces."
         )
+
+    def _embed(self, texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """In the encoder's thread. Raises EngineError where the vectors are no numbers."""
+        try:
+            vectors = self._encoder.embed(texts)
+        except BaseException as error:
+            raise library_error("the encoder", error) from error
+        if not np.isfinite(vectors).all():
+            raise EngineError("the encoder made vectors that are no numbers")
+        return vectors
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
         """One vector per text. Raises BusyError."""
@@ -96,9 +109,7 @@ class Embedder:
             loop = asyncio.get_running_loop()
             parts = [
                 # a long list lets others in between
-                await loop.run_in_executor(
-                    self._worker, self._encoder.embed, texts[first : first + BATCH]
-                )
+                await loop.run_in_executor(self._worker, self._embed, texts[first : first + BATCH])
                 for first in range(0, len(texts), BATCH)
             ]
         finally:

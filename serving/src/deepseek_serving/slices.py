@@ -35,12 +35,9 @@ class TooManyTokensError(ValueError):
 
 
 class SlicedTokenizer:
-    """Tokens of texts of any length, counted on the way."""
+    """Tokens of texts of any length, counted on the way, by a tokenizer that is uncut."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # some checkpoints have their tokenizer cut and pad, which is ours to decide
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._around = self._added()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Bounds of what is parsed where others wait: it must take milliseconds at most.
+MOST_CONTAINERS = 8192
+MOST_VALUES = 65_536
 # A text of so many quotes would take longer to split than it may, and no context is as long.
 MOST_QUOTES = 2**19
 

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from deepseek_serving.documents import load_tokenizer, read_object
-from deepseek_serving.errors import TokenizerError
-from deepseek_serving.slices import SlicedTokenizer
+from deepseek_serving.errors import TokenizerError, library_error
+from deepseek_serving.slices import SlicedTokenizer, TooManyTokensError
 from deepseek_serving.template import read_template
 
 # of thoughts and of calls, in the families that reply.py knows
@@ -110,6 +110,10 @@ class ChatTokenizer:
         number = self._tokenizer.token_to_id(content)
         return None if number is None else int(number)
 
+    def named(self, token: int) -> str | None:
+        """What a token stands for, if the tokenizer has it."""
+        return self._tokenizer.id_to_token(token) if token >= 0 else None
+
     def text(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -135,12 +139,20 @@ class ChatTokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TextError(f"the text is not Unicode: {error.reason}") from error
-        # a template writes special tokens itself
-        return self._sliced.encode(text, special=whole, most=most)
+        try:
+            # a template writes special tokens itself
+            return self._sliced.encode(text, special=whole, most=most)
+        except TooManyTokensError:
+            raise
+        except BaseException as error:
+            raise TextError(f"the text: {library_error('tokenizers', error)}") from error
 
     def decode(self, tokens: Sequence[int]) -> str:
-        # unlike for a single sequence, the interpreter's lock is let go for a batch
-        (text,) = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=False)
+        try:
+            # unlike for a single sequence, the interpreter's lock is let go for a batch
+            (text,) = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=False)
+        except BaseException as error:
+            raise TextError(f"the tokens: {library_error('tokenizers', error)}") from error
         return str(text)
 
     def stream(self) -> TextStream:
@@ -156,7 +168,13 @@ class TextStream:
         self._decoder = DecodeStream(skip_special_tokens=True)
 
     def push(self, token: int) -> str:
-        return self._marks.get(token) or self._decoder.step(self._tokenizer, token) or ""
+        mark = self._marks.get(token)
+        if mark is not None:
+            return mark
+        try:
+            return self._decoder.step(self._tokenizer, token) or ""
+        except BaseException as error:
+            raise library_error("tokenizers", error) from error
 
 
 class StopScanner:

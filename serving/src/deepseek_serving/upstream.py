@@ -63,7 +63,7 @@ class Upstream:
         # the server behind is its own unit, which systemd looks after
         self.failed = self.stuck = False
         self._ready = self._answered = False
-        self._draining = False
+        self.draining = False
         self._watch: asyncio.Task[None] | None = None
         base, socket = settings.address
         self.client = httpx2.AsyncClient(
@@ -99,11 +99,11 @@ class Upstream:
 
     @property
     def healthy(self) -> bool:
-        return self._ready and not self._draining
+        return self._ready and not self.draining
 
     def drain(self) -> None:
         """Take no more requests; those that are here go on."""
-        self._draining = True
+        self.draining = True
 
     def lost(self) -> None:
         """Nobody listens there. The watch finds out when somebody does again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,17 @@ from deepseek_serving.api.common import Who, assemble, check_model, queue_full
 from deepseek_serving.api.document import REPLIES
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.api.judging import ReadChat, ReadCompletion
-from deepseek_serving.api.replies import Answers, ChatShape, TextShape, stream, unavailable, whole
+from deepseek_serving.api.replies import (
+    Answers,
+    ChatShape,
+    TextShape,
+    disconnected,
+    left,
+    not_taken,
+    stream,
+    unavailable,
+    whole,
+)
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.asked import Chat, Completion, Text
 from deepseek_serving.constrained import SchemaError
@@ -26,6 +37,7 @@ from deepseek_serving.scheduler import ClosedError, QueueFullError
 from deepseek_serving.service import Job, PromptTooLongError, Service, UnsupportedError
 from deepseek_serving.template import TemplateError
 from deepseek_serving.text import TextError
+from deepseek_serving.trials import TrialsBusyError, TrialsEndedError
 
 # a message takes a template as long as so many characters take a tokenizer
 MESSAGE_WORK = 32
@@ -37,7 +49,7 @@ def _refusal(error: Exception, param: str) -> ApiError:
         return ApiError(400, str(error), param=param, code="context_length_exceeded")
     if isinstance(error, SchemaError):
         message = f"The JSON schema cannot be enforced: {error}"
-        return ApiError(400, message, param="response_format", code="invalid_json_schema")
+        return ApiError(400, message, param=error.parameter, code="invalid_json_schema")
     if isinstance(error, UnsupportedError):
         return ApiError(400, str(error), param=error.parameter, code="unsupported_value")
     return ApiError(400, str(error), param=param, code="invalid_value")
@@ -46,20 +58,21 @@ def _refusal(error: Exception, param: str) -> ApiError:
 REFUSED = (PromptTooLongError, SchemaError, UnsupportedError, TemplateError, TextError)
 
 
-def _start(service: Service, jobs: Sequence[Job], who: Caller) -> Answers:
+def _start(service: Service, jobs: Sequence[Job], who: Caller, *, streamed: bool) -> Answers:
     """Begin the answers, or say in OpenAI's terms why not."""
     reserved = sum(job.reserved for job in jobs)
     who.take("tokens", reserved)
     begun = False
     try:
-        generations = service.start(jobs, who.line)
+        # a stream is answered with its head at once, and cannot be given back then
+        generations = service.start(jobs, who.line, may_return=not streamed)
         begun = True
     except UnsupportedError as error:
         raise _refusal(error, "n") from error
     except QueueFullError as error:
         raise queue_full(error) from error
     except ClosedError as error:
-        raise unavailable() from error
+        raise (unavailable() if service.failed else not_taken()) from error
     finally:
         if not begun:
             who.settle(reserved, 0)
@@ -76,22 +89,55 @@ def _work(messages: Sequence[Mapping[str, Any]]) -> int:
     )
 
 
-async def _chat_job(service: Service, off_loop: OffLoop, body: Chat, line: str) -> Job:
+async def _chat_job(
+    service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
+) -> Job | None:
+    """What is to be answered; None if the client has left meanwhile."""
     tools, schema = body.called_tools, body.json_schema
 
     def make() -> Job:
         return service.chat(body.messages, body.options(), tools=tools, schema=schema)
 
     try:
-        # a grammar takes milliseconds, and a wicked one more; the others are not to wait for it
+        # a schema is looked through, which may take milliseconds
         has_grammar = schema is not None or (tools is not None and tools.force)
         if has_grammar or tools is not None or _work(body.messages) > SMALL:
-            return await off_loop.run(make, line)
-        return make()
+            job = await off_loop.run(make, who.line)
+        else:
+            job = make()
+        return await _compiled(service, job, request, who) if has_grammar else job
     except REFUSED as error:
         raise _refusal(error, "messages") from error
     except QueueFullError as error:
         raise queue_full(error) from error
+    except TrialsBusyError as error:
+        raise ApiError(
+            429,
+            "Too many schemas are being compiled, or this key's have taken too long; try again "
+            "later, or ask for a simpler schema.",
+            kind="rate_limit_error",
+            code="schema_queue_full",
+            headers={"retry-after": "10"},
+        ) from error
+    except TrialsEndedError as error:
+        raise ApiError(
+            503,
+            "The schema could not be compiled; try again.",
+            kind="server_error",
+            headers={"retry-after": "1"},
+        ) from error
+
+
+async def _compiled(service: Service, job: Job, request: Request, who: Caller) -> Job | None:
+    """The job with its grammar, unless the client leaves before it is compiled."""
+    compiling = asyncio.ensure_future(service.constrained(job, who.line))
+    leaving = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait((compiling, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return compiling.result() if compiling.done() else None
+    finally:
+        compiling.cancel()
+        leaving.cancel()
 
 
 async def _completion_jobs(
@@ -136,8 +182,10 @@ async def _chat(
     service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
 ) -> Response:
     check_model(service, body.model)
-    job = await _chat_job(service, off_loop, body, who.line)
-    answers = _start(service, [job], who)
+    job = await _chat_job(service, off_loop, body, request, who)
+    if job is None:
+        return left()
+    answers = _start(service, [job], who, streamed=body.stream)
     shape = ChatShape(service, logprobs=body.logprobs)
     if body.stream:
         return stream(answers, shape, include_usage=body.include_usage)
@@ -150,7 +198,7 @@ async def _complete(
     check_model(service, body.model)
     jobs = await _completion_jobs(service, off_loop, body, who.line)
     echoes = await _echoes(service, off_loop, body, who.line)
-    answers = _start(service, jobs, who)
+    answers = _start(service, jobs, who, streamed=body.stream)
     shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
     if body.stream:
         return stream(answers, shape, include_usage=body.include_usage)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from deepseek_serving.api.access import Access, Caller, caller
@@ -171,7 +172,8 @@ def assemble(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         # what is loaded stays: looking through it for garbage would stop requests for milliseconds
-        gc.collect()
+        # in a thread, so that what streams and threads need is imported before the first request
+        await run_in_threadpool(gc.collect)
         gc.freeze()
         await judges.start()
         yield

@@ -46,6 +46,8 @@ REPLIES: Responses = {
     **ERRORS,
     408: error_response("The request body came too slowly"),
     413: error_response("The request body is too large"),
+    425: error_response("The service is stopping and has not taken the request; send it again"),
+    500: error_response("The engine could not answer this request"),
     503: error_response("The service is stopping or has failed"),
     504: error_response("The answer took longer than a request may"),
 }

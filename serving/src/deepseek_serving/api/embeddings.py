@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Sequence
-from typing import Annotated, Any
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from deepseek_serving.api.access import Caller, caller
 from deepseek_serving.api.admission import Endpoint, Endpoints
@@ -81,16 +83,24 @@ async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Ca
     except BusyError as error:
         who.settle(sum(map(len, texts)), 0)
         raise _full() from error
-    data: list[dict[str, Any]] = [
-        {
-            "object": "embedding",
-            "index": index,
-            "embedding": _encoded(vector, body.encoding_format),
-        }
-        for index, vector in enumerate(made.vectors)
-    ]
     usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
-    return JSONResponse({"object": "list", "data": data, "model": embedder.name, "usage": usage})
+    tail = {"model": embedder.name, "usage": usage}
+    entries = ",".join([entry async for entry in _entries(made.vectors, body.encoding_format)])
+    return Response(
+        f'{{"object":"list","data":[{entries}],{json.dumps(tail)[1:]}',
+        media_type="application/json",
+    )
+
+
+async def _entries(
+    vectors: Iterable[npt.NDArray[np.float32]], form: str | None
+) -> AsyncIterator[str]:
+    """Each as JSON; thousands of them take seconds, in which the others go on."""
+    for index, vector in enumerate(vectors):
+        yield json.dumps(
+            {"object": "embedding", "index": index, "embedding": _encoded(vector, form)}
+        )
+        await asyncio.sleep(0)
 
 
 def add_embeddings(app: FastAPI, embedder: Embedder, off_loop: OffLoop) -> Endpoints:

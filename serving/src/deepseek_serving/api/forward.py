@@ -21,7 +21,7 @@ from deepseek_serving.api.common import Who, assemble, check_model, queue_full
 from deepseek_serving.api.document import REPLIES, Responses, error_response
 from deepseek_serving.api.errors import ApiError
 from deepseek_serving.api.judging import Ask, ReadForwarded
-from deepseek_serving.api.replies import disconnected, unavailable
+from deepseek_serving.api.replies import disconnected, not_taken, unavailable
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.embedding import Embedder
 from deepseek_serving.metrics import client_label
@@ -77,7 +77,7 @@ class Exchange:
     async def _begin(self) -> httpx2.Response:
         upstream = self._upstream
         if not upstream.healthy:
-            raise unavailable()
+            raise not_taken() if upstream.draining else unavailable()
         try:
             await self._stack.enter_async_context(upstream.gate.place(self._who.line))
         except QueueFullError as error:

@@ -82,8 +82,10 @@ def main() -> None:
     # requests that are answered come first; systemd may forbid to say so
     with contextlib.suppress(OSError):
         os.nice(NICE)
-    # an interrupt of the terminal is for the service, which then ends this process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal and systemd tell all processes to end; the service may need this one until it has.
+    # Then there is no more input.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
     gc.disable()
     work(sys.stdin.buffer, sys.stdout.buffer)
 

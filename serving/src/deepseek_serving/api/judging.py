@@ -15,14 +15,18 @@ from pydantic import BaseModel, ValidationError
 
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest, EmbeddingRequest
 from deepseek_serving.asked import Chat, Completion, Embedding
-from deepseek_serving.structure import MOST_QUOTES, Shape, depth, shape
+from deepseek_serving.structure import (
+    MOST_CONTAINERS,
+    MOST_QUOTES,
+    MOST_VALUES,
+    Shape,
+    depth,
+    shape,
+)
 
-# Bounds of what is parsed: reading it again in the event loop must take milliseconds at most.
-MOST_CONTAINERS = 8192
-MOST_VALUES = 65_536
 MOST_DEPTH = 128
-# Those of a completion and of an embedding may be the numbers of tokens, which are handed over as
-# arrays.
+# The values of a completion and of an embedding may be the numbers of tokens, which are handed over
+# as arrays.
 MOST_NUMBERS = 2**20
 MOST_ARGUMENTS = 64
 # About what tokenizers make of most texts; what a request really took is settled afterwards.

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from deepseek_serving.asked import Chat, Completion, Embedding, Options, Text, Tools
+from deepseek_serving.structure import MOST_CONTAINERS, MOST_VALUES, Shape, shape
 
 MOST_CHOICES = 16
 # as OpenAI has it
@@ -68,9 +69,18 @@ class TextPart(BaseModel):
     text: str
 
 
+def _simple(text: str) -> str:
+    """Templates may want it parsed, which nothing interrupts."""
+    most = Shape(MOST_CONTAINERS, MOST_VALUES)
+    found = shape(text.encode("utf-8", "replace"), most)
+    if found is None or found.containers > most.containers or found.values > most.values:
+        raise ValueError("has more values than any call needs")
+    return text
+
+
 class CalledFunction(BaseModel):
     name: FunctionName
-    arguments: str
+    arguments: Annotated[str, AfterValidator(_simple)]
 
 
 class Called(BaseModel):

@@ -124,3 +124,48 @@ def test_the_table_is_written_to_a_file_when_asked(run: Run, tmp_path: Path) -> 
 
 def test_a_run_without_tasks_has_a_table_too(run: Run) -> None:
     assert run.end(ok=0)[-1] == "    0:00  in all, changed=0"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tags": ["gateway"]}, "Only what --tags gateway left in was looked at: tls."),
+        ({"skip_tags": ["a", "b"]}, "Only what --skip-tags a,b left in was looked at: tls."),
+        ({"tags": ["all"], "skip_tags": []}, "Nothing had to be changed (changed=0)."),
+    ],
+)
+def test_a_run_of_some_tasks_is_not_said_to_have_found_everything_right(
+    run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, list[str]], said: str
+) -> None:
+    """Kind: a run that looked at nothing, and says that nothing had to be changed."""
+    monkeypatch.setattr(role_minutes.context, "CLIARGS", options)
+    run.task("onprem.deepseek.tls", 1)
+    assert run.end()[-1] == said
+
+
+@pytest.mark.parametrize(("secrets", "told"), [(None, True), ([], True), (["one"], False)])
+def test_files_that_no_password_opens_are_named(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    secrets: list[str] | None,
+    told: bool,
+) -> None:
+    """Ansible ends then before the first task, and does not say where."""
+    for name, text in {
+        "group_vars/all/vault.yml": "$ANSIBLE_VAULT;1.1;AES256\n61\n",
+        "host_vars/a.yml": "$ANSIBLE_VAULT;1.2;AES256;id\n61\n",
+        "group_vars/all/plain.yml": "a: 1\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    inventory = tmp_path / "hosts.yml"
+    monkeypatch.setattr(
+        role_minutes.context, "CLIARGS", {"inventory": [str(inventory), "localhost,"]}
+    )
+    loader = SimpleNamespace(_vault=SimpleNamespace(secrets=secrets))
+    playbook = SimpleNamespace(get_loader=lambda: loader, _file_name="/nowhere/site.yml")
+    run.callback.v2_playbook_on_start(playbook)
+    named = [line.split(" is encrypted")[0] for line in run.screen.lines]
+    files = [str(tmp_path / name) for name in ("group_vars/all/vault.yml", "host_vars/a.yml")]
+    assert named == (files if told else [])
