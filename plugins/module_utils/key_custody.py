@@ -62,7 +62,8 @@ def _mounted_device(path: str, mountinfo: str) -> tuple[int, int] | None:
     if os.major(number):
         return os.major(number), os.minor(number)
     best, source = "", ""
-    for line in mountinfo.splitlines():
+    # by line feed alone: a mount point may have other characters in its name that Python takes for ends
+    for line in mountinfo.split("\n"):
         fields, _, rest = line.partition(" - ")
         point = fields.split(" ")[4] if fields.count(" ") >= 4 else ""
         inside = path == point or path.startswith(point.rstrip("/") + "/")

@@ -58,6 +58,9 @@ def host_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterato
         found = f"{problem['file']}: {problem['problem']}"
         expected = f"what can be published, in {host.variables.get('deepseek_checkpoint')}"
         yield Check(host.name, "checkpoint", FAILED, found, expected, _sentence(problem["remedy"]))
+    if host.checkpoint_unread and not host.checkpoint:
+        found = "tokenizer and chat template are loaded when it is published: the serving package is not installed yet"
+        yield Check(host.name, "checkpoint", DEFERRED, found)
     yield from custody_checks(host, groups)
     yield from _broken(host)
 

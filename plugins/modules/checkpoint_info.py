@@ -185,6 +185,8 @@ def main():
     for problem in precision_problems(precisions, module.params["export"]):
         report.add(*problem)
     warnings = read_by_service(module, report)
+    for warning in warnings or []:
+        module.warn(warning)
     found = {
         **report.as_dict(),
         "read_by_service": warnings is not None,

@@ -177,3 +177,17 @@ def test_scenarios_do_not_share_networks() -> None:
         ]
     }
     assert len(set(octets.values())) == len(octets), octets
+
+
+UNITS = sorted(ROOT.glob("roles/*/templates/*.service.j2"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=[unit.name for unit in UNITS])
+def test_no_unit_restarts_for_ever_on_what_a_restart_cannot_change(unit: Path) -> None:
+    """The program says by its status that it is so (78, EX_CONFIG), or the starts are counted."""
+    settings = [line.split("=", 1) for line in unit.read_text().split("\n") if "=" in line]
+    of = dict(settings)
+    if of.get("Restart", "no") == "no":
+        return
+    counted = "StartLimitBurst" in of and "StartLimitIntervalSec" in of
+    assert of.get("RestartPreventExitStatus") == "78" or counted

@@ -236,6 +236,15 @@ def test_hosts(changes: dict[str, Any], says: str) -> None:
     assert only.startswith(says)
 
 
+def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
+    """Unless it is refused already."""
+    bad = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
+    for problems, expected in (([], ["deferred"]), ([bad], ["failed"])):
+        found = judged(host("storage-1", checkpoint=problems, checkpoint_unread=True))
+        assert [one.status for one in found if one.name == "checkpoint"] == expected
+    assert not [one for one in judged(host("storage-1")) if one.name == "checkpoint"]
+
+
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
