@@ -164,3 +164,14 @@ def test_one_broken_host_hides_nothing_of_the_others(tmp_path: Path) -> None:
     # every row has a remedy, and the host that is well is judged
     assert not [row for row in rows if row.endswith("| ")]
     assert [row for row in rows if row.startswith("good address: it has no address 127.0.0.3")]
+
+
+def test_an_inventory_of_which_no_host_can_be_described_is_judged(tmp_path: Path) -> None:
+    """Kind: what is asked once is asked by nobody when all hosts drop out."""
+    status, said, wrong = preflight(
+        tmp_path, {"one": at(1)}, {"gateway": ["one"]}, "--check", ansible_host="{{ nope }}"
+    )
+    assert status == 2
+    assert "things to put right; nothing was changed." in said
+    found = {(one["host"], one["name"]) for one in wrong}
+    assert {("ansible_host", "variables"), ("group inference", "groups")} <= found
