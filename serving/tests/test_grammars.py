@@ -20,6 +20,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from support import MODEL, serve_app
 
 from deepseek_serving import constrained, grammar_trial
+from deepseek_serving import trials as trials_module
 from deepseek_serving.api.app import create_app
 from deepseek_serving.constrained import Grammars, SchemaError
 from deepseek_serving.grammar_cost import (
@@ -36,6 +37,7 @@ from deepseek_serving.service import Service
 from deepseek_serving.text import ChatTokenizer
 from deepseek_serving.trials import (
     ALLOWANCE_SECONDS,
+    SLOW_PLACES,
     SLOW_QUEUE_PER_KEY,
     Outcome,
     Trial,
@@ -155,6 +157,12 @@ def test_zeros_cost_a_divisor_nothing(divisor: float, states: int) -> None:
 # --- the process ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is the same thing at a third of its length."""
+    monkeypatch.setattr(trials_module, "SLOW_SECONDS", 0.3)
+
+
 @pytest.fixture
 def grammars(graph: Path) -> Iterator[Grammars]:
     grammars = Grammars(graph, 1024, {2})
@@ -223,7 +231,11 @@ def test_what_llguidance_refuses_is_said_as_it_says_it(grammars: Grammars) -> No
         asyncio.run(compile({"type": "string", "pattern": "(?=a)"}))
 
 
-def test_slow_grammars_wait_for_each_other_and_others_do_not(grammars: Grammars) -> None:
+def test_slow_grammars_wait_for_each_other_and_others_do_not(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # none of them ends by itself meanwhile
+    monkeypatch.setattr(trials_module, "SLOW_SECONDS", 60)
     trials = trials_of(grammars)
     slow = [trials.submit(wicked(number), "one") for number in range(8)]
     good = trials.submit(grammars.json(ORDINARY), "two")
@@ -232,7 +244,7 @@ def test_slow_grammars_wait_for_each_other_and_others_do_not(grammars: Grammars)
     # of those that are known to be slow only a few may wait, the others are turned away
     until(lambda: sum(trial.slow for trial in slow) == 8)
     turned_away = [t for t in slow if t.result.done() and t.result.exception() is not None]
-    assert len(turned_away) >= 8 - SLOW_QUEUE_PER_KEY - 1
+    assert len(turned_away) == 8 - SLOW_QUEUE_PER_KEY - SLOW_PLACES
     assert all(isinstance(t.result.exception(), TrialsBusyError) for t in turned_away)
     assert trials.submit(grammars.json({"type": "integer"}), "one").result.result(30).wrong is None
     for trial in slow:
@@ -347,11 +359,16 @@ def test_masks_that_take_too_long_end_their_answer(
 
 
 @pytest.fixture
-def client(graph: Path) -> Iterator[httpx.Client]:
+def service(graph: Path) -> Service:
     scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=1, slots=4), Limits())
     release = Release(MODEL, "1", "0" * 64, graph)
     service = Service(release, scheduler, ChatTokenizer(graph))
     scheduler.start()
+    return service
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx.Client]:
     with serve_app(create_app(service)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
@@ -386,3 +403,30 @@ def test_an_ordinary_schema_is_answered_while_slow_ones_are_tried(client: httpx.
     *refused, answered = asyncio.run(ask())
     assert answered == 200
     assert set(refused) <= {400, 429}
+
+
+def test_a_trial_ends_with_the_connection(
+    client: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.grammars, "json", lambda _schema: wicked())
+    trials = trials_of(service.grammars)
+    body = {**ASK, "response_format": formatted(ORDINARY)}
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json=body, timeout=0.05)
+    until(lambda: not trials._running and not trials._quick.waiting and not trials._slow.waiting)
+    assert not trials._known
+    assert service.scheduler.state().busy == 0
+
+
+def test_the_process_ends_with_the_service(client: httpx.Client, service: Service) -> None:
+    trials = trials_of(service.grammars)
+    body = {**ASK, "max_tokens": 2, "response_format": formatted(ORDINARY)}
+    assert client.post(CHAT, json=body).status_code == 200
+    process = trials._process
+    assert process is not None
+    # which systemd sends to all processes of the unit, while the service still answers
+    process.terminate()
+    assert client.post(CHAT, json={**body, "seed": 1}).status_code == 200
+    assert process.poll() is None
+    service.grammars.close()
+    assert process.poll() == 0

@@ -219,10 +219,12 @@ class _Trials:
 
 def main() -> None:
     path, vocabulary, *end_tokens = sys.argv[1:]
-    # those who are being answered come first
+    # those who are being answered come first, and yet who asks with a schema is not to starve
     with contextlib.suppress(OSError):
-        os.nice(19)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.nice(10)
+    # systemd sends them to all processes of a unit; the service may still answer what it has begun
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     tokenizer = open_tokenizer(Path(path), int(vocabulary), [int(end) for end in end_tokens])
     _Trials(tokenizer).run()
 

@@ -38,20 +38,10 @@ from deepseek_serving.tickets import (
     Slot,
     State,
     Ticket,
-    common_chunks,
+    best_slot,
 )
 
-__all__ = [
-    "ClosedError",
-    "Event",
-    "FinishReason",
-    "Limits",
-    "QueueFullError",
-    "Request",
-    "Scheduler",
-    "State",
-    "Ticket",
-]
+__all__ = ["ClosedError", "Event", "Limits", "QueueFullError", "Request", "Scheduler", "Ticket"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +63,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         question: Question | None = None,
     ) -> None:
-        """`question` tells, after a failed step, whether the engine can go on; without one it
-        cannot."""
+        """`question` tells after a failed step whether the engine can go on; without, it cannot."""
         self._clock = clock
         self._engine = engine
         self._question = question
@@ -89,8 +78,7 @@ class Scheduler:
         self._turn = 0
         # seconds of the engine that others are to have before the next chunk of a long prompt
         self._owed = 0.0
-        # seconds of the last chunk
-        self._took = 0.0
+        self._took = 0.0  # seconds of the last chunk
         self._counts = Counts()
         self._changed = threading.Condition()
         self._closing = False
@@ -158,7 +146,7 @@ class Scheduler:
     def submit_all(self, requests: Sequence[tuple[Request, Listener]]) -> list[Ticket]:
         """Queue requests of one key, all of them or none."""
         for request, _listener in requests:
-            self._check(request)
+            request.check(self._engine.max_len)
         now = time.monotonic()
         tickets = [
             Ticket(
@@ -179,15 +167,6 @@ class Scheduler:
                 self._waiting.push(ticket.request.key, ticket)
             self._changed.notify()
         return tickets
-
-    def _check(self, request: Request) -> None:
-        if not 0 < len(request.prompt) < self._engine.max_len:
-            raise ValueError(
-                f"a prompt of {len(request.prompt)} tokens does not fit: 1 to "
-                f"{self._engine.max_len - 1} do"
-            )
-        if request.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
 
     def _make_sure_of_room(self, key: str, count: int) -> None:
         # those that a free slot takes at the next step do not wait
@@ -277,9 +256,6 @@ class Scheduler:
         ticket = self._ticket(index)
         return not ticket.late or ticket.sampler.wait(0)
 
-    def _can_decode(self, index: int) -> bool:
-        return not self._ticket(index).full and self._can_step(index)
-
     def _wake(self) -> None:
         """From the threads that find out what may come next."""
         with self._changed:
@@ -293,19 +269,8 @@ class Scheduler:
             ticket.cancelled = True
 
     def _place(self, ticket: Ticket) -> None:
-        """Into the free slot that holds most of the prompt; the first one if none does."""
         request = ticket.request
-        # the last token must be read, since what follows it is what was asked for
-        prompt = request.prompt[: len(request.prompt) - 1]
-        known = {
-            index: common_chunks(slot.held, prompt, self._chunk)
-            for index, slot in enumerate(self._slots)
-            if slot.held and slot.ticket is None and slot.key == request.key
-        }
-        best = max(known, key=lambda index: known[index], default=0)
-        reused = known.get(best, 0)
-        if not reused:
-            best = next(index for index in range(len(self._slots)) if index not in self._busy)
+        best, reused = best_slot(self._slots, request, self._chunk)
         self._slots[best] = Slot(ticket, request.key)
         self._busy.add(best)
         ticket.started = time.monotonic()
@@ -413,10 +378,15 @@ class Scheduler:
             elif ticket.full and ticket.sampler.wait(0):
                 self._end(index, Event(finish="length"))
 
+    def _ready(self) -> list[int]:
+        """Slots past their prompt whose next token can be chosen."""
+        past = [i for i in self._busy if not self._left(i) and not self._ticket(i).full]
+        return sorted(i for i in past if self._can_step(i))
+
     def _decode_turn(self) -> None:
         """One token for every slot past its prompt, up to the last such slot."""
         self._end_known()
-        ready = sorted(i for i in self._busy if not self._left(i) and self._can_decode(i))
+        ready = self._ready()
         if not ready:
             return
         batch = self._slots[: ready[-1] + 1]
@@ -476,7 +446,7 @@ class Scheduler:
             return
         ticket.last_token = choice.token
         ticket.generated += 1
-        finish = self._finish(ticket, choice.token)
+        finish = ticket.finish(choice.token, self._engine.max_len)
         event = Event(choice, finish, is_end=choice.token in ticket.request.end_tokens)
         if finish == "length" and ticket.request.constraint is not None:
             # whether it is complete as well is not known yet
@@ -519,13 +489,6 @@ class Scheduler:
         if not self._question.is_answered(self._engine, index, before):
             raise EngineError("the engine does not give the answers any more that it began with")
         logger.warning("the engine still gives the answers that it began with, and goes on")
-
-    def _finish(self, ticket: Ticket, token: int) -> FinishReason | None:
-        request = ticket.request
-        if token in request.end_tokens:
-            return "stop"
-        full = len(request.prompt) + ticket.generated >= self._engine.max_len
-        return "length" if full or ticket.generated >= request.max_tokens else None
 
     def _end_all(self, reason: FinishReason) -> None:
         with self._changed:

@@ -60,6 +60,15 @@ class Request:
     # nothing of it has been answered yet, so that another host may take it as long as it waits
     may_return: bool = False
 
+    def check(self, max_len: int) -> None:
+        """Raises ValueError for what no engine with sequences up to `max_len` answers."""
+        if not 0 < len(self.prompt) < max_len:
+            raise ValueError(
+                f"a prompt of {len(self.prompt)} tokens does not fit: 1 to {max_len - 1} do"
+            )
+        if self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+
 
 @dataclass(frozen=True)
 class Event:
@@ -112,6 +121,13 @@ class Ticket:
     def may_return(self) -> bool:
         """Whether another host can take all that was asked for together with it."""
         return all(t.request.may_return and t.started is None for t in self.together)
+
+    def finish(self, token: int, max_len: int) -> FinishReason | None:
+        """Why its last token is the last, if it is."""
+        if token in self.request.end_tokens:
+            return "stop"
+        full = len(self.request.prompt) + self.generated >= max_len
+        return "length" if full or self.generated >= self.request.max_tokens else None
 
     def unwanted(self, now: float) -> FinishReason | None:
         if self.cancelled:
@@ -171,3 +187,18 @@ def common_chunks(first: Sequence[int], second: Sequence[int], size: int) -> int
             break
         count = end
     return count
+
+
+def best_slot(slots: Sequence[Slot], request: Request, chunk: int) -> tuple[int, int]:
+    """The free slot that holds most of the prompt, and how much; the first one if none does."""
+    # the last token must be read, since what follows it is what was asked for
+    prompt = request.prompt[: len(request.prompt) - 1]
+    known = {
+        index: common_chunks(slot.held, prompt, chunk)
+        for index, slot in enumerate(slots)
+        if slot.held and slot.ticket is None and slot.key == request.key
+    }
+    best = max(known, key=lambda index: known[index], default=0)
+    if known.get(best, 0):
+        return best, known[best]
+    return next(index for index, slot in enumerate(slots) if slot.ticket is None), 0

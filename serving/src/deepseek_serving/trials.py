@@ -186,7 +186,6 @@ class Trials:
         if writer is not None:
             writer.join(STOP_SECONDS)
         if process is not None:
-            process.terminate()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -222,6 +221,12 @@ class Trials:
                 logger.warning("no grammar can be tried: %s", error)
                 with self._changed:
                     self._lost()
+        with self._changed:
+            process = self._process
+        if process is not None and process.stdin is not None:
+            # it ends when nobody is left to ask
+            with contextlib.suppress(OSError):
+                process.stdin.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
         with self._changed:
