@@ -27,6 +27,10 @@ options:
     description: Machine type as C(uname -m) prints it.
     type: str
     default: x86_64
+  only:
+    description: Names of packages; no others are returned. Without it, all are.
+    type: list
+    elements: str
 """
 
 EXAMPLES = r"""
@@ -51,12 +55,19 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import LockError, applicable
 
 
-def locked_for(lock: str, python: str, machine: str = "x86_64") -> str:
+def locked_for(
+    lock: str, python: str, machine: str = "x86_64", only: list[str] | None = None
+) -> str:
     """Return the requirements of a lock that apply to one Python version."""
     try:
-        return "".join(requirement.text() for requirement in applicable(str(lock), python, machine))
+        chosen = [
+            requirement
+            for requirement in applicable(str(lock), python, machine)
+            if only is None or requirement.pin.partition("==")[0] in only
+        ]
     except LockError as error:
         raise AnsibleFilterError(f"locked_for: {error}") from error
+    return "".join(requirement.text() for requirement in chosen)
 
 
 class FilterModule:

@@ -18,7 +18,7 @@ options:
     type: str
     required: true
   now:
-    description: The time in seconds since 1970 that O(_value.days_left) counts from; the present by default.
+    description: The time in seconds since 1970 that C(days_left) counts from; the present by default.
     type: float
 """
 

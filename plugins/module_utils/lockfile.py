@@ -47,6 +47,7 @@ def parse(lock: str) -> list[Requirement]:
         raise LockError("it is not UTF-8 (UTF-16, perhaps): save it as UTF-8")
     lines = lock.removeprefix("\ufeff").replace("\r\n", "\n").replace("\\\n", " ").split("\n")
     requirements = []
+    # by line feeds alone: the other separators of str.splitlines are text in a comment
     for line in lines:
         stripped = line.split(" #", 1)[0].strip()
         if not stripped or stripped.startswith("#"):
@@ -103,3 +104,26 @@ def applicable(lock: str, python: str, machine: str) -> list[Requirement]:
         if applies:
             chosen.append(requirement)
     return chosen
+
+
+def addition(published: str, own: str, package: str) -> Requirement:
+    """The one requirement that a published lock has beyond our own lock: that of a package of ours.
+
+    Raises LockError if the locks differ in anything else.
+    """
+    have, want = parse(published), parse(own)
+    extra = [requirement for requirement in have if requirement not in want]
+    missing = [requirement.pin for requirement in want if requirement not in have]
+    if missing:
+        raise LockError(f"{', '.join(missing[:3])} is not in it with the marker and hashes of ours")
+    if len(extra) != 1 or extra[0].pin.partition("==")[0] != package or extra[0].marker:
+        names = ", ".join(requirement.pin for requirement in extra[:3]) or "nothing"
+        raise LockError(f"it must add {package} to ours, and adds {names}")
+    return extra[0]
+
+
+def unlocked(sums: str, lock: str) -> list[str]:
+    """Names of the files in a list of SHA-256 sums (as sha256sum writes it) whose sum the lock does not have."""
+    known = {hash_ for requirement in parse(lock) for hash_ in requirement.hashes}
+    lines = [line.partition("  ") for line in sums.split("\n") if line.strip()]
+    return [name or digest for digest, _, name in lines if f"--hash=sha256:{digest}" not in known]
