@@ -173,17 +173,19 @@ def open_sockets(addresses: Sequence[str], port: int, token: bytes) -> Sockets:
     control.setblocking(False)
     sockets = Sockets(control, os.geteuid())
     for address in dict.fromkeys(addresses):
-        tcp = socket.socket(_family(address), socket.SOCK_STREAM)
-        udp = _datagram_socket(address)
+        opened: list[socket.socket] = []
         try:
+            # A kernel without IPv6 has no such sockets at all.
+            opened.append(tcp := socket.socket(_family(address), socket.SOCK_STREAM))
+            opened.append(udp := _datagram_socket(address))
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tcp.bind((address, port))
             tcp.listen(_CONNECTIONS)
             udp.bind((address, port))
         except OSError as error:
             sockets.errors[address] = _reason(error)
-            tcp.close()
-            udp.close()
+            for one in opened:
+                one.close()
             continue
         tcp.setblocking(False)
         udp.setblocking(False)

@@ -24,7 +24,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "lab" / "scenarios.py"
 
 # As Molecule 26 and Ansible write, with their colours and frames.
 MOLECULE = """#!/bin/sh
-echo "$*"
+echo "$*" "$ONPREM_CHECK_AFTER"
 say() { printf '\\033[36mINFO    \\033[0m \\033[32m%s\\033[0m ➜ \\033[33m%s\\033[0m: %s\\n' "$@"; }
 say "$3" discovery 'scenario test matrix: create, converge'
 say "$3" create '\033[36mExecuting\033[0m'
@@ -83,7 +83,7 @@ def test_one_that_fails_is_shown_and_the_others_go_on(
     assert program.main(root, []) == 1
     said = capsys.readouterr().out
     failed = said.index("FAILED broken: ")
-    assert said.index("test --scenario-name broken\n") > failed
+    assert said.index("test --scenario-name broken \n") > failed
     assert said.index("All of it: ") > failed
     assert "passed large: " in said
     assert said.endswith("scenarios: 2 passed, 1 failed\n")
@@ -242,6 +242,8 @@ def test_what_takes_long_is_not_compared(
     monkeypatch.setenv("ONPREM_TEST_ALL", "true")
     monkeypatch.setenv("RESULTS", "400")
     assert program.main(root, ["small"]) == 0
+    log = (root / ".cache" / "molecule" / "small.log").read_text()
+    assert log.startswith("test --scenario-name small check\n")  # what that of site waits for
     program.main(root, ["--record"])
     assert "without a run that has passed: large, broken, small" in capsys.readouterr().out
     assert program.scenario_times.read(program.recorded_file(root))["small"]["task_results"] == 102

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -214,6 +215,23 @@ def test_addresses_that_cannot_be_listened_on() -> None:
         "127.0.0.1": "another process has this port",
         "192.0.2.1": "this host does not have the address",
     }
+    assert len(sockets.tcp) == len(sockets.udp) == 1
+    sockets.close()
+
+
+def test_a_kernel_without_ipv6_costs_its_address_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_ipv6(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return real(family, kind)
+
+    real = socket.socket
+    monkeypatch.setattr(probing.socket, "socket", without_ipv6)
+    sockets = open_sockets(["::1", "127.0.0.1"], 0, TOKEN)
+    assert sockets.errors.keys() == {"::1"}
+    assert "not supported" in sockets.errors["::1"]
     assert len(sockets.tcp) == len(sockets.udp) == 1
     sockets.close()
 
