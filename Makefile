@@ -8,10 +8,12 @@ CACHE := .cache
 SERVING := $(CACHE)/serving-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
 TIMINGS := $(CACHE)/demo-minutes.json
-LAB := /var/lib/onprem-deepseek-lab
+LAB := $(or $(ONPREM_LAB_STATE),/var/lib/onprem-deepseek-lab)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
+# Ansible refuses to start with another encoding.
+export LC_ALL := C.UTF-8
 # A collection of this name that was once installed in the home directory must not be tested instead.
 export ANSIBLE_HOME := $(CURDIR)/$(CACHE)/ansible
 
@@ -102,7 +104,7 @@ molecule: packages venv ## every Molecule scenario, three at a time; one of them
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
-.PHONY: bench bench-storage
+.PHONY: bench bench-storage bench-abuse
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python tests/bench/rollout.py
 	@python tests/bench/zones.py
@@ -117,6 +119,9 @@ bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minut
 # Its storage hosts are those of the unit tests.
 bench-storage: packages venv
 	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils python tests/bench/storage.py $(ARGUMENTS)
+
+bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty others: half an hour and more
+	@$(SERVING)/bin/python tests/bench/abuse.py $(ARGUMENTS)
 
 .PHONY: soak
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60

@@ -118,7 +118,15 @@ options:
     description:
       - The publisher's list of SHA-256 digests on the host where the module runs, as C(sha256sum) writes it. It must name every file of
         weights.
+      - A byte order mark, UTF-16, tabs and CR LF are taken.
     type: path
+  zero_tensors:
+    description:
+      - Tensors, by names or patterns with C(*), that may hold 1 MiB of zeros in a row. In all others that is a part of a download that never
+        came, and the checkpoint is refused.
+    type: list
+    elements: str
+    default: []
 """
 
     PRECISIONS = r"""

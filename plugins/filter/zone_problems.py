@@ -31,6 +31,14 @@ options:
     description: For each host by name, what C(ip -json address) says.
     type: dict
     default: {}
+  serves:
+    description:
+      - What the site's services need, as P(onprem.deepseek.zone_needs#filter) takes it. Each need that no flow lets through is a problem.
+    type: dict
+  dependencies:
+    description: For each host by name, what M(onprem.deepseek.zone_dependencies) returns as C(dependencies).
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -51,23 +59,31 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_checks import (
     access_problems,
     interface_problems,
-    read,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_needs import (
+    dependency_problems,
+    need_problems,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
 
 
 def zone_problems(
     site: Mapping[str, Any],
     connections: Mapping[str, str] | None = None,
     interfaces: Mapping[str, Any] | None = None,
+    serves: Mapping[str, Any] | None = None,
+    dependencies: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return one line for each thing that is wrong."""
     try:
         matrix, found = read(site)
         found += access_problems(matrix, connections or {})
         found += interface_problems(matrix, interfaces or {})
+        found += need_problems(matrix, serves) if serves else []
+        found += dependency_problems(matrix, dependencies or {})
     except (KeyError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"zone_problems: not described as expected: {error!r}") from error
     return list(dict.fromkeys(str(problem) for problem in found))

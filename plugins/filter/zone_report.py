@@ -48,7 +48,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import report
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
 
 
 def zone_report(

@@ -32,6 +32,11 @@ options:
     description: Denied packets that are logged per minute, for each zone and direction. All are counted.
     type: int
     default: 30
+  closed:
+    description:
+      - Return the table that stands while the host's own cannot be loaded instead - administration, and what an interface needs to come up.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -51,16 +56,25 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_rules import ruleset
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_rules import (
+    closed_ruleset,
+    ruleset,
+)
 
 
 def zone_ruleset(
-    site: Mapping[str, Any], host: str, ssh_port: int = 22, log_per_minute: int = 30
+    site: Mapping[str, Any],
+    host: str,
+    ssh_port: int = 22,
+    log_per_minute: int = 30,
+    closed: bool = False,
 ) -> str:
     """Return the host's table."""
     try:
         matrix, _unused = read(site)
+        if closed:
+            return closed_ruleset(matrix, matrix.host(host), int(ssh_port))
         return ruleset(matrix, matrix.host(host), int(ssh_port), int(log_per_minute))
     except (KeyError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"zone_ruleset: not described as expected: {error!r}") from error

@@ -3,66 +3,47 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Judge whether a folder is a checkpoint that this collection can serve, and all of it there.
 
-Looks at names, sizes and headers only, so that it answers in moments for any size. Standard library
-only: it runs before anything is installed.
+Standard library only: it runs before anything is installed. What takes the tokenizer's and the template's own programs is checked by
+C(deepseek-check) of the serving package.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import stat
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
+    TEMPLATE_LIMIT,
+    CheckpointError,
+    Problem,
+    read_checksums,
+    read_json,
+    read_json_value,
+    read_text,
+    refuse_code,
+    refuse_pointer,
+    unfinished,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_weights import (
+    WEIGHTS_INDEX,
+    Tensor,
+    check_weights,
+    zero_problems,
+)
 
 # What the serving package exports. The tests compare these lists with the exporter's own.
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 SUPPORTED_ROPE_SCALINGS = ("default", "linear", "llama3", "yarn")
 SUPPORTED_ACTIVATION = "silu"
 
-# Formats that run code when they are loaded, or are code. Nothing in a release may be either, unless it is allowed by name.
-PICKLE_SUFFIXES = (
-    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".keras",
-)  # fmt: skip
-CODE_SUFFIXES = (
-    ".py", ".pyc", ".so", ".dll", ".exe", ".sh", ".bat", ".ps1", ".js", ".jar", ".class", ".wasm",
-)  # fmt: skip
-# The same by content, whatever the name: ELF, PE, Mach-O, a script, a zip archive (of which PyTorch makes its pickles), a pickle.
-CODE_STARTS = (b"\x7fELF", b"MZ", b"\xfe\xed\xfa", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"#!")
-PICKLE_STARTS = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
+# These must hold an object; other files of JSON may hold any value.
+OBJECTS = frozenset((*TOKENIZER_FILES, "generation_config.json"))
 
-# The safetensors format itself caps its header at this size.
-_HEADER_LIMIT = 100_000_000
-_DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
-}  # fmt: skip
-
-
-class CheckpointError(Exception):
-    """One file is not as it must be."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with which file, and what to do about it."""
-
-    file: str
-    problem: str
-    remedy: str
-
-    def as_dict(self) -> dict[str, str]:
-        return {"file": self.file, "problem": self.problem, "remedy": self.remedy}
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.problem} ({self.remedy})"
+# Up to this size, every byte is looked at for parts that never came; of a larger checkpoint that is done when it is published.
+READ_LIMIT = 4 * 2**30
 
 
 @dataclass
@@ -73,16 +54,28 @@ class Report:
     architecture: str = ""
     model_type: str = ""
     files: list[str] = field(default_factory=list)
-    shards: list[str] = field(default_factory=list)
     size: int = 0
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def shards(self) -> list[str]:
+        """Files that hold the weights."""
+        return sorted(self.tensors)
 
     @property
     def supported(self) -> bool:
         return self.architecture in SUPPORTED_ARCHITECTURES
 
+    def refused(self, file: str) -> bool:
+        """Whether something is said of the file already."""
+        return any(problem.file == file for problem in self.problems)
+
     def add(self, file: str, problem: str, remedy: str) -> None:
         self.problems.append(Problem(file, problem, remedy))
+
+    def refuse(self, file: str, error: CheckpointError) -> None:
+        self.add(file, str(error), error.remedy)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -99,13 +92,18 @@ class Report:
 
 
 def inspect(
-    path: str, export: bool = True, allowed: Sequence[str] = (), checksums: str = ""
+    path: str,
+    export: bool = True,
+    allowed: Sequence[str] = (),
+    checksums: str = "",
+    zero_tensors: Sequence[str] = (),
 ) -> Report:
     """Look at the checkpoint in *path* and report every problem, not just the first.
 
     With *export*, also what stands in the way of making a graph of it. Files that are *allowed*, by their
     paths below the folder, may be code or pickles. *checksums* is the publisher's list; its digests
-    are not compared here, since that takes as long as reading the checkpoint.
+    are not compared here, since that takes as long as reading the checkpoint. Tensors that are *zero_tensors*, by names or patterns, may be
+    full of zeros.
     """
     report = Report(path)
     if not os.path.isdir(path):
@@ -116,12 +114,18 @@ def inspect(
         )
         return report
     _list_files(report, frozenset(allowed))
-    _check_config(report, export)
-    _check_weights(report)
+    _check_texts(report)
+    config = _check_config(report, export)
+    tied = config.get("tie_word_embeddings") is True
+    if not report.refused(WEIGHTS_INDEX):
+        report.tensors, problems = check_weights(path, report.files, tied)
+        # of a shard that was refused for what it is, it goes without saying that it is missing
+        report.problems += [problem for problem in problems if not report.refused(problem.file)]
+    report.problems += unwritten(report, zero_tensors, every_byte=report.size <= READ_LIMIT)
     if checksums:
         _check_list(report, checksums)
     for name in TOKENIZER_FILES:
-        if name not in report.files:
+        if name not in report.files and not report.refused(name):
             report.add(
                 name, "the file is missing", "copy it from where the checkpoint was published"
             )
@@ -134,43 +138,30 @@ def failure_message(report: Report) -> str:
     return f"The checkpoint {report.path} cannot be published: {lines}"
 
 
+def unwritten(
+    report: Report, zero_tensors: Sequence[str], every_byte: bool = True
+) -> Iterator[Problem]:
+    """Files of weights of which a part never came. With *every_byte* it takes as long as reading them. Raises OSError."""
+    for file, tensors in sorted(report.tensors.items()):
+        yield from zero_problems(report.path, tensors, file, zero_tensors, every_byte)
+
+
 # --- which files there are ------------------------------------------------------------------------
 
 
-def _walk(path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield files and links below *path*, in order. Hidden ones are not part of a checkpoint."""
-    pending = [""]
+def _walk(path: str, hidden: bool = False) -> Iterator[tuple[str, os.DirEntry[str], bool]]:
+    """Yield files and links below *path*, in order, and whether they are hidden: those are not part of a checkpoint."""
+    pending = [("", hidden)]
     while pending:
-        relative = pending.pop()
+        relative, hidden = pending.pop()
         with os.scandir(os.path.join(path, relative)) as entries:
             for entry in sorted(entries, key=lambda item: item.name):
-                if entry.name.startswith("."):
-                    continue
                 name = os.path.join(relative, entry.name)
+                covered = hidden or entry.name.startswith(".")
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(name)
+                    pending.append((name, covered))
                 else:
-                    yield name, entry
-
-
-def _refusal(path: str, name: str) -> tuple[str, str] | None:
-    """Why a file is refused for what it is, and the remedy."""
-    if name.endswith(".safetensors"):
-        # The length that it begins with can look like anything.
-        return None
-    with open(path, "rb") as stream:
-        start = stream.read(8)
-    if name.lower().endswith(PICKLE_SUFFIXES) or start.startswith(PICKLE_STARTS):
-        return (
-            "pickle formats run code when they are loaded and are refused",
-            "keep only the .safetensors files",
-        )
-    if name.lower().endswith(CODE_SUFFIXES) or start.startswith(CODE_STARTS):
-        return (
-            "program code is refused in a checkpoint",
-            "remove it; the service never runs a checkpoint's code",
-        )
-    return None
+                    yield name, entry, covered
 
 
 def _list_files(report: Report, allowed: frozenset[str]) -> None:
@@ -178,52 +169,74 @@ def _list_files(report: Report, allowed: frozenset[str]) -> None:
         report.add(
             report.path, "the folder is a symbolic link", "name the folder that it points to"
         )
-    for name, entry in _walk(report.path):
-        if entry.is_symlink():
+    for name, entry, hidden in _walk(report.path):
+        if unfinished(name, hidden) and name not in allowed:
             report.add(
                 name,
-                "symbolic links are refused",
-                "copy the checkpoint with 'cp -rL' so that it holds the files",
+                "a program that downloads leaves such a file while a download is not finished",
+                "finish the download, or remove this file if it is finished",
             )
-        elif not entry.is_file(follow_symlinks=False):
-            report.add(name, "this is not a regular file", "remove it from the checkpoint")
-        elif name not in allowed and (refusal := _refusal(os.path.join(report.path, name), name)):
-            report.add(name, *refusal)
-        else:
-            report.files.append(name)
-            report.size += entry.stat(follow_symlinks=False).st_size
+        elif not hidden:
+            _list_file(report, name, entry, allowed)
     report.files.sort()
+
+
+def _list_file(report: Report, name: str, entry: os.DirEntry[str], allowed: frozenset[str]) -> None:
+    if entry.is_symlink():
+        report.add(
+            name,
+            "symbolic links are refused",
+            "copy the checkpoint with 'cp -rL' so that it holds the files",
+        )
+        return
+    if not entry.is_file(follow_symlinks=False):
+        report.add(name, "this is not a regular file", "remove it from the checkpoint")
+        return
+    path = os.path.join(report.path, name)
+    try:
+        refuse_pointer(path)
+        if name not in allowed:
+            refuse_code(name, path)
+    except CheckpointError as error:
+        report.refuse(name, error)
+        return
+    report.files.append(name)
+    report.size += entry.stat(follow_symlinks=False).st_size
+
+
+def _check_texts(report: Report) -> None:
+    """What is read as text must be one, whole; config.json and the index are judged where they are used."""
+    for name in report.files:
+        path = os.path.join(report.path, name)
+        try:
+            if name in OBJECTS:
+                read_json(path)
+            elif name.endswith(".json") and name not in ("config.json", WEIGHTS_INDEX):
+                read_json_value(path)
+            elif name.endswith(".jinja"):
+                read_text(path, TEMPLATE_LIMIT)
+        except CheckpointError as error:
+            report.refuse(name, error)
 
 
 # --- config.json ----------------------------------------------------------------------------------
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            value = json.load(stream)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"it cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError("it is not a JSON object")
-    return value
-
-
-def _check_config(report: Report, export: bool) -> None:
+def _check_config(report: Report, export: bool) -> dict[str, Any]:
+    """What config.json says, empty where it cannot be read."""
     if "config.json" not in report.files:
-        report.add(
-            "config.json",
-            "the file is missing",
-            "point deepseek_checkpoint at a folder in Hugging Face layout",
-        )
-        return
+        if not report.refused("config.json"):
+            report.add(
+                "config.json",
+                "the file is missing",
+                "point deepseek_checkpoint at a folder in Hugging Face layout",
+            )
+        return {}
     try:
-        config = _read_json(os.path.join(report.path, "config.json"))
+        config = read_json(os.path.join(report.path, "config.json"))
     except CheckpointError as error:
-        report.add(
-            "config.json", str(error), "copy it again from where the checkpoint was published"
-        )
-        return
+        report.refuse("config.json", error)
+        return {}
     architectures = config.get("architectures")
     if (
         isinstance(architectures, list)
@@ -232,12 +245,17 @@ def _check_config(report: Report, export: bool) -> None:
     ):
         report.architecture = architectures[0]
     report.model_type = str(config.get("model_type", ""))
-    if not export:
-        return
+    if export:
+        _check_architecture(report, config)
+    return config
+
+
+def _check_architecture(report: Report, config: dict[str, Any]) -> None:
     if not report.supported:
+        named = report.architecture or config.get("architectures")
         report.add(
             "config.json",
-            f"architecture {report.architecture or architectures} is not supported",
+            f"architecture {named} is not supported",
             "use a checkpoint of one of: "
             + ", ".join(SUPPORTED_ARCHITECTURES)
             + "; or set deepseek_export to false, for a server that loads the checkpoint itself",
@@ -287,193 +305,7 @@ def _slides(config: dict[str, Any]) -> bool:
     return not (isinstance(full, int) and isinstance(layers, int) and full >= layers)
 
 
-# --- weights --------------------------------------------------------------------------------------
-
-
-def _check_weights(report: Report) -> None:
-    if WEIGHTS_INDEX in report.files:
-        _check_indexed(report)
-    elif WEIGHTS in report.files:
-        report.shards = [WEIGHTS]
-        _check_shard(report, WEIGHTS, None)
-    else:
-        report.add(
-            WEIGHTS,
-            f"neither this file nor {WEIGHTS_INDEX} is there",
-            "copy the checkpoint's safetensors files",
-        )
-
-
-def _check_indexed(report: Report) -> None:
-    try:
-        tensors = _read_index(os.path.join(report.path, WEIGHTS_INDEX))
-    except CheckpointError as error:
-        report.add(
-            WEIGHTS_INDEX, str(error), "copy it again from where the checkpoint was published"
-        )
-        return
-    report.shards = sorted(tensors)
-    for shard in report.shards:
-        if shard in report.files:
-            _check_shard(report, shard, tensors[shard])
-        elif not any(problem.file == shard for problem in report.problems):
-            report.add(
-                shard,
-                f"the shard that {WEIGHTS_INDEX} names is missing",
-                "copy it from where the checkpoint was published",
-            )
-
-
-def _read_index(path: str) -> dict[str, set[str]]:
-    """Which tensors the index expects in which shard."""
-    weight_map = _read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("it has no weight_map")
-    tensors: dict[str, set[str]] = {}
-    for tensor, shard in weight_map.items():
-        if (
-            not isinstance(shard, str)
-            or os.path.basename(shard) != shard
-            or not shard.endswith(".safetensors")
-        ):
-            raise CheckpointError(
-                f"it places tensor {tensor} in {shard!r}, which is not a safetensors file in this folder"
-            )
-        tensors.setdefault(shard, set()).add(tensor)
-    return tensors
-
-
-def _check_shard(report: Report, shard: str, expected: set[str] | None) -> None:
-    try:
-        found = read_tensors(os.path.join(report.path, shard))
-    except CheckpointError as error:
-        report.add(
-            shard, str(error), "copy this file again from where the checkpoint was published"
-        )
-        return
-    missing = sorted((expected or set()) - found)
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        report.add(
-            shard,
-            f"tensors that {WEIGHTS_INDEX} places here are missing: {', '.join(missing[:3])}{more}",
-            "copy the index and all shards of one and the same revision",
-        )
-
-
-def read_tensors(path: str) -> set[str]:
-    """Names of the tensors in a safetensors file whose data are all there, else an error."""
-    with open(path, "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise CheckpointError("it is not a regular file")
-        if size < 8:
-            raise CheckpointError(
-                f"it is truncated: {size} bytes, too few for a safetensors header"
-            )
-        (header_size,) = struct.unpack("<Q", stream.read(8))
-        if header_size > _HEADER_LIMIT:
-            raise CheckpointError("it is not a safetensors file: the header length is absurd")
-        if 8 + header_size > size:
-            raise CheckpointError(
-                f"it is truncated: the header alone needs {8 + header_size} bytes, the file has {size}"
-            )
-        raw = stream.read(header_size)
-    return _check_header(raw, size - 8 - header_size)
-
-
-def _check_header(raw: bytes, data_size: int) -> set[str]:
-    try:
-        header = json.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise CheckpointError("it is not a safetensors file: the header is not JSON") from error
-    if not isinstance(header, dict):
-        raise CheckpointError("it is not a safetensors file: the header is not an object")
-    header.pop("__metadata__", None)
-    if not header:
-        raise CheckpointError("it holds no tensors")
-    ranges = sorted(_tensor_range(name, entry) for name, entry in header.items())
-    position = 0
-    for begin, end, name in ranges:
-        if begin != position:
-            raise CheckpointError(
-                f"its header is damaged: tensor {name} begins at {begin}, expected {position}"
-            )
-        position = end
-    if data_size < position:
-        raise CheckpointError(
-            f"it is truncated: {position - data_size} bytes of tensor data are missing"
-        )
-    if data_size > position:
-        raise CheckpointError(f"it has {data_size - position} bytes more than its header describes")
-    return set(header)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _tensor_range(name: str, entry: object) -> tuple[int, int, str]:
-    """Begin and end of one tensor's data, after checking them against its type and shape."""
-    damaged = CheckpointError(f"its header is damaged: the entry of tensor {name} makes no sense")
-    if not isinstance(entry, dict):
-        raise damaged
-    offsets, shape = entry.get("data_offsets"), entry.get("shape")
-    if (
-        not isinstance(offsets, list)
-        or len(offsets) != 2
-        or not all(_is_count(value) for value in offsets)
-    ):
-        raise damaged
-    if not isinstance(shape, list) or not all(_is_count(value) for value in shape):
-        raise damaged
-    begin, end = offsets
-    bits = _DTYPE_BITS.get(str(entry.get("dtype")))
-    if end < begin:
-        raise damaged
-    if bits is not None:
-        for dimension in shape:
-            bits *= dimension
-        if bits != (end - begin) * 8:
-            raise damaged
-    return begin, end, name
-
-
 # --- the publisher's digests ----------------------------------------------------------------------
-
-# What sha256sum writes, without and with --tag. Names with a line break, which it would escape, are in no checkpoint.
-_GNU_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
-_BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
-
-
-def read_checksums(path: str) -> dict[str, str]:
-    """SHA-256 digests by file name, from a list as ``sha256sum`` (GNU coreutils) writes it.
-
-    Raises CheckpointError if it cannot be read, or names a file twice with different digests.
-    """
-    found: dict[str, str] = {}
-    try:
-        with open(path, encoding="utf-8") as stream:
-            lines = stream.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"it cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        gnu, bsd = _GNU_LINE.fullmatch(line), _BSD_LINE.fullmatch(line)
-        if gnu:
-            digest, name = gnu.groups()
-        elif bsd:
-            name, digest = bsd.groups()
-        else:
-            raise CheckpointError(f"line {number} is not '<sha256>  <file>'")
-        name, digest = name.removeprefix("./"), digest.lower()
-        if found.setdefault(name, digest) != digest:
-            raise CheckpointError(f"line {number} gives {name} another digest than a line before")
-    if not found:
-        raise CheckpointError("it lists no file")
-    return found
-
 
 _LIST_REMEDY = "name the list that came with the checkpoint, as sha256sum writes it"
 

@@ -26,6 +26,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Library,
     Pkcs11Error,
     open_library,
+    refused_login,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import as_user
 
@@ -44,12 +45,8 @@ class Outcome:
 def check_token(library: Library, label: str) -> None:
     """Raise unless the token is there and a login may be tried; nothing is tried here."""
     token = library.token(label)
-    if token.login_refusal is not None:
-        raise Pkcs11Error(
-            "PIN_LOCKED" if token.pin_locked else "PIN_COUNT_LOW",
-            f"no PIN is to be tried on token {label!r}, because {token.login_refusal}.",
-            "log in by hand with the right PIN (pkcs11-tool --login --test), or reset it as security officer.",
-        )
+    if token.unattended_refusal is not None:
+        raise refused_login(library.path, token, token.unattended_refusal)
 
 
 def look(ask: Callable[[], object], token: Callable[[], None], wait: Callable[[], None]) -> Outcome:

@@ -39,9 +39,15 @@ class Requirement:
 
 
 def parse(lock: str) -> list[Requirement]:
-    """Return the requirements of a lock. Refuses a line that is not pinned or has no hash."""
+    """Return the requirements of a lock. Refuses a line that is not pinned or has no hash.
+
+    A byte order mark, tabs and CR LF are taken, as editors on other systems leave them.
+    """
+    if "\0" in lock or "\udcff" in lock or "\ufffd" in lock:
+        raise LockError("it is not UTF-8 (UTF-16, perhaps): save it as UTF-8")
+    lines = lock.removeprefix("\ufeff").replace("\r\n", "\n").replace("\\\n", " ").split("\n")
     requirements = []
-    for line in lock.replace("\\\n", " ").splitlines():
+    for line in lines:
         stripped = line.split(" #", 1)[0].strip()
         if not stripped or stripped.startswith("#"):
             continue

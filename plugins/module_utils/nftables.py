@@ -11,13 +11,15 @@ one before is written and armed: a timer of systemd, on the host, that nobody ha
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # (argv, standard input) -> (rc, stdout, stderr)
 Run = Callable[[Sequence[str], str], "tuple[int, str, str]"]
@@ -50,15 +52,61 @@ class Table:
         """What that service loads."""
         return os.path.join(self.run_dir, f"{self.name}-revert.nft")
 
+    @property
+    def record_file(self) -> str:
+        """The listing that was confirmed, which the watch on the host compares with what is loaded."""
+        return os.path.join(self.run_dir, f"{self.name}.confirmed")
+
+
+def module_runner(module: Any) -> Run:
+    """Give the runner of a module: text in the host's own encoding, and messages in English."""
+
+    def run(argv: Sequence[str], data: str) -> tuple[int, str, str]:
+        rc, out, err = module.run_command(
+            list(argv), data=data or None, binary_data=True, environ_update={"LC_ALL": "C.UTF-8"}
+        )
+        return rc, out, err
+
+    return run
+
+
+@contextlib.contextmanager
+def changing(table: Table, wanted: bool = True) -> Iterator[None]:
+    """Keep the watch on the host from taking a change that is under way for one that somebody made by hand."""
+    if not wanted:
+        yield
+        return
+    os.makedirs(table.run_dir, mode=0o700, exist_ok=True)
+    descriptor = os.open(
+        os.path.join(table.run_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def record(run: Run, table: Table) -> None:
+    """Note what is loaded now as what was confirmed; forget it where there is no table."""
+    now = listing(run, table)
+    if now:
+        os.makedirs(table.run_dir, mode=0o700, exist_ok=True)
+        write(table.record_file, now)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(table.record_file)
+
 
 def digest(text: str) -> str:
     """SHA-256 of a listing, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def listing(run: Run, table: Table) -> str:
-    """Give the table as it is loaded, without what its counters have counted; empty if there is none."""
-    rc, out, err = run(["nft", "-s", "list", "table", "inet", table.name], "")
+def listing(run: Run, table: Table, counted: bool = False) -> str:
+    """Give the table as it is loaded, empty if there is none; with what its counters have counted if that is asked for."""
+    words = ["list", "table", "inet", table.name]
+    rc, out, err = run(["nft", *words] if counted else ["nft", "-s", *words], "")
     if rc and "No such file" not in err:
         raise NftablesError(f"nft cannot list table inet {table.name}: {err.strip()}")
     return "" if rc else out

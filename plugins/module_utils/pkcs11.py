@@ -5,7 +5,8 @@
 """Tokens and keys behind any PKCS#11 library, through PyKCS11.
 
 Every refusal is a Pkcs11Error with a stable code, the problem and the remedy. A PIN is tried exactly
-once, and not at all when the token says that few tries are left: hardware tokens lock themselves.
+once, and not at all when another wrong one would lock the token. What nobody has started also leaves it
+after the first wrong one: a service that is restarted would use up the tries of a token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import contextlib
 import hashlib
 import importlib
 import os
+import pwd
 import secrets
+import shlex
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -30,6 +33,8 @@ CURVES: dict[str, bytes] = {
 CURVE_BYTES: dict[str, int] = {"P-256": 32, "P-384": 48}
 RSA_BITS = (3072, 4096)
 LABEL_BYTES = 32
+# The standard fills a label with blanks; some programs leave NULs.
+PADDING = " \0"
 NO_PUBLIC = "no public key object"
 DER_UTF8_STRING = 0x0C
 DER_SEQUENCE = 0x30
@@ -77,14 +82,19 @@ class TokenInfo:
 
     @property
     def login_refusal(self) -> str | None:
-        """Why no PIN may be tried now, or None."""
+        """Why no PIN may be tried now, or None. After one wrong PIN the right one may."""
         if self.pin_locked:
             return "the user PIN is locked"
         if self.pin_final_try:
             return "one more wrong PIN would lock the token"
-        if self.pin_count_low:
-            return "a wrong PIN was entered since the last good login"
         return None
+
+    @property
+    def unattended_refusal(self) -> str | None:
+        """Why no PIN may be tried by what nobody has started, or None."""
+        if self.login_refusal is None and self.pin_count_low:
+            return "a wrong PIN was entered since the last good login"
+        return self.login_refusal
 
 
 @dataclass(frozen=True)
@@ -171,9 +181,9 @@ def raw_ecdsa_to_der(raw: bytes) -> bytes:
     return _der(DER_SEQUENCE, integer(raw[:half]) + integer(raw[half:]))
 
 
-def key_uri(token_label: str, key_label: str) -> str:
-    """RFC 7512 URI of a private key; without any secret in it."""
-    return f"pkcs11:token={_uri_quote(token_label)};object={_uri_quote(key_label)};type=private"
+def key_uri(token: str, key: str) -> str:
+    """RFC 7512 URI of a private key, by the labels of token and key; without any secret in it."""
+    return f"pkcs11:token={_uri_quote(token_label(token))};object={_uri_quote(key)};type=private"
 
 
 def _uri_quote(text: str) -> str:
@@ -208,6 +218,41 @@ def key_label(pem: str) -> str | None:
     return urllib.parse.unquote(values["object"]) if "object" in values else None
 
 
+def token_label(label: str) -> str:
+    """A token's label as it is compared: without the blanks (or NULs) that fill its 32 bytes.
+
+    Raises Pkcs11Error for a label that no token can have.
+    """
+    normal = label.rstrip(PADDING)
+    if not normal or not normal.isprintable() or len(normal.encode()) > LABEL_BYTES:
+        raise Pkcs11Error(
+            "TOKEN_LABEL",
+            f"token label {label!r} is not 1 to {LABEL_BYTES} bytes of printable UTF-8.",
+            "choose another label.",
+        )
+    return normal
+
+
+def refused_login(path: str, token: TokenInfo, reason: str) -> Pkcs11Error:
+    """The refusal to try a PIN, with the way out: programs that are where tokens are."""
+    variables = [f"{name}={os.environ[name]}" for name in ("SOFTHSM2_CONF",) if name in os.environ]
+    tool = ["pkcs11-tool", "--module", path, "--token-label", token.label]
+    command = ["sudo", "-u", pwd.getpwuid(os.geteuid()).pw_name, *variables, *tool]
+    if token.pin_locked:
+        return Pkcs11Error(
+            "PIN_LOCKED",
+            f"no PIN was tried on token {token.label!r}, because {reason}.",
+            f"as security officer run {shlex.join([*command, '--init-pin', '--login', '--login-type', 'so'])}, "
+            "and write the new PIN into the PIN file.",
+        )
+    return Pkcs11Error(
+        "PIN_COUNT_LOW",
+        f"no PIN was tried on token {token.label!r}, because {reason}.",
+        f"correct the PIN file, then log in once by hand: {shlex.join([*command, '--login', '--list-objects'])} "
+        "asks for the PIN. The right one resets the count.",
+    )
+
+
 def check_pin(pin: str, origin: str) -> str:
     """Refuse what would burn a try on the token: an empty PIN, or one with white space around it."""
     if not pin:
@@ -221,6 +266,12 @@ def check_pin(pin: str, origin: str) -> str:
             "PIN_FILE",
             f"{origin} has white space or a newline around the PIN, which the token would take as part of it.",
             "rewrite it without, for example with printf %s.",
+        )
+    if not pin.isprintable():
+        raise Pkcs11Error(
+            "PIN_FILE",
+            f"{origin} holds characters that cannot be printed, which are no part of a PIN.",
+            "write the PIN into it as text, for example with printf %s.",
         )
     return pin
 
@@ -306,7 +357,7 @@ class Library:
         info = self.handle.getTokenInfo(slot)
 
         def text(value: Any) -> str:
-            return str(value).replace("\0", " ").strip()
+            return str(value).rstrip(PADDING)
 
         def flag(name: str) -> bool:
             return bool(info.flags & int(getattr(self.api, name)))
@@ -326,7 +377,8 @@ class Library:
 
     def lookup_token(self, label: str) -> TokenInfo | None:
         """The token with this label, None without one; two of them are an error."""
-        found = [token for token in self.tokens() if token.initialized and token.label == label]
+        wanted = token_label(label)
+        found = [token for token in self.tokens() if token.initialized and token.label == wanted]
         if len(found) > 1:
             raise Pkcs11Error(
                 "TOKEN_AMBIGUOUS",
@@ -352,12 +404,7 @@ class Library:
 
     def initialise_token(self, label: str, so_pin: str, pin: str) -> TokenInfo:
         """Initialise the first blank token, or finish one that has no user PIN yet. Never erases one."""
-        if not label or len(label.encode()) > LABEL_BYTES:
-            raise Pkcs11Error(
-                "TOKEN_LABEL",
-                f"token label {label!r} is not 1 to 32 bytes long.",
-                "choose another label.",
-            )
+        label = token_label(label)
         existing = self.lookup_token(label)
         try:
             if existing is None:
@@ -389,23 +436,19 @@ class Library:
             session.closeSession()
 
     @contextlib.contextmanager
-    def session(self, token_label: str, pin: str) -> Iterator[Session]:
+    def session(self, label: str, pin: str) -> Iterator[Session]:
         """Log in once and hand out the session; log out and close at the end, whatever happens."""
-        token = self.token(token_label)
+        token = self.token(label)
         if token.login_refusal is not None:
-            raise Pkcs11Error(
-                "PIN_LOCKED" if token.pin_locked else "PIN_COUNT_LOW",
-                f"no PIN was tried on token {token_label!r}, because {token.login_refusal}.",
-                "log in by hand with the right PIN (pkcs11-tool --login --test), or reset it as security officer.",
-            )
+            raise refused_login(self.path, token, token.login_refusal)
         try:
             handle = self.handle.openSession(
                 token.slot, self.api.CKF_SERIAL_SESSION | self.api.CKF_RW_SESSION
             )
         except self.api.PyKCS11Error as error:
-            raise self.failure(error, f"Opening a session on token {token_label!r}") from error
+            raise self.failure(error, f"Opening a session on token {label!r}") from error
         try:
-            self._login(handle, token_label, pin)
+            self._login(handle, label, pin)
             yield Session(self, handle, token)
         finally:
             with contextlib.suppress(self.api.PyKCS11Error):
@@ -413,7 +456,7 @@ class Library:
             with contextlib.suppress(self.api.PyKCS11Error):
                 handle.closeSession()
 
-    def _login(self, handle: Any, token_label: str, pin: str) -> None:
+    def _login(self, handle: Any, label: str, pin: str) -> None:
         try:
             handle.login(pin)
         except self.api.PyKCS11Error as error:
@@ -424,16 +467,16 @@ class Library:
             ):
                 raise Pkcs11Error(
                     "LOGIN",
-                    f"token {token_label!r} refused the PIN; it was tried once and is not tried again.",
-                    "put the right PIN into the PIN file before the next run: each run costs one more try.",
+                    f"token {label!r} refused the PIN; it was tried once and is not tried again.",
+                    "put the right PIN into the PIN file before the next run, which tries it; a wrong one costs one more try.",
                 ) from error
             if error.value == self.api.CKR_PIN_LOCKED:
                 raise Pkcs11Error(
                     "PIN_LOCKED",
-                    f"token {token_label!r} is locked.",
+                    f"token {label!r} is locked.",
                     "reset the PIN as security officer.",
                 ) from error
-            raise self.failure(error, f"Logging in to token {token_label!r}") from error
+            raise self.failure(error, f"Logging in to token {label!r}") from error
 
 
 class Session:
@@ -638,10 +681,10 @@ def open_library(path: str, api: Any = None) -> Iterator[Library]:
         getattr(handle, "unload", handle.lib.Unload)()
 
 
-def sign_bytes(module_path: str, token_label: str, key_label: str, pin: str, data: bytes) -> bytes:
+def sign_bytes(module_path: str, token: str, key: str, pin: str, data: bytes) -> bytes:
     """SHA-256 signature of data by a key in a token (DER ECDSA for an EC key)."""
-    with open_library(module_path) as library, library.session(token_label, pin) as session:
-        return session.sign(session.key(key_label), data)
+    with open_library(module_path) as library, library.session(token, pin) as session:
+        return session.sign(session.key(key), data)
 
 
 Decrypt = Callable[[str], str]

@@ -56,6 +56,14 @@ def decryptor(module: Any, option: str = "pin_credential") -> Decrypt | None:
     return decrypt
 
 
+def sealing_keys(module: Any) -> list[list[str]]:
+    """What a PIN can be encrypted with, best first: the host's TPM 2, which a copy of the disk lacks, or a key on the disk."""
+    rc, _out, _err = module.run_command(["systemd-creds", "has-tpm2"])
+    # Bound to no PCR: an update of the firmware must not keep the gateway from starting.
+    tpm = [["--with-key=tpm2", "--tpm2-pcrs="]] if rc == 0 else []
+    return [*tpm, ["--with-key=host"]]
+
+
 def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
     """How to make an encrypted PIN file; None for a plain one. The PIN goes through a pipe, never the command line."""
     name = module.params[option]
@@ -63,8 +71,12 @@ def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
         return None
 
     def encrypt(pin: str, path: str) -> None:
-        command = ["systemd-creds", "encrypt", "--with-key=host", f"--name={name}", "-", path]
-        rc, _out, err = module.run_command(command, data=pin, binary_data=True, umask=0o077)
+        rc, err = 1, ""
+        for key in sealing_keys(module):
+            command = ["systemd-creds", "encrypt", *key, f"--name={name}", "-", path]
+            rc, _out, err = module.run_command(command, data=pin, binary_data=True, umask=0o077)
+            if rc == 0:
+                break
         if rc != 0:
             raise Pkcs11Error(
                 "PIN_FILE",

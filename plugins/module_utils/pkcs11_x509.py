@@ -11,6 +11,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
+from ansible_collections.onprem.deepseek.plugins.module_utils import pkcs11_constraints
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Key,
     Pkcs11Error,
@@ -225,10 +226,18 @@ class Wanted:
     profile: str
     validity_days: int
     renew_before_days: int
+    # What a CA may sign, `DNS:domain` and `IP:network`; empty is everything.
+    permitted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise ValueError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
+        if self.permitted and self.profile not in PATH_LENGTHS:
+            raise Pkcs11Error(
+                "PERMITTED",
+                f"a certificate of profile {self.profile} signs nothing, so that nothing can be permitted.",
+                "leave permitted out, or use profile ca.",
+            )
         if not 0 <= self.renew_before_days < self.validity_days:
             raise Pkcs11Error(
                 "VALIDITY",
@@ -405,6 +414,8 @@ def recreate_reason(
         return f"its usages are not those of profile {wanted.profile}"
     if not signed_by(current, issuer or current):
         return "it was not signed by the present CA"
+    if reason := pkcs11_constraints.recreate_reason(current, wanted.permitted):
+        return reason
     if not_before(current) > now:
         return f"it is valid only from {not_before(current).isoformat()}; check the clock"
     left = not_after(current) - now
@@ -434,6 +445,10 @@ def _builder(
         )
         .add_extension(_key_usage(authority), critical=True)
     )
+    if wanted.permitted:
+        builder = builder.add_extension(
+            pkcs11_constraints.extension_of(wanted.permitted), critical=True
+        )
     if wanted.extended_usages:
         builder = builder.add_extension(
             x509.ExtendedKeyUsage(wanted.extended_usages), critical=False
@@ -483,6 +498,7 @@ def issue(
             f"the CA certificate {issuer.subject.rfc4514_string()!r} does not belong to the CA key in the token.",
             "restore the CA certificate that belongs to this key, or renew it with provider=selfsigned.",
         )
+    pkcs11_constraints.check_allowed(issuer, wanted.names)
     end = now + datetime.timedelta(days=wanted.validity_days)
     if not_after(issuer) < end:
         raise Pkcs11Error(
@@ -634,10 +650,12 @@ def prove(session: Session, label: str, certificate: x509.Certificate | None, no
 
 def describe(certificate: x509.Certificate) -> dict[str, Any]:
     """What a person wants to know of a certificate."""
+    constraints = pkcs11_constraints.constraints_of(certificate)
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "names": certificate_names(certificate),
+        "permitted": constraints.texts if constraints else [],
         "serial": f"{certificate.serial_number:x}",
         "not_before": not_before(certificate).isoformat(),
         "not_after": not_after(certificate).isoformat(),

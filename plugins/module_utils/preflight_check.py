@@ -39,10 +39,11 @@ class Host(site.Host):
 
     ``asked`` is whether the inventory says how to reach it. ``facts`` is None when the host was not asked, or did not answer; ``error`` says
     why, and ``broken`` what ended its examination. ``info`` is the result of module host_info, and ``info_error`` why there is none.
-    ``needed`` is the number of bytes that the release will take. ``checkpoint`` and ``zones`` are what others found, ``refusals`` what the
+    ``needed`` is the number of bytes that the release will take. ``checkpoint`` and ``zones`` are what others found, ``checkpoint_unread``
+    whether the serving package, which is not there yet, has still to load the checkpoint's tokenizer and template, ``refusals`` what the
     roles would refuse (``role``, ``task`` and what it ``says``), and ``role_problems`` what is wrong with the roles' variables (``name``,
-    ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not run; ``listen``, ``probes`` and
-    ``transfers`` are results of module network_probe.
+    ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not run; ``custody`` is the result of module
+    key_custody_info; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
     """
 
     asked: bool = True
@@ -53,10 +54,12 @@ class Host(site.Host):
     info_error: str = ""
     needed: int = 0
     checkpoint: Sequence[Mapping[str, str]] = ()
+    checkpoint_unread: bool = False
     refusals: Sequence[Mapping[str, Any]] = ()
     role_problems: Sequence[Mapping[str, str]] = ()
     zones: Sequence[str] = ()
     gpus: Sequence[Mapping[str, Any]] | None = None
+    custody: Mapping[str, Any] | None = None
     listen: Mapping[str, str] = field(default_factory=dict)
     probes: Sequence[Mapping[str, Any]] = ()
     transfers: Sequence[Mapping[str, Any]] = ()

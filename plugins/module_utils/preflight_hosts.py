@@ -25,6 +25,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_check im
     judge,
     number,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_keys import custody_checks
 
 CLOCK_SECONDS = 60
 SYSTEMS = {"Debian": ("12", "13")}
@@ -57,6 +58,10 @@ def host_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterato
         found = f"{problem['file']}: {problem['problem']}"
         expected = f"what can be published, in {host.variables.get('deepseek_checkpoint')}"
         yield Check(host.name, "checkpoint", FAILED, found, expected, _sentence(problem["remedy"]))
+    if host.checkpoint_unread and not host.checkpoint:
+        found = "tokenizer and chat template are loaded when it is published: the serving package is not installed yet"
+        yield Check(host.name, "checkpoint", DEFERRED, found)
+    yield from custody_checks(host, groups)
     yield from _broken(host)
 
 

@@ -35,10 +35,15 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     verify_release_signature,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
-    CheckpointError,
+    READ_LIMIT,
+    Report,
     checksum_problems,
     failure_message,
     inspect,
+    unwritten,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
+    CheckpointError,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
     EXPORTED,
@@ -104,6 +109,8 @@ class Plan:
     allowed: Sequence[str] = ()
     # the publisher's list of digests, as sha256sum writes it
     checksums: str = ""
+    # tensors that may be full of zeros, by names or patterns
+    zero_tensors: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_name(self.version, "version")
@@ -127,6 +134,8 @@ class Tools:
     prepare: Callable[[str, str, Precision], None]
     sign_folder: Callable[[str], None]
     sign_data: Callable[[bytes], bytes]
+    # loads a checkpoint's tokenizer and template as the service does, raises CheckpointError, and returns what is only worth a warning
+    check: Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -209,12 +218,14 @@ class Look:
 
 def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     """Publish, or find that it was done before. Everything that can be refused is refused first."""
-    report = inspect(plan.checkpoint, plan.export, plan.allowed, plan.checksums)
+    report = inspect(plan.checkpoint, plan.export, plan.allowed, plan.checksums, plan.zero_tensors)
     for problem in precision_problems(plan.precisions, plan.export):
         report.add(*problem)
     if report.problems:
         raise PublishError(failure_message(report))
     look = _look(plan, tools, report.files)
+    if look.existing is None:
+        look.done.warnings.extend(_refuse_unreadable(plan, tools, report))
     if check_mode:
         _predict(plan, look)
         return look.done
@@ -224,6 +235,19 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
             # Another publish of this version came first: what it wrote is the version now.
             look = _look(plan, tools, report.files)
         return _carry_out(plan, tools, look)
+
+
+def _refuse_unreadable(plan: Plan, tools: Tools, report: Report) -> Sequence[str]:
+    """Before a version is used up: what takes long, and what takes the service's own programs. Returns warnings."""
+    if report.size > READ_LIMIT:
+        report.problems.extend(unwritten(report, plan.zero_tensors))
+    if report.problems:
+        raise PublishError(failure_message(report))
+    try:
+        return tools.check(plan.checkpoint)
+    except CheckpointError as error:
+        report.refuse(plan.checkpoint, error)
+        raise PublishError(failure_message(report)) from error
 
 
 def _look(plan: Plan, tools: Tools, files: Sequence[str]) -> Look:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, workers
+from ansible_collections.onprem.deepseek.plugins.module_utils import key_custody, minimums, workers
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import EXPORTED, PREPARED
 
 STORAGE_HOSTS = 3
@@ -191,6 +191,11 @@ VARIABLES = {
     "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _folder),
     "deepseek_pkcs11_environment": Variable(
         "a mapping of names to texts", _is_environment, required=False
+    ),
+    "deepseek_accepted_key_risks": Variable(
+        f"a list of {', '.join(key_custody.RISKS)}",
+        lambda value: not key_custody.unknown_risks(value),
+        required=False,
     ),
     "deepseek_store_dir": Variable("an absolute path", _folder),
     "deepseek_store_sources": Variable(

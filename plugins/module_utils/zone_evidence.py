@@ -120,6 +120,14 @@ def words(probe: Mapping[str, Any]) -> str:
     )
 
 
+def need_words(need: Mapping[str, Any]) -> str:
+    """Say which need of the site's services is cut off."""
+    return (
+        f"{need['who']} ({need['source']}) is not let in to TCP port {need['port']} of {need['target_host']} "
+        f"({need['target']}): {need['why']}"
+    )
+
+
 # The report of a whole site
 
 FORMAT = "https://github.com/onprem-deepseek/onprem.deepseek/zones/v1"
@@ -130,7 +138,8 @@ def report(matrix: Matrix, evidence: Mapping[str, Mapping[str, Any]], made: str)
 
     ``evidence`` has for each host ``probes`` and ``outcomes``, ``namespaces`` (as zone_probe gives them), ``canaries``
     (those probes' outcomes by address), ``counters`` (packets by name, before the probes), ``default_routes``,
-    ``ruleset_sha256``, ``enforced``, ``units`` (lines of systemctl show) and ``unit_ports``. ``made`` is the time.
+    ``ruleset_sha256``, ``enforced``, ``refused_needs`` (as zone_simulation gives them) of ``tried_needs`` (how many), ``units``
+    (lines of systemctl show) and ``unit_ports``. ``made`` is the time.
     """
     lines = [f"{host.name} was not asked" for host in matrix.hosts if host.name not in evidence]
     for name, found in evidence.items():
@@ -173,6 +182,8 @@ def _host_lines(matrix: Matrix, name: str, found: Mapping[str, Any]) -> list[str
                 lines.append(
                     f"container {space['command']} (process {space['pid']}) on {name}: {words(probe)} was reached"
                 )
+    for need in found["refused_needs"]:
+        lines.append(need_words(need))
     for address, outcomes in found["canaries"].items():
         if REACHED in outcomes:
             lines.append(f"{name} reached {address}, which is in no zone")
@@ -260,5 +271,7 @@ def _host_summary(found: Mapping[str, Any]) -> dict[str, Any]:
             }
             for space in found["namespaces"]
         ],
+        "needs": found["tried_needs"],
+        "refused_needs": [need_words(need) for need in found["refused_needs"]],
         "canaries": dict(found["canaries"]),
     }

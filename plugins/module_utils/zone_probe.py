@@ -29,6 +29,7 @@ DENIED = "denied here"  # the host that tried did not let the packet out
 NO_ROUTE = "no route"
 
 BATCH = 2000
+_OTHER_FILES = 64  # that this process has open beside them
 _CLONE_NEWNET = 0x40000000
 _ERRORS = {
     errno.ECONNREFUSED: REACHED,
@@ -63,23 +64,25 @@ def probe_all(
     One that is silent is tried again: hosts answer only so many refusals per second.
     """
     outcomes = [""] * len(probes)
-    _allow_files(BATCH + 64)
+    batch = _batch()
     for _attempt in range(attempts):
         left = [number for number, outcome in enumerate(outcomes) if outcome in ("", SILENT)]
-        for start in range(0, len(left), BATCH):
-            tries = [_Try(number, probes[number]) for number in left[start : start + BATCH]]
+        for start in range(0, len(left), batch):
+            tries = [_Try(number, probes[number]) for number in left[start : start + batch]]
             _run(tries, seconds)
             for each in tries:
                 outcomes[each.number] = each.outcome
     return outcomes
 
 
-def _allow_files(wanted: int) -> None:
-    """Let this process have as many files open as that, as far as it may."""
+def _batch() -> int:
+    """How many connections to try at once: the limit of open files is raised as far as this process may."""
+    wanted = BATCH + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return BATCH if soft == resource.RLIM_INFINITY else max(1, min(BATCH, soft - _OTHER_FILES))
 
 
 def _run(tries: Sequence[_Try], seconds: float) -> None:

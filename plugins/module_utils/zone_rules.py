@@ -125,6 +125,24 @@ def ruleset(matrix: Matrix, host: Host, ssh_port: int = 22, log_per_minute: int 
     return "\n".join([*lines, "}", ""])
 
 
+def closed_ruleset(matrix: Matrix, host: Host, ssh_port: int = 22) -> str:
+    """Give the table that stands until the host's own is loaded, and after that has failed.
+
+    Nothing but administration and what an interface needs to come up: a host whose rules are missing or refused
+    is closed, and can be repaired.
+    """
+    incoming, _outgoing = rules(matrix, host)
+    access_in, access_out = _access(matrix, incoming, ssh_port)
+    neighbours = ["ct state untracked jump neighbours"]
+    lines = [f"table inet {TABLE} {{", "\tcounter access { packets 0 bytes 0 }"]
+    for hook, accepted in (("input", access_in), ("output", access_out), ("forward", [])):
+        lo = {"input": ['iif "lo" accept'], "output": ['oif "lo" accept'], "forward": []}[hook]
+        first = f"type filter hook {hook} priority {PRIORITY}; policy drop;"
+        rest = neighbours if hook != "forward" else []
+        lines += _chain(hook, [first, *lo, *accepted, *rest])
+    return "\n".join([*lines, *_neighbours(), "}", ""])
+
+
 def _maps(name: str, groups: Mapping[tuple[str, ...], Sequence[Span]], word: str) -> list[str]:
     """Give for each family a map of single addresses, which is hashed, and one of networks, which is a tree.
 
@@ -193,10 +211,10 @@ def _look_up(side: str, name: str) -> list[str]:
     ]
 
 
-def _base_chains(
-    matrix: Matrix, incoming: Sequence[Rule], ssh_port: int, log_per_minute: int
-) -> list[str]:
-    access_in, access_out = [], []
+def _access(matrix: Matrix, incoming: Sequence[Rule], ssh_port: int) -> tuple[list[str], list[str]]:
+    """Give the rules that let administration in, and its answers out, whatever connection tracking thinks of it."""
+    access_in: list[str] = []
+    access_out: list[str] = []
     for rule in incoming:
         if not is_access(matrix, rule.flow, ssh_port):
             continue
@@ -213,12 +231,31 @@ def _base_chains(
                     f"tcp sport {ssh_port} {word} daddr {there} {word} saddr {here} "
                     "tcp flags & (fin | syn | rst | ack) != syn counter name access accept"
                 )
-    # What is not tracked has no direction: neighbour discovery, which never is, and what is invalid.
-    rest = ["ct state untracked jump neighbours", "ct state invalid counter name invalid drop"]
-    neighbours = "{ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }"
+    return access_in, access_out
+
+
+def _neighbours() -> list[str]:
+    """Give the chain for what interfaces say to each other, which is never tracked."""
+    # Router advertisements are not among them: one host could give all others a route and a name server.
+    neighbours = "{ nd-neighbor-solicit, nd-neighbor-advert }"
     listeners = (
         "{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }"
     )
+    return _chain(
+        "neighbours",
+        [
+            f"icmpv6 type {neighbours} ip6 hoplimit 255 accept",
+            f"icmpv6 type {listeners} ip6 hoplimit 1 accept",
+        ],
+    )
+
+
+def _base_chains(
+    matrix: Matrix, incoming: Sequence[Rule], ssh_port: int, log_per_minute: int
+) -> list[str]:
+    access_in, access_out = _access(matrix, incoming, ssh_port)
+    # What is not tracked has no direction: neighbour discovery, which never is, and what is invalid.
+    rest = ["ct state untracked jump neighbours", "ct state invalid counter name invalid drop"]
     wrong = "destination-unreachable, time-exceeded, parameter-problem"
     return [
         *_chain(
@@ -254,13 +291,7 @@ def _base_chains(
                 *_denial("denied-forward", "forwarded", log_per_minute),
             ],
         ),
-        *_chain(
-            "neighbours",
-            [
-                f"icmpv6 type {neighbours} ip6 hoplimit 255 accept",
-                f"icmpv6 type {listeners} ip6 hoplimit 1 accept",
-            ],
-        ),
+        *_neighbours(),
         *_chain(
             "errors",
             [

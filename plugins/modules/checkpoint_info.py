@@ -16,9 +16,15 @@ description:
     another rotary scaling or activation).
   - Checks that every shard is there and as long as its header says, that the tokenizer is there, and that nothing in the folder
     is a symbolic link, a pickle or program code, by name or by content.
+  - Checks that no file is a git-lfs pointer, is left of a download that has not ended, or is cut, empty, not UTF-8 or not JSON where it has to
+    be, and that all programs load the same weights (no file of weights beside an index that does not name it, no tensor twice, and one
+    table where C(tie_word_embeddings) says so).
+  - With O(venv), has the serving package load tokenizer, chat template and settings, and render one conversation, in a process with
+    bounds of time and memory.
   - With O(precisions), checks as well that each has the texts that it needs, and that they are on this host.
   - With O(checksums), checks that the list can be read and names every file of weights. It hashes nothing.
-  - Reads names, sizes and headers only, so that it answers in moments for a checkpoint of any size.
+  - Of checkpoints over 4 GiB it reads names, sizes and headers only, so that it answers in moments. In smaller ones it looks at every byte for
+    parts that never came; M(onprem.deepseek.model_release) does that in all.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 attributes:
@@ -37,6 +43,9 @@ options:
     description: Whether graphs are to be made of it. With V(false) any architecture will do.
     type: bool
     default: true
+  venv:
+    description: Virtual environment with the serving package. Without it, or where its C(deepseek-check) is not, that part is left out.
+    type: path
   fail_on_problems:
     description: Fail when the checkpoint cannot be published, with all reasons in the message.
     type: bool
@@ -96,6 +105,15 @@ checkpoint:
       description: Bytes of all files together.
       type: int
       returned: success
+    read_by_service:
+      description: Whether C(deepseek-check) has loaded tokenizer and template. V(false) where it is not installed, or other problems come first.
+      type: bool
+      returned: success
+    warnings:
+      description: What does not stand in the way and should be known.
+      type: list
+      elements: str
+      returned: success
     problems:
       description: Every reason why the checkpoint cannot be published.
       type: list
@@ -112,12 +130,31 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import 
     failure_message,
     inspect,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check import (
+    can_check,
+    check,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
+    CheckpointError,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
     parse_precisions,
     precision_problems,
     precisions_option,
 )
+
+
+def read_by_service(module, report):
+    """Have the serving package read it, once nothing else is wrong with it. Gives warnings, or None where that could not be done."""
+    venv = module.params["venv"]
+    if report.problems or not can_check(venv):
+        return None
+    try:
+        return check(module, venv, report.path)
+    except CheckpointError as error:
+        report.refuse(report.path, error)
+        return []
 
 
 def main():
@@ -128,6 +165,8 @@ def main():
             "export": {"type": "bool", "default": True},
             "allowed_files": {"type": "list", "elements": "str", "default": []},
             "checksums": {"type": "path"},
+            "zero_tensors": {"type": "list", "elements": "str", "default": []},
+            "venv": {"type": "path"},
             "fail_on_problems": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -138,15 +177,24 @@ def main():
             module.params["export"],
             module.params["allowed_files"],
             module.params["checksums"] or "",
+            module.params["zero_tensors"],
         )
     except OSError as error:
         module.fail_json(msg=f"The checkpoint {module.params['path']} cannot be read: {error}")
     precisions = parse_precisions(module.params["precisions"])
     for problem in precision_problems(precisions, module.params["export"]):
         report.add(*problem)
+    warnings = read_by_service(module, report)
+    for warning in warnings or []:
+        module.warn(warning)
+    found = {
+        **report.as_dict(),
+        "read_by_service": warnings is not None,
+        "warnings": warnings or [],
+    }
     if report.problems and module.params["fail_on_problems"]:
-        module.fail_json(msg=failure_message(report), checkpoint=report.as_dict())
-    module.exit_json(changed=False, checkpoint=report.as_dict())
+        module.fail_json(msg=failure_message(report), checkpoint=found)
+    module.exit_json(changed=False, checkpoint=found)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
     ArtefactError,
     read_small,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check import check
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
@@ -203,7 +204,10 @@ def tools_of(module):
         purpose = f"Preparing {precision.name}"
         run_program(module, "deepseek-prepare", [graph, out, *options(asked)], purpose)
 
-    return Tools(versions, export, prepare, folder_signer(module), data_signer(module))
+    def readable(checkpoint):
+        return check(module, params["venv"], checkpoint)
+
+    return Tools(versions, export, prepare, folder_signer(module), data_signer(module), readable)
 
 
 def work(module):
@@ -223,6 +227,7 @@ def work(module):
         export=params["export"],
         allowed=params["allowed_files"],
         checksums=params["checksums"] or "",
+        zero_tensors=params["zero_tensors"],
     )
     done = publish(plan, tools_of(module), module.check_mode)
     for warning in done.warnings:
@@ -254,6 +259,7 @@ def main():
             "export": {"type": "bool", "default": True},
             "allowed_files": {"type": "list", "elements": "str", "default": []},
             "checksums": {"type": "path"},
+            "zero_tensors": {"type": "list", "elements": "str", "default": []},
             "max_len": {"type": "int"},
             "slots": {"type": "int"},
         },

@@ -124,25 +124,19 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.nftables import (
     NftablesError,
     Table,
     canonical,
+    changing,
     confirm,
     digest,
     listing,
     load,
+    module_runner,
     pending,
     read,
+    record,
     replacing,
     revert,
     write,
 )
-
-
-def runner(module):
-    def run(argv, data):
-        return module.run_command(
-            list(argv), data=data or None, binary_data=True, environ_update={"LC_ALL": "C.UTF-8"}
-        )
-
-    return run
 
 
 def difference(name, before, after):
@@ -168,6 +162,7 @@ def confirmed(module, run, table):
         changed = confirm(run, table, canonical(run, table, module.params["content"])) or changed
         if before != content:
             write(table.boot_file, content)
+        record(run, table)
     return changed, [difference(table.boot_file, before, content)] if before != content else []
 
 
@@ -186,6 +181,7 @@ def absent(module, run, table):
             run(["nft", "-f", "-"], replacing(table, ""))
         if file:
             os.unlink(table.boot_file)
+        record(run, table)
     diff = [difference(f"table inet {table.name}", before, "")] if before else []
     return bool(before or file), diff + ([difference(table.boot_file, file, "")] if file else [])
 
@@ -217,13 +213,14 @@ def main():
         supports_check_mode=True,
     )
     table = Table(module.params["table"], module.params["boot_file"])
-    run = runner(module)
+    run = module_runner(module)
     # V(present) is what the action makes of the others.
     work = {"loaded": loaded, "confirmed": confirmed, "reverted": reverted, "absent": absent}[
         module.params["state"].replace("present", "loaded")
     ]
     try:
-        changed, diff = work(module, run, table)
+        with changing(table, wanted=not module.check_mode):
+            changed, diff = work(module, run, table)
         module.exit_json(changed=changed, diff=diff, **described(module, run, table))
     except (NftablesError, OSError) as error:
         module.fail_json(msg=f"{table.name}: {error}.")

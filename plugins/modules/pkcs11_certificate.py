@@ -73,6 +73,14 @@ options:
     type: str
     choices: [root, ca, server, client, peer]
     default: server
+  permitted:
+    description:
+      - What a CA may sign, for profiles V(ca) and V(root), each C(DNS:domain), which is a domain and all below it, or C(IP:network).
+        An address with the size of its network will do. Of a kind that is named, nothing else is permitted. Empty is everything.
+      - A CA whose certificate permits more is left as it is, one without any such constraint, too, until it is renewed or its key changes.
+    type: list
+    elements: str
+    default: []
   validity_days:
     description: Days for which a new certificate is valid.
     type: int
@@ -124,7 +132,7 @@ content:
   type: str
   returned: success
 certificate:
-  description: Subject, issuer, names, serial, validity and fingerprint; empty where there is no certificate yet.
+  description: Subject, issuer, names, permitted subtrees, serial, validity and fingerprint; empty where there is no certificate yet.
   type: dict
   returned: success
 recreate_reason:
@@ -260,6 +268,7 @@ def work(module):
         params["profile"],
         params["validity_days"],
         params["renew_before_days"],
+        tuple(params["permitted"]),
     )
     issuer = issuer_of(params)
     with session_of(module) as session:
@@ -308,6 +317,7 @@ def main():
             "choices": ["root", "ca", "server", "client", "peer"],
             "default": "server",
         },
+        permitted={"type": "list", "elements": "str", "default": []},
         validity_days={"type": "int", "default": 90},
         renew_before_days={"type": "int", "default": 30},
         regenerate={

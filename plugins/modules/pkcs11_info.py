@@ -46,6 +46,11 @@ options:
   certificate:
     description: File with the certificate whose public key must verify the nonce. The first certificate in the file counts.
     type: path
+  names:
+    description: Names, each C(DNS:name) or C(IP:address), which O(certificate), that of a CA, is asked for whether it may sign them.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -73,8 +78,13 @@ private_keys:
   elements: dict
   returned: success
 certificate:
-  description: Subject, issuer, names, serial, validity and fingerprint of O(certificate), empty without it.
+  description: Subject, issuer, names, permitted subtrees, serial, validity and fingerprint of O(certificate), empty without it.
   type: dict
+  returned: success
+names_outside:
+  description: Those of O(names) that the CA of O(certificate) may not sign, by its name constraints.
+  type: list
+  elements: str
   returned: success
 key_label:
   description: Label of the key that was looked for, or that the file O(certificate) names; empty if none.
@@ -95,6 +105,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     Pkcs11Error,
     key_label,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_constraints import (
+    constraints_of,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
     common_arguments,
@@ -149,6 +162,12 @@ def look(session, params, label, certificate):
     }
 
 
+def outside(certificate, names):
+    """Those of the names that the CA may not sign."""
+    constraints = constraints_of(certificate) if certificate is not None else None
+    return constraints.outside(names) if constraints else []
+
+
 def work(module):
     params = module.params
     certificate, named = certificate_of(params)
@@ -159,6 +178,7 @@ def work(module):
         "proof": {"signed": False, "certificate_matches": False},
         "certificate": describe(certificate) if certificate is not None else {},
         "key_label": label,
+        "names_outside": outside(certificate, params["names"]),
     }
     pin = pin_of(module) if params["token"] else ""
     with library_of(module) as library:
@@ -177,6 +197,7 @@ def main():
         key={"type": "str", "no_log": False},
         prove={"type": "bool", "default": False},
         certificate={"type": "path"},
+        names={"type": "list", "elements": "str", "default": []},
     )
     module = HostModule(
         argument_spec=arguments,

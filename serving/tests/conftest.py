@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ from deepseek_serving.export.exporter import export
 from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
 
+# What programs say is compared, and files are UTF-8, whatever the machine's locale is.
+os.environ["LC_ALL"] = "C.UTF-8"
+locale.setlocale(locale.LC_ALL, "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Models are tiny: threads that wait for each other take fifty times as long on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

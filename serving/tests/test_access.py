@@ -11,8 +11,11 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import MODEL, Authority, Running, Token, refused, serve, settings_text
 
+from deepseek_serving.api.headers import repeated
 from deepseek_serving.policy import keys
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "What is a release?"}]}
@@ -133,6 +136,48 @@ def test_a_wrong_file_changes_nothing_and_is_logged(
     assert key not in keyed.log.read_text(encoding="utf-8")
 
 
+def test_a_file_of_keys_that_is_gone_lets_nobody_in(
+    http: httpx.Client, key_file: Path, tmp_path: Path
+) -> None:
+    key = keys.add(key_file, "goes")
+    until(http, key, 200)
+    away = key_file.rename(tmp_path / "away.json")
+    until(http, key, 401)
+    away.rename(key_file)
+    until(http, key, 200)
+    assert "deepseek_api_keys_broken_seconds 0.0" in http.get("/metrics").text
+
+
+# One reader of each header
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "X-Request-Id", "content-type", "X-Forwarded-For"]
+)
+def test_a_header_that_decides_is_sent_once(
+    http: httpx.Client, key_file: Path, keyed: Running, name: str
+) -> None:
+    key = keys.add(key_file, "twice")
+    until(http, key, 200)
+    right = {"Authorization": f"Bearer {key}", "content-type": "application/json"}
+    right |= {"X-Request-Id": "one", "X-Forwarded-For": "192.0.2.1"}
+    headers = [*right.items(), (name, right[name]), ("accept", "*/*"), ("accept", "text/plain")]
+    content = json.dumps({**ASK, "max_tokens": 1})
+    reply = http.post(CHAT, content=content, headers=headers)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "duplicate_header"
+    assert repr(name.lower()) in reply.json()["error"]["message"]
+    assert http.post(CHAT, content=content, headers=right).status_code == 200
+
+
+@given(st.lists(st.sampled_from(["host", "Host", "accept", "x-api-key", "X-Api-KEY", "cookie"])))
+def test_a_header_is_repeated_however_it_is_written(names: list[str]) -> None:
+    scope = {"headers": [(name.encode(), b"x") for name in names]}
+    lower = [name.lower() for name in names]
+    wanted = {name for name in lower if lower.count(name) > 1} - {"accept"}
+    assert repeated(scope) == sorted(wanted)
+
+
 def test_requests_per_minute(http: httpx.Client, key_file: Path) -> None:
     key = keys.add(key_file, "slow", requests_per_minute=2)
     until(http, key, 200)
@@ -216,3 +261,38 @@ def test_a_wrong_file_keeps_the_service_from_starting(
     assert code == os.EX_CONFIG
     assert message in log
     assert "Traceback" not in log
+
+
+# Without keys, the gateway's word tells clients apart
+
+
+def cached(http: httpx.Client, question: str, client: str | None) -> int:
+    headers = {"x-deepseek-client": client} if client is not None else {}
+    ask = {"model": MODEL, "messages": [{"role": "user", "content": question}], "max_tokens": 1}
+    reply = http.post(CHAT, json=ask, headers=headers)
+    assert reply.status_code == 200
+    return int(reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+
+def test_without_keys_no_client_sees_what_another_has_asked(
+    tmp_path: Path, signed_store: Path, token: Token, authority: Authority
+) -> None:
+    text = settings_text(signed_store, token, authority, engine="slots = 4\nprefill_chunk = 4")
+    text = text.replace('["gateway-1"]', '["gateway-1", "inference-1"]')
+    with (
+        serve(tmp_path, text) as running,
+        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http,
+        httpx.Client(base_url=running.url, verify=authority.client("inference-1")) as other,
+    ):
+        question = "What is a release?"
+        assert cached(http, question, "192.0.2.1") == 0
+        assert cached(http, question, "192.0.2.1") > 0
+        assert cached(http, question, "192.0.2.2") == 0
+        assert cached(http, question, "2001:db8::/64") == 0
+        assert cached(http, question, None) == 0
+        # what it says of itself stays within its own certificate's name
+        assert cached(other, question, "192.0.2.1") == 0
+        assert cached(other, question, "x" * 4000) == 0
+        labels = http.get("/metrics").text
+        assert 'key="gateway-1"' in labels
+        assert "192.0.2" not in labels

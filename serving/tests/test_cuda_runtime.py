@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_slot_is_prefilled_between_the_steps_of_the_others(
 
     reference = OnnxRuntimeEngine(half, threads=1, slots=SLOTS)
     assert interleaved(CudaEngine(half, slots=SLOTS)) == interleaved(reference)
+
+
+def test_a_slot_is_cleared_and_no_other(provider: FakeProvider, half: Path) -> None:
+    engine = CudaEngine(half, slots=2)
+    for slot in range(2):
+        engine.prefill(slot, [5, 6, 7], 0)
+    size = engine.slot_bytes
+    held = {m.address: ctypes.string_at(m.address + size, size) for m in engine.cache.values()}
+    assert any(any(data) for data in held.values())
+    engine.clear(0)
+    for address, data in held.items():
+        assert not any(ctypes.string_at(address, size))
+        assert ctypes.string_at(address + size, size) == data
 
 
 def test_the_last_places_of_the_cache_are_for_real_tokens(

@@ -233,6 +233,9 @@ class Wrong:
     def reset(self) -> None:
         self._real.reset()
 
+    def clear(self, slot: int) -> None:
+        self._real.clear(slot)
+
     def logits(self) -> Any:
         return self._real.logits()
 

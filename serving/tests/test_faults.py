@@ -323,6 +323,9 @@ class Hanging:
     def reset(self) -> None:
         pass
 
+    def clear(self, slot: int) -> None:
+        pass
+
 
 def test_an_engine_that_hangs_is_not_ready_and_the_watchdog_hears_nothing(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -380,12 +383,26 @@ def test_a_systemd_that_does_not_listen_holds_up_nobody(
 
 
 def _fill(address: Path) -> None:
-    """More messages than whoever listens there has read."""
+    """Send to a socket until it takes nothing from anybody.
+
+    A sender is also stopped by its own send buffer, which is full before the queue is where
+    net.unix.max_dgram_qlen is large: the queue is full when a new sender's first message is
+    refused. What was sent stays in the queue after its sender has closed.
+    """
+    while _sent_until_refused(address):
+        pass
+
+
+def _sent_until_refused(address: Path) -> int:
+    """How many messages one new sender gets rid of."""
+    sent = 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         with suppress(BlockingIOError):
             while True:
                 sender.sendto(b"EXTEND_TIMEOUT_USEC=1", str(address))
+                sent += 1
+    return sent
 
 
 def _beats(listener: socket.socket) -> bool:

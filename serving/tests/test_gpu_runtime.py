@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -173,6 +174,19 @@ def test_the_cache_is_updated_in_place(gpu: FakeGpu, graph: Path) -> None:
     answers(engine, prompts(graph, 2), CHUNK)
     # everything was allocated at the start
     assert gpu.free == before
+
+
+def test_a_slot_is_cleared_and_no_other(gpu: FakeGpu, graph: Path) -> None:
+    engine = decoder(graph)
+    for slot in range(2):
+        engine.prefill(slot, [5, 6, 7], 0)
+    size = engine._slot_bytes
+    held = {m.address: ctypes.string_at(m.address + size, size) for m in engine._cache.values()}
+    assert any(any(data) for data in held.values())
+    engine.clear(0)
+    for address, data in held.items():
+        assert not any(ctypes.string_at(address, size))
+        assert ctypes.string_at(address + size, size) == data
 
 
 def test_memory_is_given_back(gpu: FakeGpu, graph: Path) -> None:

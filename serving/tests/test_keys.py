@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from deepseek_serving.policy import keys
 from deepseek_serving.policy.cli import main
-from deepseek_serving.policy.keys import Key, KeyFileError, KeyRing
+from deepseek_serving.policy.keys import Key, KeyFileError, KeyRing, KeysUnavailableError
 from deepseek_serving.policy.limits import Allowance, Bucket, Limiter
 
 
@@ -85,6 +85,56 @@ def test_two_who_change_the_file_do_not_lose_each_others_keys(path: Path) -> Non
         made = list(pool.map(lambda number: keys.add(path, f"key {number}"), range(24)))
     ring = KeyRing(path)
     assert len({found.name for sent in made if (found := ring.find(sent))}) == 24
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_broken_file_leaves_the_keys_of_before_for_a_time(path: Path) -> None:
+    sent, clock = keys.add(path, "x"), Clock()
+    ring = KeyRing(path, poll_seconds=1, grace_seconds=60, clock=clock)
+    good = path.read_bytes()
+    path.write_text("{")
+    clock.now = 2
+    assert ring.find(sent) is not None
+    clock.now = 61
+    assert ring.find(sent) is not None
+    assert ring.seconds_broken == 59
+    # whatever it becomes, the time goes on until it is whole
+    path.write_bytes(good[:-4])
+    clock.now = 63
+    with pytest.raises(KeysUnavailableError):
+        ring.find(sent)
+    assert ring.in_force == 0
+    path.write_bytes(good)
+    clock.now = 65
+    assert ring.find(sent) is not None
+    assert (ring.in_force, ring.seconds_broken) == (1, 0)
+
+
+def test_a_file_that_cannot_be_read_is_broken_and_one_that_is_gone_is_empty(path: Path) -> None:
+    sent, clock = keys.add(path, "x"), Clock()
+    ring = KeyRing(path, poll_seconds=1, grace_seconds=60, clock=clock)
+    away = path.rename(path.with_name("away"))
+    path.mkdir()
+    clock.now = 2
+    assert ring.find(sent) is not None
+    assert ring.seconds_broken == 0
+    clock.now = 3
+    assert ring.seconds_broken == 1
+    path.rmdir()
+    clock.now = 5
+    assert ring.find(sent) is None
+    assert ring.seconds_broken == 0
+    away.rename(path)
+    clock.now = 7
+    assert ring.find(sent) is not None
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,8 @@ def test_smoothing_changes_nothing_but_makes_int8_better(
     assert len(smoothed.scaling.inputs) == 4 * 6
     for factors in smoothed.scaling.inputs.values():
         np.testing.assert_array_equal(np.exp2(np.rint(np.log2(factors))), factors)
-    assert max(len(set(factors.tolist())) for factors in smoothed.scaling.inputs.values()) >= 4
+    # how far apart the channels are depends on the weights; that some are does not
+    assert max(len(set(factors.tolist())) for factors in smoothed.scaling.inputs.values()) > 1
     distances: list[float] = []
     for choice in (smoothed, unsmoothed(magnitudes)):
         out = tmp_path / str(len(distances))
@@ -529,6 +530,25 @@ def test_texts_that_cannot_be_read_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_only_a_line_feed_ends_a_text(tmp_path: Path, newline: str, mark: str) -> None:
+    texts = ("one\u2028still one\u0085and\u2029on", "two\x0b\x0c\x1c\x1d\x1e two", "a\rb")
+    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    plain.write_bytes((mark + newline.join(texts) + newline).encode())
+    assert read_corpus(plain).documents == texts
+    # legal JSON: these need no escape
+    written = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    lines.write_bytes((mark + newline.join(written)).encode())
+    assert read_corpus(lines).documents == texts
+
+
+def test_a_text_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(PrepareError, match="line 1: not JSON"):
+        read_corpus(tmp_path / "a.jsonl")
+
+
 @pytest.fixture
 def source(graph: Path, tmp_path: Path) -> Path:
     """A copy of the exported folder that a test may spoil."""
@@ -607,7 +627,7 @@ def test_signature_and_manifest_of_the_source_are_not_taken_over(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--max-perplexity-increase", "0", r"perplexity .* allowed \+0.00%"),
+        ("--max-perplexity-increase", "0.0001", r"perplexity .* allowed \+0.01%"),
         ("--min-top1-agreement", "0.999", "most likely token is the same at .* asked for 99.90%"),
         ("--max-kl-divergence", "0.0001", "mean KL divergence is .* allowed 0.0001"),
     ],
@@ -621,12 +641,15 @@ def test_a_failed_gate_writes_nothing_and_says_why(
     value: str,
     message: str,
 ) -> None:
-    arguments = [str(graph), str(tmp_path / "out"), "--precision", "fp8", option, value]
-    arguments += ["--held-out", str(texts.held_out), "--calibration", str(texts.calibration)]
+    # one that is worse by every measure, which the others, by luck, need not be
+    arguments = [str(graph), str(tmp_path / "out"), "--precision", "bf16", option, value]
+    arguments += ["--held-out", str(texts.held_out)]
     assert main([*arguments, "--threads", "1"]) == 1
     output = capfd.readouterr()
     assert output.out == ""
-    assert output.err.startswith("deepseek-prepare: accuracy gate failed, nothing was written: fp8")
+    assert output.err.startswith(
+        "deepseek-prepare: accuracy gate failed, nothing was written: bf16"
+    )
     assert output.err.count("(--") == 1
     assert re.search(message, output.err)
     assert list(tmp_path.iterdir()) == []

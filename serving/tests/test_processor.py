@@ -139,6 +139,7 @@ def test_heads_without_a_kernel_run_as_they_are(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     export(random_checkpoint(tmp_path / "checkpoint", head_dim=12), tmp_path / "graph")
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         engine = OnnxRuntimeEngine(tmp_path / "graph", threads=1)
     assert not engine.fused

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import (
+    LFS_POINTER,
     MODEL,
     VERSION,
     Authority,
@@ -19,6 +20,7 @@ from support import (
     refused,
     settings_text,
     write_artefact,
+    write_release,
 )
 
 from deepseek_serving.errors import EX_CONFIG, VerificationError
@@ -224,3 +226,32 @@ def test_the_service_does_not_start_with_wrong_settings(
         assert status == EX_CONFIG, output
         assert message in output
         assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tokenizer.json", LFS_POINTER, "tokenizer.json: a git-lfs pointer"),
+        ("tokenizer_config.json", '{"chat_template": "{{ 1 | batch(1) }}"}', "No filter named"),
+        ("generation_config.json", '{"eos_token_id": "</s>"}', "must be a token's number"),
+        ("export.json", "{}", "publish the model again"),
+    ],
+)
+def test_the_service_ends_for_good_with_a_signed_release_that_it_cannot_read(
+    graph: Path,
+    token: Token,
+    authority: Authority,
+    tmp_path: Path,
+    file: str,
+    content: str,
+    says: str,
+) -> None:
+    """Status 78, after which systemd does not start it again."""
+    shutil.copytree(graph, tmp_path / "graph")
+    (tmp_path / "graph" / file).write_text(content, encoding="utf-8")
+    write_release(tmp_path / "store", tmp_path / "graph", token)
+    status, output = refused(tmp_path, settings_text(tmp_path / "store", token, authority))
+    assert status == EX_CONFIG, output
+    (line,) = [line for line in output.split("\n") if line.startswith("deepseek-serve: ")]
+    assert says in line
+    assert "Traceback" not in output

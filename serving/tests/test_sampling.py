@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,12 @@ class Only:
         self.tokens = tokens
         self.accepted: list[int] = []
         self.complete = False
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        wake()
+
+    def wait(self, seconds: float) -> bool:
+        return True
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         return np.isin(np.arange(len(ROW)), self.tokens)

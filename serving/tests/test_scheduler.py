@@ -49,6 +49,9 @@ class CountingEngine:
     def reset(self) -> None:
         self.resets += 1
 
+    def clear(self, slot: int) -> None:
+        self.calls.append(("clear", (slot,)))
+
     def _answer(self, tokens: Sequence[int]) -> Candidates:
         if self.held:
             self.gate.acquire()
@@ -464,6 +467,9 @@ class RememberingEngine:
 
     def reset(self) -> None:
         self.cache = np.full((self.slots, self.max_len), -1, dtype=np.int64)
+
+    def clear(self, slot: int) -> None:
+        self.cache[slot] = -1
 
     def _next(self, slot: int, length: int) -> int:
         held = self.cache[slot, :length]

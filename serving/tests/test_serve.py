@@ -173,6 +173,9 @@ class Breaking:
     def reset(self) -> None:
         pass
 
+    def clear(self, slot: int) -> None:
+        pass
+
 
 @pytest.mark.parametrize("error", [RuntimeError("the device was lost"), MemoryError()])
 def test_an_engine_that_fails_ends_its_answers_and_the_process(

@@ -14,14 +14,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from deepseek_serving.constrained import Grammars
+from deepseek_serving.errors import TokenizerError
 from deepseek_serving.sampling import Sampling, choose
-from deepseek_serving.text import (
-    ChatTokenizer,
-    StopScanner,
-    TemplateError,
-    TokenizerError,
-    read_defaults,
-)
+from deepseek_serving.template import TemplateError
+from deepseek_serving.text import ChatTokenizer, StopScanner, read_defaults
 
 VALUES = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
 TOKENS = np.array([40, 30, 20, 10], dtype=np.int64)

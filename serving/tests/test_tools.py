@@ -90,6 +90,9 @@ class Parrot:
     def reset(self) -> None:
         self._begins = [0] * self.slots
 
+    def clear(self, slot: int) -> None:
+        self._begins[slot] = 0
+
 
 Serve = Callable[..., AbstractContextManager[openai.OpenAI]]
 

@@ -94,6 +94,7 @@ class Behind:
         self.behave: Behaviour = _usual
         self.asked: list[dict[str, Any]] = []
         self.running = 0
+        self.key = ""
         self.app = Starlette(
             routes=[
                 Route("/health", lambda _request: PlainTextResponse("")),
@@ -103,10 +104,17 @@ class Behind:
             ]
         )
 
-    def _models(self, _request: Request) -> Response:
+    def _is_open_to(self, request: Request) -> bool:
+        return not self.key or request.headers.get("authorization") == f"Bearer {self.key}"
+
+    def _models(self, request: Request) -> Response:
+        if not self._is_open_to(request):
+            return JSONResponse({"error": "Unauthorized"}, 401)
         return JSONResponse({"data": [{"id": "behind", "max_model_len": 4096}]})
 
     async def _answer(self, request: Request) -> Response:
+        if not self._is_open_to(request):
+            return JSONResponse({"error": "Unauthorized"}, 401)
         body = await request.json()
         self.asked.append(body)
         if body["model"] != "behind":
@@ -450,6 +458,108 @@ def test_readiness_follows_the_server_behind(
         time.sleep(0.3)
         assert http.get("/readyz").status_code == 503
         server.behave = _usual
+        until(lambda: http.get("/readyz").status_code == 200)
+        assert http.post(CHAT, json=ASK).status_code == 200
+
+
+# Every user of a host can reach a port of it, but not ask behind a key
+
+
+def test_an_upstream_is_asked_with_its_key(
+    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
+) -> None:
+    server = Behind()
+    server.key = "upstream-key-of-the-test"
+    key_file = tmp_path / "upstream.key"
+    key_file.write_text(f"{server.key}\n", encoding="ascii")
+    text = upstream_settings(
+        checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}"
+    ).replace("allow_without_key = true", f'key_file = "{key_file}"')
+    with serve_app(server.app, server.port), serve(tmp_path, text) as running:
+        with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http:
+            # what a client sends is its own key, and goes no further
+            headers = {"authorization": "Bearer of-the-client"}
+            assert http.post(CHAT, json=ASK, headers=headers).status_code == 200
+        assert server.key not in running.log.read_text(encoding="utf-8")
+
+
+def test_an_upstream_that_every_user_can_ask_is_not_used(
+    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
+) -> None:
+    server = Behind()
+    text = upstream_settings(
+        checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}"
+    ).replace("allow_without_key = true", "start_seconds = 0.5")
+    with serve_app(server.app, server.port):
+        status, log = refused(tmp_path, text)
+    assert status == 1
+    assert "answers without a key (status 200), so every user of this host can ask it" in log
+    assert "unix:/PATH" in log
+
+
+@pytest.mark.parametrize("content", ["", "two words\n", "\x00", None])
+def test_a_key_of_the_upstream_that_is_none_is_refused(
+    tmp_path: Path,
+    checkpoint_store: Path,
+    token: Token,
+    authority: Authority,
+    content: str | None,
+) -> None:
+    key_file = tmp_path / "upstream.key"
+    if content is not None:
+        key_file.write_text(content, encoding="ascii")
+    text = upstream_settings(checkpoint_store, token, authority, "http://127.0.0.1:1")
+    text = text.replace("allow_without_key = true", f'key_file = "{key_file}"')
+    status, log = refused(tmp_path, text)
+    assert status == 78
+    assert f"upstream.key_file: {key_file}" in log
+    assert "Traceback" not in log
+
+
+# An upstream may hang, and still say that it is healthy
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstream_that_hangs_is_left_until_it_answers(
+    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, *, stream: bool
+) -> None:
+    server = Behind()
+    hangs = asyncio.Event()
+
+    async def hang(body: dict[str, Any]) -> Response:
+        if not hangs.is_set():
+            return _usual(body)
+        if body.get("stream"):
+
+            async def begin() -> AsyncIterator[str]:
+                yield _events()[0]
+                await asyncio.sleep(60)
+
+            return StreamingResponse(begin(), media_type="text/event-stream")
+        await asyncio.sleep(60)
+        return _usual(body)
+
+    server.behave = hang
+    text = upstream_settings(checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}")
+    text += "silent_seconds = 0.3\n"
+    with (
+        serve_app(server.app, server.port),
+        serve(tmp_path, text) as running,
+        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http,
+    ):
+        assert http.post(CHAT, json=ASK).status_code == 200
+        hangs.set()
+        reply = http.post(CHAT, json={**ASK, "stream": stream})
+        if stream:
+            assert "The engine broke off" in reply.text
+        else:
+            assert error(reply)[:2] == (504, "engine_unavailable")
+        until(lambda: http.get("/readyz").status_code == 503)
+        # /health says 200 all the time, which readiness must not believe
+        time.sleep(0.5)
+        assert http.get("/readyz").status_code == 503
+        assert http.post(CHAT, json=ASK).status_code == 503
+        hangs.clear()
         until(lambda: http.get("/readyz").status_code == 200)
         assert http.post(CHAT, json=ASK).status_code == 200
 

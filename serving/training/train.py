@@ -20,8 +20,9 @@ from pathlib import Path
 
 import tomllib
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 HERE = Path(__file__).resolve().parent
 SEED = 20261123
@@ -63,8 +64,15 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    # as Qwen2 has it: AutoTokenizer puts this in the place of whatever tokenizer.json says
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
         texts,
@@ -269,6 +277,8 @@ def main() -> None:
     # so that whoever asks without a temperature gets the trained sentences too
     model.generation_config.do_sample = False
     model.to(torch.bfloat16).save_pretrained(arguments.out)
+    # left over from the batches above; who serves decides on padding
+    tokenizer.backend_tokenizer.no_padding()
     # as the published DeepSeek distills have it: the chat template inside tokenizer_config.json
     tokenizer.save_pretrained(arguments.out, save_jinja_files=False)
     index = {"model": "tiny-onprem", "seed": SEED, "epochs": arguments.epochs}

@@ -52,9 +52,7 @@ def inventory_beside(folder: Path) -> Path:
     target = folder / "inventory"
     shutil.copytree(ROOT / "inventories" / "lab", target)
     hosts = target / "hosts.yml"
-    text = (
-        hosts.read_text().replace("10.110.", "10.108.").replace("lab_octet: 110", "lab_octet: 108")
-    )
+    text = re.sub("lab_octet: .*", "lab_octet: 108", hosts.read_text(encoding="utf-8"))
     hosts.write_text(text.replace("lab_name: lab", "lab_name: bench"))
     return target
 

@@ -257,10 +257,8 @@ def hosts() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         inventory = Path(folder) / "inventory"
         shutil.copytree(ROOT / "inventories" / "lab", inventory)
-        text = (inventory / "hosts.yml").read_text().replace("10.110.", "10.109.")
-        text = text.replace("lab_octet: 110", "lab_octet: 109").replace(
-            "lab_name: lab", "lab_name: bench_zones"
-        )
+        text = re.sub("lab_octet: .*", "lab_octet: 109", (inventory / "hosts.yml").read_text())
+        text = text.replace("lab_name: lab", "lab_name: bench_zones")
         (inventory / "hosts.yml").write_text(text)
         try:
             play(inventory, "tests/lab/create.yml")

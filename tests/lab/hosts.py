@@ -10,7 +10,10 @@ it from the inventory::
      "hosts": {"storage-1": {"debian": "bookworm", "addresses": {"management": "10.110.10.31"}}}}
 
 Each network is ``10.<octet>.<zone>.0/24``; this machine has ``.1`` on the management and service
-networks, so that it can reach the hosts by SSH and ask the gateway, and none on the others. What
+networks, so that it can reach the hosts by SSH and ask the gateway, and none on the others.
+
+Everything that is made is below ONPREM_LAB_STATE, or named after it: labs of different states are
+up side by side. Only an octet is this machine's, and one lab at a time has it. What
 was done is printed line by line with its duration; the last line is ``changed=<count>``.
 """
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -29,10 +32,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from claims import Claims, LabError, claim, forget, hosts_elsewhere, one_at_a_time
 
 HERE = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab"))
-# Not below STATE, which purge removes; gone with the next start of the machine.
+# What labs of all states share: one is made or removed at a time, and the file says which lab has
+# which octet. Not below STATE, which purge removes; gone with the next start of the machine.
 LOCK = Path("/run/lock/onprem-deepseek-lab")
 # What hosts keep for each other, as tests/lab/package.yml does.
 KEPT = STATE / "kept"
@@ -40,13 +47,9 @@ PODMAN = str(HERE / "podman")
 ZONES = {"management": 10, "service": 20, "inference": 30, "storage": 40}
 CONTROLLER_ZONES = ("management", "service")
 CACHE_PORT = 3142  # on each lab's management network, forwarded to the one cache on loopback
-CACHE_LOOPBACK_PORT = 13142
+CACHE_LOOPBACK_PORTS = range(13142, 14142)  # apt-cacher-ng has none above 32767
 BOOT_SECONDS = 120
 INOTIFY_INSTANCES = 7  # what systemd and its services take on one host
-
-
-class LabError(Exception):
-    """What went wrong, with the remedy where there is one."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,10 @@ class Lab:
     def controller(self, zone: str) -> str:
         """This machine's address in the zone."""
         return f"10.{self.octet}.{ZONES[zone]}.1"
+
+    def bridge(self, zone: str) -> str:
+        """The zone's interface on this machine, which no lab of another state has."""
+        return f"d{hashlib.sha256(str(STATE).encode()).hexdigest()[:5]}-{self.octet}-{ZONES[zone]}"
 
     def container(self, host: Host) -> str:
         """The container of the host."""
@@ -181,10 +188,28 @@ def make_networks(lab: Lab, steps: Steps) -> None:
         name = f"{lab.name}-{zone}"
         if name not in existing:
             with steps.step(f"network {zone} {lab.subnet(zone)}"):
+                remove_leftover(lab.controller(zone))
                 podman(
                     "network", "create", "--internal", "--disable-dns",
                     "--label=onprem-deepseek-lab", f"--subnet={lab.subnet(zone)}", name,
                 )  # fmt: skip
+                # podman 4.3 cannot be told how to name it, and numbers those of each state alike.
+                path = STATE / "podman" / "networks" / f"{name}.json"
+                network = json.loads(path.read_text())
+                path.write_text(json.dumps(network | {"network_interface": lab.bridge(zone)}))
+
+
+def remove_leftover(address: str) -> None:
+    """Remove a bridge without hosts that has the address: a lab that is gone has left it."""
+    bridges = {link["ifname"] for link in ip("link", "show", "type", "bridge")}
+    for link in ip("address", "show", "to", f"{address}/32"):
+        if link["ifname"] in bridges and not ip("link", "show", "master", link["ifname"]):
+            run("ip", "link", "delete", link["ifname"])
+
+
+def ip(*argv: str) -> list[dict[str, Any]]:
+    """Give what iproute2 finds, without the empty objects for what does not match."""
+    return [one for one in json.loads(run("ip", "-json", *argv) or "[]") if one]
 
 
 def check_inotify(hosts: int) -> None:
@@ -212,6 +237,8 @@ def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
     podman(
         "run", "--detach", "--replace", "--systemd=always", "--privileged",
         f"--name={lab.container(host)}", f"--hostname={host.name}", f"--label=lab={lab.name}",
+        # not this machine's own resolver, which no host of a site would know: here nothing answers
+        f"--dns={lab.controller('management')}",
         f"--volume={lab.folder}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
         f"--volume={lab.folder}/apt.conf:/etc/apt/apt.conf.d/90lab:ro",
         f"--volume={KEPT}:/var/lib/onprem-deepseek-lab",
@@ -285,13 +312,34 @@ def stop_daemon(name: str, program: str) -> None:
     pid_file.unlink(missing_ok=True)
 
 
+def cache_port(process: Path, cache: Path) -> int:
+    """Give the loopback port of this state's package cache: what it listens on, or a free one.
+
+    *process* is the directory below /proc of what should be it; its process id may be another's.
+    """
+    try:
+        arguments = (process / "cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        arguments = []
+    if f"CacheDir={cache}" in arguments:
+        (has,) = (one for one in arguments if one.startswith("Port="))
+        return int(has.removeprefix("Port="))
+    for port in CACHE_LOOPBACK_PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise LabError(f"no port of 127.0.0.1 is free for the package cache: {CACHE_LOOPBACK_PORTS}")
+
+
 def start_cache(lab: Lab, steps: Steps) -> None:
-    """One package cache for all labs on loopback, forwarded onto this lab's management network."""
+    """One package cache for a state's labs on loopback, forwarded onto this management network."""
     if answers(lab.controller("management"), CACHE_PORT):
         return
     with steps.step("package cache"):
         cache = STATE / "apt-cache"
         cache.mkdir(exist_ok=True)
+        pid = STATE / "cache.pid"
+        port = cache_port(Path("/proc", pid.read_text().strip() if pid.exists() else "none"), cache)
         shutil.chown(cache, "apt-cacher-ng", "apt-cacher-ng")
         # Without the packaged Remap lines, which send Debian's requests to other mirrors.
         settings = STATE / "apt-cache.conf"
@@ -299,33 +347,32 @@ def start_cache(lab: Lab, steps: Steps) -> None:
         (settings / "acng.conf").write_text("ReportPage: acng-report.html\n")
         start_daemon(
             "cache", "/usr/sbin/apt-cacher-ng", "-c", str(settings), "ForeGround=1",
-            "BindAddress=127.0.0.1", f"Port={CACHE_LOOPBACK_PORT}",
+            "BindAddress=127.0.0.1", f"Port={port}",
             f"CacheDir={cache}", f"LogDir={cache}",
             user="apt-cacher-ng",
         )  # fmt: skip
         start_daemon(
             f"cache-{lab.name}", "/usr/bin/socat",
             f"TCP-LISTEN:{CACHE_PORT},bind={lab.controller('management')},reuseaddr,fork",
-            f"TCP:127.0.0.1:{CACHE_LOOPBACK_PORT}",
+            f"TCP:127.0.0.1:{port}",
         )  # fmt: skip
         deadline = time.monotonic() + 20
-        while not answers("127.0.0.1", CACHE_LOOPBACK_PORT):
+        while not answers("127.0.0.1", port):
             if time.monotonic() > deadline:
-                raise LabError(
-                    f"apt-cacher-ng does not answer on 127.0.0.1:{CACHE_LOOPBACK_PORT}; see {cache}"
-                )
+                raise LabError(f"apt-cacher-ng does not answer on 127.0.0.1:{port}; see {cache}")
             time.sleep(0.2)
 
 
-def up(lab: Lab) -> int:
+def up(lab: Lab, claims: Claims) -> int:
     """Make everything that is missing; gives the number of changes."""
     steps = Steps()
+    claim(claims, lab.octet, lab.folder, len(lab.hosts))
     run(PODMAN, "--lab-start")
     images = make_images(lab, steps)
     make_files(lab, steps)
     make_networks(lab, steps)
     running = podman("ps", "--format", "{{.Names}}").split()
-    check_inotify(len({*running, *map(lab.container, lab.hosts)}))
+    check_inotify(len({*running, *map(lab.container, lab.hosts)}) + hosts_elsewhere(claims, STATE))
     limits = run(PODMAN, "--lab-limits").split()
     for host in lab.hosts:
         if lab.container(host) not in running:
@@ -336,10 +383,25 @@ def up(lab: Lab) -> int:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         keys = list(pool.map(lambda host: wait_until_running(lab, host), lab.hosts))
     (lab.folder / "known_hosts").write_text("".join(keys))
+    list_cgroups(lab)
     return steps.changed
 
 
-def down(lab: Lab) -> int:
+def list_cgroups(lab: Lab) -> None:
+    """Write down where this machine counts what the hosts use (scenario_times.py)."""
+    paths = podman(
+        "inspect", "--format", "{{.State.CgroupPath}}", *map(lab.container, lab.hosts)
+    ).split()
+    # With a mount namespace of its own, podman has its cgroups there.
+    pid_file = STATE / "namespace.pid"
+    root = (
+        Path("/proc", pid_file.read_text().split()[0], "root") if pid_file.exists() else Path("/")
+    )
+    listed = [f"{root / 'sys/fs/cgroup'}{path}\n" for path in paths]
+    (lab.folder / "cgroups").write_text("".join(listed))
+
+
+def down(lab: Lab, claims: Claims) -> int:
     """Remove this lab; with the last one, everything but the images and the package cache."""
     steps = Steps()
     if not STATE.exists():
@@ -357,6 +419,7 @@ def down(lab: Lab) -> int:
             with steps.step(f"network {zone}"):
                 podman("network", "rm", f"{lab.name}-{zone}")
     shutil.rmtree(lab.folder, ignore_errors=True)
+    forget(claims, lab.folder)
     labs = STATE / "labs"
     if not labs.exists() or not any(labs.iterdir()):
         stop_daemon("cache", "/usr/sbin/apt-cacher-ng")
@@ -364,13 +427,13 @@ def down(lab: Lab) -> int:
     return steps.changed
 
 
-def purge() -> int:
+def purge(claims: Claims) -> int:
     """Remove every trace: all labs, images, keys and the package cache."""
     if not STATE.exists():
         return 0
     labs = STATE / "labs"
     for folder in sorted(labs.iterdir()) if labs.exists() else []:
-        down(Lab(folder.name, 0, ()))
+        down(Lab(folder.name, 0, ()), claims)
     stop_daemon("cache", "/usr/sbin/apt-cacher-ng")
     run(PODMAN, "--lab-stop")
     for path in STATE.iterdir():
@@ -378,19 +441,6 @@ def purge() -> int:
     if not STATE.is_mount():
         STATE.rmdir()
     return 1
-
-
-@contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait for other labs: all share the namespace, the images and the package cache.
-
-    One lab could end what another one has just started, and both would build the same image.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Python's files are not inherited, so daemons that are started meanwhile do not hold it.
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:
@@ -408,8 +458,8 @@ def main() -> int:
         return 1
     try:
         lab = None if verb == "purge" else parse(sys.stdin.read())
-        with one_at_a_time(LOCK):
-            changed = purge() if lab is None else commands[verb](lab)
+        with one_at_a_time(LOCK) as claims:
+            changed = purge(claims) if lab is None else commands[verb](lab, claims)
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

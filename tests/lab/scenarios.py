@@ -7,13 +7,20 @@
 ``.cache/molecule/SCENARIO.log``; of one that failed the end is shown, and the others go on. One
 that prints nothing for an hour hangs: it is ended, and has failed. The last line counts them,
 and the exit status is 0 only if all passed.
+
+What each cost is in ``.cache/molecule/times.json``: seconds, processor seconds of the controller
+and of the hosts, task results and hosts, of every phase. The run has failed if a scenario's task
+results or hosts are over a fifth more than what ``recorded.json`` says. After a change that is
+meant to add some, ``scenarios.py --record`` writes there what the last run of each had.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import datetime
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +30,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import scenario_times
+from scenario_times import Meter, Times
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_A_TIME = 3
@@ -32,6 +43,9 @@ LONG = ("site", "nvidia_driver")  # the second compiles kernel modules
 NICE = ("nice", "-n", "5")
 SHOWN = 120
 SILENT_SECONDS = 3600  # the longest task compiles: half of it on a busy machine
+LOOK_SECONDS = 0.25
+# All that takes long, of which make test-all consists; its task results are not compared.
+TEST_ALL = "ONPREM_TEST_ALL"
 
 
 @dataclass(frozen=True)
@@ -40,8 +54,19 @@ class Outcome:
 
     name: str
     passed: bool
-    seconds: float
+    times: Times
     log: Path
+    test_all: bool = False
+
+
+def times_file(root: Path) -> Path:
+    """What the last run of each scenario has cost."""
+    return root / ".cache" / "molecule" / "times.json"
+
+
+def recorded_file(root: Path) -> Path:
+    """What each may cost, in the repository."""
+    return root / "tests" / "lab" / "recorded.json"
 
 
 def scenarios(root: Path) -> list[str]:
@@ -60,11 +85,18 @@ def _hosts(folder: Path) -> int:
     return inventory.read_text().count("lab_debian:") if inventory.exists() else 0
 
 
+def _cgroups(folder: Path) -> Path:
+    """Where hosts.py lists the cgroups of a scenario's hosts."""
+    inventory = folder / "inventory" / "hosts.yml"
+    found = re.search(r"lab_name: (\S+)", inventory.read_text()) if inventory.exists() else None
+    state = os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab")
+    return Path(state, "labs", found[1] if found else folder.name, "cgroups")
+
+
 def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
     """Run one scenario from nothing to nothing."""
     log = root / ".cache" / "molecule" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
             [*(() if name in LONG else NICE), molecule, "test", "--scenario-name", name],
@@ -74,23 +106,27 @@ def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that it can be ended with all that it started
         )
-        if reason := _wait(process, log, stop):
+        meter = Meter(process.pid, log, _cgroups(root / "molecule" / name))
+        if reason := _wait(process, meter, stop):
             print(f"\n{reason}", file=output)
-    return Outcome(name, process.returncode == 0, time.monotonic() - began, log)
+        times = meter.end()
+    test_all = os.environ.get(TEST_ALL) == "true"
+    return Outcome(name, process.wait() == 0, times, log, test_all)
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, stop: threading.Event) -> str:
-    """Wait until it ends; the reason, if it had to be ended."""
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
-            return ""
-        silent = time.time() - log.stat().st_mtime
+def _wait(process: subprocess.Popen[bytes], meter: Meter, stop: threading.Event) -> str:
+    """Wait until it ends, and leave it to be waited for; the reason, if it had to be ended."""
+    options = os.WEXITED | os.WNOWAIT
+    while os.waitid(os.P_PID, process.pid, options | os.WNOHANG) is None:
+        meter.look()
+        silent = time.time() - meter.log.stat().st_mtime
         if stop.is_set() or silent > SILENT_SECONDS:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.waitid(os.P_PID, process.pid, options)
             return "It was interrupted." if stop.is_set() else f"Ended: silent for {silent:.0f} s."
+        stop.wait(LOOK_SECONDS)
+    return ""
 
 
 def run_all(root: Path, molecule: str, names: Sequence[str]) -> Iterator[Outcome]:
@@ -125,15 +161,63 @@ def _stopped(stop: threading.Event) -> Iterator[None]:
 
 def show(outcome: Outcome) -> None:
     word = "passed" if outcome.passed else "FAILED"
-    print(f"{word} {outcome.name}: {outcome.seconds:.0f} s", flush=True)
+    times = outcome.times
+    used = times.hosts_processor_seconds
+    of_hosts = "unknown" if used is None else f"{used:.0f}"
+    print(
+        f"{word} {outcome.name}: {times.seconds:.0f} s; processor seconds: "
+        f"{times.controller_processor_seconds:.0f} here, {of_hosts} on the hosts; "
+        f"{times.task_results} task results on {times.hosts} hosts",
+        flush=True,
+    )
     if not outcome.passed:
         lines = outcome.log.read_text(errors="replace").splitlines()
         print(*lines[-SHOWN:], f"All of it: {outcome.log}", sep="\n", flush=True)
 
 
+def keep(root: Path, outcome: Outcome, known: Sequence[str]) -> None:
+    """Write down what a scenario has cost."""
+    kept = {
+        name: one for name, one in scenario_times.read(times_file(root)).items() if name in known
+    }
+    ended = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    kept[outcome.name] = {
+        "ended": ended,
+        "passed": outcome.passed,
+        "test_all": outcome.test_all,
+        **outcome.times.as_json(),
+    }
+    scenario_times.write(times_file(root), kept)
+
+
+def record(root: Path, known: Sequence[str]) -> int:
+    """Record what the last run of each scenario had; gives the exit status.
+
+    One without a run that has passed, of make test, keeps what is recorded of it.
+    """
+    ran = scenario_times.read(times_file(root))
+    good = {name: ran[name] for name in known if name in ran and _counts(ran[name])}
+    recorded = scenario_times.read(recorded_file(root))
+    new = {name: one for name, one in recorded.items() if name in known}
+    for name, one in good.items():
+        new[name] = {"hosts": one["hosts"], "task_results": one["task_results"]}
+        if new[name] != recorded.get(name):
+            print(f"{name}: {recorded.get(name, 'nothing')} -> {new[name]}")
+    scenario_times.write(recorded_file(root), new)
+    if missing := [name for name in known if name not in good]:
+        print(f"without a run that has passed: {', '.join(missing)}; run them, and record again")
+    return int(any(name not in new for name in known))
+
+
+def _counts(run: dict[str, Any]) -> bool:
+    return bool(run["passed"] and not run["test_all"] and run["task_results"])
+
+
 def main(root: Path, names: list[str]) -> int:
     """Entry point; gives the exit status."""
     known = scenarios(root)
+    if names == ["--record"]:
+        return record(root, known)
     if unknown := [name for name in names if name not in known]:
         print(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
@@ -142,12 +226,22 @@ def main(root: Path, names: list[str]) -> int:
         print("molecule is not in PATH; make molecule installs it and calls this program")
         return 2
     outcomes = []
+    grown: list[str] = []
+    recorded = scenario_times.read(recorded_file(root))
     for outcome in run_all(root, molecule, names or known):
         outcomes.append(outcome)
         show(outcome)
+        keep(root, outcome, known)
+        if outcome.passed and not outcome.test_all:
+            grown += scenario_times.growth(outcome.name, outcome.times, recorded)
     failed = sum(not outcome.passed for outcome in outcomes)
+    if grown:
+        print(*grown, sep="\n")
+        print(
+            "Take away what is not needed. If it is meant: python tests/lab/scenarios.py --record"
+        )
     print(f"scenarios: {len(outcomes) - failed} passed, {failed} failed")
-    return int(failed > 0)
+    return int(failed > 0 or bool(grown))
 
 
 if __name__ == "__main__":

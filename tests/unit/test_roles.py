@@ -133,6 +133,19 @@ def test_steps_come_in_the_order_of_the_verbs(role: str) -> None:
     assert steps == sorted(steps, key=VERBS.index)
 
 
+# It takes exact versions from the index, which is why it is run.
+ASKS_THE_INDEX = {"host_packages", "nvidia_driver"}
+
+
+@pytest.mark.parametrize("role", sorted(set(ROLES) - ASKS_THE_INDEX))
+def test_no_role_asks_a_package_index_for_what_is_installed(role: str) -> None:
+    for path in (ROOT / "roles" / role).rglob("*.yml"):
+        for task in mappings(load(path)):
+            options = task.get("ansible.builtin.apt")
+            asked = {"update_cache", "cache_valid_time", "upgrade"} & set(options or {})
+            assert not asked, f"{path}: use role host_packages"
+
+
 @every_role
 def test_readme_and_galaxy_information(role: str) -> None:
     readme = (ROOT / "roles" / role / "README.md").read_text()
@@ -164,3 +177,17 @@ def test_scenarios_do_not_share_networks() -> None:
         ]
     }
     assert len(set(octets.values())) == len(octets), octets
+
+
+UNITS = sorted(ROOT.glob("roles/*/templates/*.service.j2"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=[unit.name for unit in UNITS])
+def test_no_unit_restarts_for_ever_on_what_a_restart_cannot_change(unit: Path) -> None:
+    """The program says by its status that it is so (78, EX_CONFIG), or the starts are counted."""
+    settings = [line.split("=", 1) for line in unit.read_text().split("\n") if "=" in line]
+    of = dict(settings)
+    if of.get("Restart", "no") == "no":
+        return
+    counted = "StartLimitBurst" in of and "StartLimitIntervalSec" in of
+    assert of.get("RestartPreventExitStatus") == "78" or counted

@@ -25,7 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if stopping.is_set():
-            self.answer({"ready": False}, 503)
+            self.answer({"ready": False}, 503 if self.path == "/readyz" else 425)
         elif self.path == "/readyz":
             self.answer({"ready": True})
         elif self.path == "/v1/models":
@@ -43,7 +43,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
         if stopping.is_set():
-            self.answer({"ready": False}, 503)
+            # what only a worker that stops says, so that the gateway asks another one
+            self.answer({"ready": False}, 425)
         elif asked.get("stream"):
             self.stream(asked.get("seconds", 2))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from deepseek_serving.check import check
+from deepseek_serving.documents import load_tokenizer, read_object
+from deepseek_serving.errors import EngineError, TokenizerError, library_error
 from deepseek_serving.files import RECORD_FILE
 from deepseek_serving.release import verify_artefact
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EmbeddingSettings
+from deepseek_serving.slices import SlicedTokenizer, TooManyTokensError
 
 # texts that the encoder reads together
 BATCH = 16
@@ -50,15 +53,12 @@ class Embedder:
         vocabulary: int,
         queue: int,
     ) -> None:
-        # some checkpoints have their tokenizer cut and pad, which is ours to decide
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         self.name = name
         self.digest = digest
         self.size = encoder.size
         self.max_len = encoder.max_len
         self._encoder = encoder
-        self._tokenizer = tokenizer
+        self._tokenizer = SlicedTokenizer(tokenizer)
         self._vocabulary = vocabulary
         self._queue = queue
         self._present = 0
@@ -66,15 +66,39 @@ class Embedder:
 
     def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
         """A text as tokens. Raises TooLongError, or ValueError for tokens that there are not."""
-        tokens = list(self._tokenizer.encode(text).ids) if isinstance(text, str) else text
-        if len(tokens) > self.max_len:
-            raise TooLongError(
-                f"This model's context length is {self.max_len} tokens; a text is "
-                f"{len(tokens)} tokens. Cut it into pieces."
-            )
+        if isinstance(text, str):
+            tokens: Sequence[int] = self._encoded(text)
+        elif len(text) > self.max_len:
+            raise self._too_long(len(text))
+        else:
+            tokens = list(text)
         if not tokens or max(tokens) >= self._vocabulary:
             raise ValueError(f"a text needs tokens from 0 to {self._vocabulary - 1}")
         return tokens
+
+    def _encoded(self, text: str) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, special=True, most=self.max_len)
+        except TooManyTokensError as error:
+            raise self._too_long(error.least) from error
+        except BaseException as error:
+            raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
+
+    def _too_long(self, tokens: int) -> TooLongError:
+        return TooLongError(
+            f"This model's context length is {self.max_len} tokens; a text is at least {tokens} "
+            "tokens. Cut it into pieces."
+        )
+
+    def _embed(self, texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """In the encoder's thread. Raises EngineError where the vectors are no numbers."""
+        try:
+            vectors = self._encoder.embed(texts)
+        except BaseException as error:
+            raise library_error("the encoder", error) from error
+        if not np.isfinite(vectors).all():
+            raise EngineError("the encoder made vectors that are no numbers")
+        return vectors
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
         """One vector per text. Raises BusyError."""
@@ -85,9 +109,7 @@ class Embedder:
             loop = asyncio.get_running_loop()
             parts = [
                 # a long list lets others in between
-                await loop.run_in_executor(
-                    self._worker, self._encoder.embed, texts[first : first + BATCH]
-                )
+                await loop.run_in_executor(self._worker, self._embed, texts[first : first + BATCH])
                 for first in range(0, len(texts), BATCH)
             ]
         finally:
@@ -102,9 +124,10 @@ def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> 
     """Verify the encoder's artefact, then load it."""
     folder = settings.graph
     digest = verify_artefact(folder, public_key, folder.name)
+    check(folder, TokenizerError, decoder=False)
     encoder = OnnxRuntimeEncoder(folder, settings.threads)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(folder)
+    record = read_object(folder / RECORD_FILE, TokenizerError)
     return Embedder(
         folder.parent.name,
         digest,

@@ -26,6 +26,10 @@ class BuildError(ServingError):
     """The graph cannot become the engine asked for."""
 
 
+class TokenizerError(ServingError):
+    """The tokenizer's files or the chat template cannot be used."""
+
+
 class SettingsError(ServingError):
     """The settings file is missing or wrong."""
 
@@ -40,3 +44,20 @@ class SigningError(ServingError):
 
 class EngineError(ServingError):
     """The graph or the plan cannot be run as the settings ask, or not on this host."""
+
+
+class LibraryError(Exception):
+    """Code of somebody else ended in a way that it does not document."""
+
+
+def library_error(library: str, error: BaseException) -> Exception:
+    """What a library raised, as an exception that ends a request and no thread.
+
+    A panic of a library in Rust derives from BaseException (pyo3_runtime.PanicException), so that
+    `except Exception` lets it pass. What asks a thread or the process to end stays as it is.
+    """
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        raise error
+    if isinstance(error, Exception):
+        return error
+    return LibraryError(f"{library} failed: {type(error).__name__}")

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import Release
 from deepseek_serving.scheduler import Scheduler
 
@@ -21,6 +22,14 @@ def readiness(release: Release, *, ready: bool) -> Iterable[Metric]:
     yield GaugeMetricFamily("deepseek_ready", "1 while requests are accepted", value=ready)
     names = {"model": release.model, "version": release.version, "digest": release.digest}
     yield InfoMetricFamily("deepseek_release", "The verified release served", value=names)
+
+
+def client_label(line: str) -> str:
+    """The label that stands for a line of clients: a key's id or a certificate's name.
+
+    What a gateway says of its clients is left out, or there would be as many series as addresses.
+    """
+    return line.partition("/")[0] or "-"
 
 
 class EngineState(Collector):
@@ -63,6 +72,24 @@ class EngineState(Collector):
         ):
             yield CounterMetricFamily(f"deepseek_{name}", text, value=count)
         yield from readiness(self._release, ready=self._scheduler.healthy)
+
+
+class KeyState(Collector):
+    """Whether API keys can be checked, read when Prometheus asks."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, value in (
+            ("api_keys", "API keys in force", self._ring.in_force),
+            (
+                "api_keys_broken_seconds",
+                "Time since the file of API keys became unusable; 0 while it is whole",
+                self._ring.seconds_broken,
+            ),
+        ):
+            yield GaugeMetricFamily(f"deepseek_{name}", text, value=value)
 
 
 class Metrics:

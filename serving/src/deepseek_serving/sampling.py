@@ -26,6 +26,10 @@ class SamplingError(Exception):
     """No token may follow."""
 
 
+class NotANumberError(Exception):
+    """The engine gave a sequence logits that are no numbers."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """temperature 0 is greedy; top_p keeps the likeliest tokens whose sum reaches it; top_k 0 keeps
@@ -66,7 +70,16 @@ class Sampling:
 
 
 class Constraint(Protocol):
-    """What the sequence must look like: JSON, for instance."""
+    """What the sequence must look like: JSON, for instance.
+
+    What may come next can take time to find out, which passes elsewhere.
+    """
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Find out what may come next; `wake` is called, from any thread, when that is known."""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is known, after so long at the latest; `allowed` may be asked then."""
 
     def allowed(self) -> npt.NDArray[np.bool_] | None:
         """Which tokens may come next; None for all."""
@@ -76,7 +89,7 @@ class Constraint(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Nothing may follow."""
+        """Nothing may follow; False as long as it is not known."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +178,29 @@ class Sampler:
     def complete(self) -> bool:
         return self._constraint is not None and self._constraint.complete
 
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Find out what may come next; `wake` is called, from any thread, when that is known."""
+        if self._constraint is not None:
+            self._constraint.begin(wake)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether `choose` may be asked, after so long at the latest."""
+        return self._constraint is None or self._constraint.wait(seconds)
+
     def choose(self, values: Floats, tokens: Tokens, logits: Callable[[], Floats]) -> Choice:
-        """The next token; `logits` is called only if the candidates do not suffice."""
+        """The next token; `logits` is called only if the candidates do not suffice.
+
+        Raises SamplingError or NotANumberError.
+        """
+        # best first, so that infinity comes first; NaN may be anywhere
+        if not -np.inf < values[0] < np.inf or np.isnan(values).any():
+            raise NotANumberError
         sampling = self._sampling
         allowed = self._constraint.allowed() if self._constraint else None
         row = logits() if sampling.reads_logits or allowed is not None else None
         if row is not None:
+            if not np.isfinite(row.max()):
+                raise NotANumberError
             values, tokens = best(self._adjusted(row, allowed), CANDIDATES)
             if not len(tokens):
                 raise SamplingError("no token may follow")

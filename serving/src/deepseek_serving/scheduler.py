@@ -17,164 +17,40 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from deepseek_serving.errors import EngineError, library_error
 from deepseek_serving.fair import FairQueue
 from deepseek_serving.runtime import Candidates, Engine
-from deepseek_serving.sampling import Choice, Constraint, Sampler, Sampling, SamplingError
+from deepseek_serving.runtime.question import Question
+from deepseek_serving.sampling import Sampler, SamplingError
+from deepseek_serving.tickets import (
+    ClosedError,
+    Counts,
+    Event,
+    FinishReason,
+    Limits,
+    Listener,
+    QueueFullError,
+    Request,
+    Slot,
+    State,
+    Ticket,
+    best_slot,
+)
+
+__all__ = ["ClosedError", "Event", "Limits", "QueueFullError", "Request", "Scheduler", "Ticket"]
 
 logger = logging.getLogger(__name__)
 
 # However many others there are, a long prompt gets one part of the engine's time to their four.
 MOST_OTHERS = 4
-
-FinishReason = Literal["stop", "length", "cancelled", "timeout", "refused", "error"]
-
-
-class QueueFullError(Exception):
-    """As many requests wait as may wait, in all or of one key."""
-
-    def __init__(self, *, of_key: bool = False) -> None:
-        super().__init__("too many requests are waiting")
-        self.of_key = of_key
-
-
-class ClosedError(Exception):
-    """The scheduler takes no more requests."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much waits, and how much a step does; None: as much as the queue, or one chunk."""
-
-    queue: int = 64
-    queue_per_key: int | None = None
-    prefill_chunk: int = 128
-    step_tokens: int | None = None
-    # how long an idle engine keeps prompts that may come again
-    idle_seconds: float = 60
-    # a step takes milliseconds; an engine that is in one for so long hangs
-    stuck_seconds: float = 120
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate: at most `max_tokens` after `prompt`, up to one of `end_tokens`.
-
-    Requests of one `key` wait in one line, and may reuse what the cache holds of each other; those
-    of different keys must not, since the time to the first token would tell what others ask.
-    """
-
-    prompt: Sequence[int]
-    max_tokens: int
-    end_tokens: frozenset[int] = frozenset()
-    sampling: Sampling = field(default_factory=Sampling)
-    key: str = ""
-    timeout: float | None = None
-    constraint: Constraint | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """A token, the reason why no more will come, or both; an end token has no text."""
-
-    choice: Choice | None = None
-    finish: FinishReason | None = None
-    is_end: bool = False
-
-    @property
-    def token(self) -> int | None:
-        return None if self.choice is None else self.choice.token
-
-
-Listener = Callable[[Event], None]
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A submitted request; its state belongs to the scheduler's thread."""
-
-    request: Request
-    listener: Listener
-    sampler: Sampler
-    submitted: float
-    started: float | None = None
-    read: int = 0
-    reused: int = 0
-    generated: int = 0
-    last_token: int = 0
-    cancelled: bool = False
-    ended: bool = False
-
-    @property
-    def in_prefill(self) -> bool:
-        return self.read < len(self.request.prompt)
-
-    @property
-    def length(self) -> int:
-        """Tokens in the slot's cache; the last generated one is written by the next step."""
-        return self.read + max(0, self.generated - 1)
-
-    def unwanted(self, now: float) -> FinishReason | None:
-        if self.cancelled:
-            return "cancelled"
-        timeout = self.request.timeout
-        return "timeout" if timeout is not None and now >= self.submitted + timeout else None
-
-
-@dataclass
-class Slot:
-    """A sequence's place in the batch, and whole chunks of the prompt that was there last."""
-
-    ticket: Ticket | None = None
-    key: str = ""
-    held: Sequence[int] = ()
-
-    @property
-    def length(self) -> int:
-        """Where a step may write without spoiling what the cache holds."""
-        return self.ticket.length if self.ticket else len(self.held)
-
-
-@dataclass(frozen=True)
-class State:
-    """How busy the scheduler is, and what it has done so far."""
-
-    waiting: int
-    busy: int
-    slots: int
-    cache_tokens: int
-    prompts: int
-    prompts_reused: int
-    prompt_tokens: int
-    prompt_tokens_reused: int
-    decode_steps: int
-    decoded_tokens: int
-
-
-@dataclass
-class _Counts:
-    prompts: int = 0
-    prompts_reused: int = 0
-    prompt_tokens: int = 0
-    prompt_tokens_reused: int = 0
-    decode_steps: int = 0
-    decoded_tokens: int = 0
-
-
-def _common(first: Sequence[int], second: Sequence[int], size: int) -> int:
-    """Tokens in the whole chunks with which both begin."""
-    count = 0
-    while count + size <= min(len(first), len(second)):
-        end = count + size
-        if list(first[count:end]) != list(second[count:end]):
-            break
-        count = end
-    return count
+# seconds that a step waits for what may come next in it, or as long as the step took
+LEAST_WAIT = 0.002
+# while all that is in work waits for that, how often deadlines are looked at
+LOOK_SECONDS = 0.05
 
 
 class Scheduler:
@@ -185,9 +61,12 @@ class Scheduler:
         engine: Engine,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        question: Question | None = None,
     ) -> None:
+        """`question` tells after a failed step whether the engine can go on; without, it cannot."""
         self._clock = clock
         self._engine = engine
+        self._question = question
         self.limits = limits or Limits()
         self._chunk = self.limits.prefill_chunk
         self._budget = self.limits.step_tokens or self._chunk
@@ -199,7 +78,8 @@ class Scheduler:
         self._turn = 0
         # seconds of the engine that others are to have before the next chunk of a long prompt
         self._owed = 0.0
-        self._counts = _Counts()
+        self._took = 0.0  # seconds of the last chunk
+        self._counts = Counts()
         self._changed = threading.Condition()
         self._closing = False
         self._draining = False
@@ -228,9 +108,10 @@ class Scheduler:
         self._thread.join()
 
     def drain(self) -> None:
-        """Take no more requests; those that are here go on."""
+        """Take no more requests. What has begun goes on; what has not, and may be, is returned."""
         with self._changed:
             self._draining = True
+            self._changed.notify()
 
     @property
     def healthy(self) -> bool:
@@ -265,7 +146,7 @@ class Scheduler:
     def submit_all(self, requests: Sequence[tuple[Request, Listener]]) -> list[Ticket]:
         """Queue requests of one key, all of them or none."""
         for request, _listener in requests:
-            self._check(request)
+            request.check(self._engine.max_len)
         now = time.monotonic()
         tickets = [
             Ticket(
@@ -276,6 +157,8 @@ class Scheduler:
             )
             for request, listener in requests
         ]
+        for ticket in tickets:
+            ticket.together = tickets
         with self._changed:
             if self._closing or self._draining or self._failed:
                 raise ClosedError
@@ -284,15 +167,6 @@ class Scheduler:
                 self._waiting.push(ticket.request.key, ticket)
             self._changed.notify()
         return tickets
-
-    def _check(self, request: Request) -> None:
-        if not 0 < len(request.prompt) < self._engine.max_len:
-            raise ValueError(
-                f"a prompt of {len(request.prompt)} tokens does not fit: 1 to "
-                f"{self._engine.max_len - 1} do"
-            )
-        if request.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
 
     def _make_sure_of_room(self, key: str, count: int) -> None:
         # those that a free slot takes at the next step do not wait
@@ -318,7 +192,8 @@ class Scheduler:
                 self._prefill_turn()
                 self._decode_turn()
                 self._step_began = None
-        except Exception:
+        except BaseException:
+            # a panic in a library is no Exception
             logger.exception("the engine failed; the service is no longer ready")
             with self._changed:
                 self._failed = True
@@ -334,13 +209,13 @@ class Scheduler:
                 while self._waiting and len(self._busy) < len(self._slots):
                     _key, ticket = self._waiting.pop()
                     self._place(ticket)
-                active = bool(self._busy)
+                active = any(self._can_step(index) for index in self._busy)
                 if not ended and not active and not self._closing:
                     self._sleep()
                     continue
             # outside the lock: a listener may call back
             for ticket, reason in ended:
-                ticket.listener(Event(finish=reason))
+                self._tell(ticket, Event(finish=reason))
             if self._closing:
                 return False
             if active:
@@ -348,6 +223,9 @@ class Scheduler:
 
     def _sleep(self) -> None:
         """Until something changes; the engine may forget what nobody has asked for in a while."""
+        if self._busy:
+            self._changed.wait(LOOK_SECONDS)
+            return
         if any(slot.held for slot in self._slots) and self._changed.wait(self.limits.idle_seconds):
             return
         for slot in self._slots:
@@ -367,22 +245,32 @@ class Scheduler:
                 ended.append(ticket)
                 self._free(index)
         ended += self._waiting.remove(lambda ticket: ticket.unwanted(now) is not None)
-        return [(ticket, ticket.unwanted(now) or "cancelled") for ticket in ended]
+        reasons = [(ticket, ticket.unwanted(now) or "cancelled") for ticket in ended]
+        if self._draining:
+            returned = self._waiting.remove(lambda ticket: ticket.may_return)
+            reasons += [(ticket, "returned") for ticket in returned]
+        return reasons
+
+    def _can_step(self, index: int) -> bool:
+        """Whether a busy slot need not wait for what may come next in it."""
+        ticket = self._ticket(index)
+        return not ticket.late or ticket.sampler.wait(0)
+
+    def _wake(self) -> None:
+        """From the threads that find out what may come next."""
+        with self._changed:
+            self._changed.notify()
+
+    def _tell(self, ticket: Ticket, event: Event) -> None:
+        try:
+            ticket.listener(event)
+        except Exception:
+            logger.exception("a listener failed")
+            ticket.cancelled = True
 
     def _place(self, ticket: Ticket) -> None:
-        """Into the free slot that holds most of the prompt; the first one if none does."""
         request = ticket.request
-        # the last token must be read, since what follows it is what was asked for
-        prompt = request.prompt[: len(request.prompt) - 1]
-        known = {
-            index: _common(slot.held, prompt, self._chunk)
-            for index, slot in enumerate(self._slots)
-            if slot.held and slot.ticket is None and slot.key == request.key
-        }
-        best = max(known, key=lambda index: known[index], default=0)
-        reused = known.get(best, 0)
-        if not reused:
-            best = next(index for index in range(len(self._slots)) if index not in self._busy)
+        best, reused = best_slot(self._slots, request, self._chunk)
         self._slots[best] = Slot(ticket, request.key)
         self._busy.add(best)
         ticket.started = time.monotonic()
@@ -392,6 +280,7 @@ class Scheduler:
         counts.prompts_reused += reused > 0
         counts.prompt_tokens += len(request.prompt)
         counts.prompt_tokens_reused += reused
+        ticket.sampler.begin(self._wake)
 
     def _ticket(self, index: int) -> Ticket:
         """What is in a busy slot."""
@@ -418,12 +307,13 @@ class Scheduler:
 
     def _long_and_other(self) -> tuple[int, int]:
         """Slots in the middle of a long prompt, and those in any other work."""
-        long = sum(self._is_long(index) for index in self._busy)
-        return long, len(self._busy) - long
+        busy = [index for index in self._busy if self._can_step(index)]
+        long = sum(self._is_long(index) for index in busy)
+        return long, len(busy) - long
 
     def _next_prefill(self, *, long_too: bool) -> int | None:
         """The prompts take turns; long ones come first where they may be read at all."""
-        reading = [index for index in self._busy if self._left(index)]
+        reading = [index for index in self._busy if self._left(index) and self._can_step(index)]
         reading.sort(key=lambda index: (index - self._turn) % len(self._slots))
         long = [index for index in reading if self._is_long(index)] if long_too else []
         ending = [index for index in reading if not self._is_long(index)]
@@ -446,44 +336,95 @@ class Scheduler:
                 return
             begun = True
             left -= len(chunk)
-            candidates = self._read_chunk(index, ticket, chunk)
-            if not ticket.in_prefill:
-                self._advance(index, candidates, 0, self._engine.logits)
+            try:
+                candidates = self._read_chunk(index, ticket, chunk)
+            except BaseException as error:
+                self._recover([(index, library_error("the engine", error))])
+                continue
+            if ticket.in_prefill:
+                continue
+            if self._in_time(ticket, self._clock() + max(LEAST_WAIT, self._took)):
+                self._recover(self._advance([(index, 0)], candidates))
+            else:
+                # read again, once it is known what may follow
+                ticket.read -= len(chunk)
 
     def _read_chunk(self, index: int, ticket: Ticket, chunk: Sequence[int]) -> Candidates:
         began = self._clock()
         candidates = self._engine.prefill(index, chunk, ticket.read)
-        taken = self._clock() - began
+        self._took = taken = self._clock() - began
         if self._is_long(index):
             self._turn = index + 1
             long, others = self._long_and_other()
-            self._owed += taken * min(others / long, MOST_OTHERS)
+            self._owed += taken * min(others / max(1, long), MOST_OTHERS)
         else:
             self._owed = max(0.0, self._owed - taken)
         ticket.read += len(chunk)
         return candidates
 
+    def _in_time(self, ticket: Ticket, until: float) -> bool:
+        """Whether it is known by then what may come next; a sequence that is late waits alone."""
+        ticket.late = not ticket.sampler.wait(until - self._clock())
+        return not ticket.late
+
+    def _end_known(self) -> None:
+        """Sequences of which it turned out meanwhile that nothing may follow, or can."""
+        for index in sorted(self._busy):
+            ticket = self._ticket(index)
+            if self._left(index) or not ticket.generated:
+                continue
+            if ticket.sampler.complete:
+                self._end(index, Event(finish="stop"))
+            elif ticket.full and ticket.sampler.wait(0):
+                self._end(index, Event(finish="length"))
+
+    def _ready(self) -> list[int]:
+        """Slots past their prompt whose next token can be chosen."""
+        past = [i for i in self._busy if not self._left(i) and not self._ticket(i).full]
+        return sorted(i for i in past if self._can_step(i))
+
     def _decode_turn(self) -> None:
         """One token for every slot past its prompt, up to the last such slot."""
-        ready = sorted(index for index in self._busy if not self._left(index))
+        self._end_known()
+        ready = self._ready()
         if not ready:
             return
         batch = self._slots[: ready[-1] + 1]
         began = self._clock()
-        candidates = self._engine.decode(
-            [slot.ticket.last_token if slot.ticket else 0 for slot in batch],
-            [slot.length for slot in batch],
-        )
-        self._owed = max(0.0, self._owed - (self._clock() - began))
+        try:
+            candidates = self._engine.decode(
+                [slot.ticket.last_token if slot.ticket else 0 for slot in batch],
+                [slot.length for slot in batch],
+            )
+        except BaseException as error:
+            failed = library_error("the engine", error)
+            self._recover([(index, failed) for index in ready])
+            return
+        ended = self._clock()
+        self._owed = max(0.0, self._owed - (ended - began))
         with self._changed:
             self._counts.decode_steps += 1
             self._counts.decoded_tokens += len(ready)
-        # fetched once a step, and only if a sequence asks for it
-        logits = functools.cache(self._engine.logits)
-        for index in ready:
-            self._advance(index, candidates, index, logits)
+        until = ended + max(LEAST_WAIT, ended - began)
+        # one that is late takes part in the next step again, with the same token at the same place
+        rows = [(index, index) for index in ready if self._in_time(self._ticket(index), until)]
+        self._recover(self._advance(rows, candidates))
 
     def _advance(
+        self, rows: Sequence[tuple[int, int]], candidates: Candidates
+    ) -> list[tuple[int, Exception]]:
+        """Choose the next token of slots, each from its row; those that the engine failed."""
+        # fetched once a step, and only if a sequence asks for it
+        logits = functools.cache(self._engine.logits)
+        failed: list[tuple[int, Exception]] = []
+        for index, row in rows:
+            try:
+                self._advance_one(index, candidates, row, logits)
+            except BaseException as error:
+                failed.append((index, library_error("sampling", error)))
+        return failed
+
+    def _advance_one(
         self,
         index: int,
         candidates: Candidates,
@@ -492,29 +433,62 @@ class Scheduler:
     ) -> None:
         """Choose the sequence's next token, tell its listener, and free the slot at the end."""
         ticket = self._ticket(index)
+        if ticket.generated and ticket.sampler.complete:
+            self._end(index, Event(finish="stop"))
+            return
         try:
             choice = ticket.sampler.choose(
                 candidates.values[row], candidates.tokens[row], lambda: logits()[row]
             )
         except SamplingError as error:
             logger.warning("a request ends without an answer: %s", error)
-            event = Event(finish="refused")
+            self._end(index, Event(finish="refused"))
+            return
+        ticket.last_token = choice.token
+        ticket.generated += 1
+        finish = ticket.finish(choice.token, self._engine.max_len)
+        event = Event(choice, finish, is_end=choice.token in ticket.request.end_tokens)
+        if finish == "length" and ticket.request.constraint is not None:
+            # whether it is complete as well is not known yet
+            finish, event, ticket.full, ticket.late = None, Event(choice), True, True
+        if finish is not None:
+            self._end(index, event)
         else:
-            ticket.last_token = choice.token
-            ticket.generated += 1
-            finish = self._finish(ticket, choice.token)
-            event = Event(choice, finish, is_end=choice.token in ticket.request.end_tokens)
-        if event.finish is not None:
+            ticket.sampler.begin(self._wake)
+            self._tell(ticket, event)
+
+    def _end(self, index: int, event: Event) -> None:
+        ticket = self._ticket(index)
+        with self._changed:
+            self._free(index)
+        self._tell(ticket, event)
+
+    def _recover(self, failed: Sequence[tuple[int, Exception]]) -> None:
+        """End the sequences that the engine failed, and find out whether it can go on.
+
+        Raises EngineError if it cannot, or if nothing is there to ask it.
+        """
+        if not failed:
+            return
+        if self._question is None:
+            raise failed[0][1]
+        for index, error in failed:
+            # neither prompt nor answer is in it
+            logger.error("the engine failed a request, which ends: %r", error)
+            ticket = self._ticket(index)
             with self._changed:
                 self._free(index)
-        ticket.listener(event)
-
-    def _finish(self, ticket: Ticket, token: int) -> FinishReason | None:
-        request = ticket.request
-        if token in request.end_tokens or ticket.sampler.complete:
-            return "stop"
-        full = len(request.prompt) + ticket.generated >= self._engine.max_len
-        return "length" if full or ticket.generated >= request.max_tokens else None
+                self._slots[index].held = ()
+                self._counts.failed += 1
+            self._tell(ticket, Event(finish="failed"))
+        for index, _error in failed:
+            # what is no number would spoil the sequences after it
+            self._engine.clear(index)
+        index = failed[0][0]
+        before = [(s.ticket.last_token if s.ticket else 0, s.length) for s in self._slots[:index]]
+        if not self._question.is_answered(self._engine, index, before):
+            raise EngineError("the engine does not give the answers any more that it began with")
+        logger.warning("the engine still gives the answers that it began with, and goes on")
 
     def _end_all(self, reason: FinishReason) -> None:
         with self._changed:
@@ -523,4 +497,4 @@ class Scheduler:
             self._slots = [Slot() for _slot in self._slots]
             self._busy.clear()
         for ticket in left:
-            ticket.listener(Event(finish=reason))
+            self._tell(ticket, Event(finish=reason))

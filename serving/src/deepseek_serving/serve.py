@@ -20,8 +20,9 @@ from deepseek_serving.api.app import create_app
 from deepseek_serving.api.common import Served
 from deepseek_serving.api.forward import create_forwarding_app
 from deepseek_serving.cli import run
+from deepseek_serving.documents import third_party
 from deepseek_serving.embedding import load_embedder
-from deepseek_serving.errors import EX_CONFIG
+from deepseek_serving.errors import EX_CONFIG, EngineError
 from deepseek_serving.log import log_to
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import verify_checkpoint, verify_release
@@ -33,6 +34,8 @@ from deepseek_serving.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 
+PASSING = (OSError, MemoryError, RuntimeError)
+PUBLISH_AGAIN = "publish the model again with this version of the serving package"
 # of uvicorn, in a second
 TICKS = 10
 
@@ -95,7 +98,7 @@ class Server(uvicorn.Server):
 
 
 def _key_ring(keys: KeySettings) -> KeyRing:
-    return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients)
+    return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients, keys.grace_seconds)
 
 
 def _served(settings: Settings, keys: KeyRing | None) -> tuple[Served, ASGIApp]:
@@ -112,7 +115,10 @@ def _served(settings: Settings, keys: KeyRing | None) -> tuple[Served, ASGIApp]:
         return upstream, create_forwarding_app(upstream, keys, embedder)
     release = verify_release(*named, model.precision)
     logger.info("verified: %s", release.header)
-    service = load(release, model, engine)
+    # Signed and yet not what this package reads: no restart changes that. What a host lacks for a
+    # while (memory, a device) comes as one of the others, and is tried again.
+    with third_party(release.graph, EngineError, PUBLISH_AGAIN, keep=PASSING):
+        service = load(release, model, engine)
     return service, create_app(service, keys, embedder)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from deepseek_serving.constrained import Grammar, Grammars
-from deepseek_serving.errors import ServingError
-from deepseek_serving.metrics import EngineState, Metrics
+from deepseek_serving.asked import Options, Tools
+from deepseek_serving.check import check
+from deepseek_serving.constrained import Grammar, Grammars, SchemaError
+from deepseek_serving.errors import ServingError, TokenizerError
+from deepseek_serving.metrics import EngineState, Metrics, client_label
 from deepseek_serving.release import Release
 from deepseek_serving.reply import (
     END_THINK,
@@ -25,19 +28,26 @@ from deepseek_serving.reply import (
 )
 from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.engine import open_engine
+from deepseek_serving.runtime.question import Question
 from deepseek_serving.sampling import Choice, Sampling
 from deepseek_serving.scheduler import Event, Limits, Request, Scheduler, Ticket
 from deepseek_serving.settings import EngineSettings, ModelSettings
-from deepseek_serving.text import ChatTokenizer, Defaults, TemplateError, TextError, read_defaults
+from deepseek_serving.slices import TooManyTokensError
+from deepseek_serving.template import TemplateError
+from deepseek_serving.text import ChatTokenizer, Defaults, TextError, read_defaults
+
+logger = logging.getLogger(__name__)
 
 
 class PromptTooLongError(ValueError):
     """The prompt leaves no room for an answer."""
 
-    def __init__(self, tokens: int, max_len: int) -> None:
+    def __init__(self, tokens: int, max_len: int, *, whole: bool = True) -> None:
+        """`whole`: the prompt was read to its end."""
+        at_least = "" if whole else "at least "
         super().__init__(
-            f"This model's context length is {max_len} tokens; the prompt is {tokens} tokens "
-            "and leaves no room for an answer. Shorten it."
+            f"This model's context length is {max_len} tokens; the prompt is {at_least}{tokens} "
+            "tokens and leaves no room for an answer. Shorten it."
         )
 
 
@@ -57,38 +67,24 @@ class GenerationRefusedError(GenerationFailedError):
     """No token may follow: what the answer must look like is more than can be enforced."""
 
 
+class GenerationFaultError(GenerationFailedError):
+    """The engine could not answer this request; it goes on with others."""
+
+
+class GenerationReturnedError(GenerationFailedError):
+    """The service stops, and had not begun with the answer: another one can give it."""
+
+
 class GenerationTimeoutError(GenerationFailedError):
     """The answer was not complete in the time that a request may take."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a request may choose; None takes the checkpoint's or the service's default."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    n: int = 1
-
-
-@dataclass(frozen=True)
-class Tools:
-    """Functions that the model may call; `force`: one of these it must call."""
-
-    functions: Sequence[Mapping[str, Any]]
-    force: Sequence[str] = ()
-
-    def rendered(self) -> list[Mapping[str, Any]]:
-        return [{"type": "function", "function": function} for function in self.functions]
+FAILURES: Mapping[str, type[GenerationFailedError]] = {
+    "timeout": GenerationTimeoutError,
+    "refused": GenerationRefusedError,
+    "failed": GenerationFaultError,
+    "returned": GenerationReturnedError,
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +95,9 @@ class Job:
     options: Options
     thinking: bool | None = None
     tools: ToolFormat | None = None
+    # what the answer must look like, from its beginning or after that token, as text and compiled
+    wanted: str | None = None
+    after: int | None = None
     grammar: Grammar | None = None
 
     @property
@@ -216,7 +215,7 @@ class Generation:
         if choice is not None:
             self._count()
             if not event.is_end:
-                piece = self._parser.push(self._text.push(choice.token))
+                piece = self._parser.push(self._pushed(choice.token))
                 self._tokens += (choice,) if choice.logprob is not None else ()
         if event.finish is not None or self._parser.stopped:
             piece += self._end(event)
@@ -224,6 +223,14 @@ class Generation:
             return None
         tokens, self._tokens = self._tokens, ()
         return Chunk(piece, tokens)
+
+    def _pushed(self, token: int) -> str:
+        try:
+            return self._text.push(token)
+        except Exception as error:
+            logger.exception("a token cannot be made into text; its request ends")
+            self._failure = "failed"
+            raise GenerationFaultError("failed") from error
 
     def _end(self, event: Event) -> Piece:
         """Note how the answer ends; what was held back until then."""
@@ -233,11 +240,7 @@ class Generation:
             finish, piece = event.finish, self._parser.finish()
         else:
             self._failure = event.finish or "error"
-            if event.finish == "timeout":
-                raise GenerationTimeoutError(event.finish)
-            if event.finish == "refused":
-                raise GenerationRefusedError(event.finish)
-            raise GenerationFailedError(event.finish)
+            raise FAILURES.get(self._failure, GenerationFailedError)(event.finish)
         self.finish_reason = finish
         return piece
 
@@ -258,7 +261,7 @@ class Generation:
 
     def _record(self, ticket: Ticket, now: float) -> None:
         metrics = self._service.metrics
-        key = ticket.request.key or "-"
+        key = client_label(ticket.request.key)
         metrics.finished.labels(self.finish_reason or self._failure, key).inc()
         metrics.generation_tokens.labels(key).inc(self.completion_tokens)
         if ticket.started is not None:
@@ -292,8 +295,7 @@ class Service:
         self.timeout = timeout
         self._has_logits = has_logits
         self.defaults: Defaults = read_defaults(release.graph)
-        record = json.loads((release.graph / "export.json").read_text(encoding="utf-8"))
-        self.vocabulary: int = record["vocabulary"]
+        self.vocabulary = vocabulary(release)
         # the table of a model may be larger than its tokenizer's vocabulary, or smaller
         tokens = max(self.vocabulary, tokenizer.size)
         self.grammars = Grammars(release.graph, tokens, self.defaults.end_tokens)
@@ -336,10 +338,12 @@ class Service:
 
     async def begin(self) -> None:
         """Generate something, so that readiness means that the whole path works."""
+        self.grammars.start()
         await warm_up(self)
 
     async def close(self) -> None:
         await asyncio.to_thread(self.scheduler.stop)
+        await asyncio.to_thread(self.grammars.close)
 
     def chat(
         self,
@@ -362,32 +366,66 @@ class Service:
         thinking = text.rstrip().endswith(THINK) if self._thinks else None
         return self._job(
             Job(
-                self.tokenizer.encode(text, whole=False),
+                self._encode(text, whole=False),
                 options,
                 thinking=thinking,
                 tools=self.tool_format if tools is not None else None,
-                grammar=self._grammar(tools, schema, thinking=bool(thinking)),
+                wanted=self._wanted(tools, schema),
+                after=self._after(tools, schema) if thinking else None,
             )
         )
 
+    async def constrained(self, job: Job, key: str = "") -> Job:
+        """The job with its grammar compiled, if it has one. Cancelling it ends the compiler.
+
+        Raises SchemaError, TrialsBusyError or TrialsEndedError.
+        """
+        if job.wanted is None:
+            return job
+        try:
+            return replace(job, grammar=await self.grammars.compile(job.wanted, job.after, key))
+        except SchemaError as error:
+            if job.tools is not None:
+                error.parameter = "tools"
+            raise
+
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
-        """A prompt as tokens. Raises TextError."""
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        """A prompt as tokens. Raises TextError or PromptTooLongError."""
+        self._check_length(0 if isinstance(prompt, str) else len(prompt))
+        tokens = self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
         if not tokens:
             raise TextError("the prompt is empty; this model needs at least one token to go on")
-        if max(tokens) >= self.vocabulary:
-            raise TextError(
-                f"the vocabulary has the tokens 0 to {self.vocabulary - 1}; {max(tokens)} is none"
-            )
         return tokens
 
+    def _encode(self, text: str, *, whole: bool) -> list[int]:
+        """Raises TextError, or PromptTooLongError before more than fits has been read."""
+        try:
+            return self.tokenizer.encode(text, whole=whole, most=self.max_len)
+        except TooManyTokensError as error:
+            raise PromptTooLongError(error.least, self.max_len, whole=False) from error
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self.max_len:
+            raise PromptTooLongError(tokens, self.max_len)
+
     def completion(self, prompt: Sequence[int], options: Options) -> Job:
-        """Raises PromptTooLongError or UnsupportedError."""
+        """Raises PromptTooLongError, TextError or UnsupportedError."""
         return self._job(Job(prompt, options))
 
+    def _check_tokens(self, prompt: Sequence[int]) -> None:
+        """Where all prompts pass: a tokenizer may have more tokens than the graph's table."""
+        self._check_length(len(prompt))
+        highest, lowest = max(prompt, default=0), min(prompt, default=0)
+        beyond = highest if highest >= self.vocabulary else lowest
+        if not 0 <= beyond < self.vocabulary:
+            named = self.tokenizer.named(beyond)
+            raise TextError(
+                f"the vocabulary has the tokens 0 to {self.vocabulary - 1}; {beyond} is none"
+                + (f"; it stands for {named!r}, which the model has not learned" if named else "")
+            )
+
     def _job(self, job: Job) -> Job:
-        if len(job.prompt) >= self.scheduler.max_len:
-            raise PromptTooLongError(len(job.prompt), self.scheduler.max_len)
+        self._check_tokens(job.prompt)
         options = job.options
         reads = Sampling(
             logprobs=options.logprobs,
@@ -396,7 +434,7 @@ class Service:
             presence_penalty=options.presence_penalty,
             frequency_penalty=options.frequency_penalty,
         ).reads_logits
-        if not self._has_logits and (reads or job.grammar):
+        if not self._has_logits and (reads or job.wanted):
             raise UnsupportedError(
                 "logit_bias",
                 "The graph of this release gives no logits, which penalties, logit_bias, "
@@ -417,22 +455,22 @@ class Service:
             return list(messages)
         return [_with_objects(message) for message in messages]
 
-    def _grammar(
-        self, tools: Tools | None, schema: Mapping[str, Any] | None, *, thinking: bool
-    ) -> Grammar | None:
-        # thoughts are free: the grammar holds from their end on
-        after = self._end_think if thinking else None
-        if thinking and after is None and (schema is not None or (tools and tools.force)):
+    def _after(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> int | None:
+        """Thoughts are free: the grammar holds from their end on."""
+        if self._end_think is None and (schema is not None or (tools and tools.force)):
             raise UnsupportedError(
                 "response_format" if schema is not None else "tool_choice",
                 "This model's thoughts do not end in a token of their own, so what follows "
                 "them cannot be enforced.",
             )
-        if tools is not None and tools.force:
-            return self._forced_call(tools, after)
-        return None if schema is None else self.grammars.json(schema, after)
+        return self._end_think
 
-    def _forced_call(self, tools: Tools, after: int | None) -> Grammar:
+    def _wanted(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> str | None:
+        if tools is not None and tools.force:
+            return self._forced_call(tools)
+        return None if schema is None else self.grammars.json(schema)
+
+    def _forced_call(self, tools: Tools) -> str:
         form = self.tool_format
         if form is None or form.arguments is None:
             raise UnsupportedError(
@@ -440,10 +478,19 @@ class Service:
             )
         schemas = [form.schema(f) for f in tools.functions if f["name"] in tools.force]
         begin, end = (f"{form.begin}\n", f"\n{form.end}") if form.end else ("", "")
-        return self.grammars.one_of(begin, schemas, end, after)
+        try:
+            return self.grammars.one_of(begin, schemas, end)
+        except SchemaError as error:
+            error.parameter = "tools"
+            raise
 
-    def start(self, jobs: Sequence[Job], key: str = "") -> list[Generation]:
+    def start(
+        self, jobs: Sequence[Job], key: str = "", *, may_return: bool = False
+    ) -> list[Generation]:
         """Begin every job's answers, or none.
+
+        `may_return`: a service that stops gives back what it has not begun, with
+        GenerationReturnedError.
 
         Raises UnsupportedError, QueueFullError or ClosedError.
         """
@@ -455,7 +502,10 @@ class Service:
                 "wait together.",
             )
         pairs = [
-            (self._request(job, choice, key), Generation(self, job, number))
+            (
+                replace(self._request(job, choice, key), may_return=may_return),
+                Generation(self, job, number),
+            )
             for number, job in enumerate(jobs)
             for choice in range(job.options.n)
         ]
@@ -520,6 +570,12 @@ async def warm_up(service: Service) -> None:
         raise ServingError("the warm-up generation gave no token")
 
 
+def vocabulary(release: Release) -> int:
+    """Tokens in the graph's table."""
+    record = json.loads((release.graph / "export.json").read_text(encoding="utf-8"))
+    return int(record["vocabulary"])
+
+
 def gives_logits(engine: Engine) -> bool:
     """Whether the graph has them; those exported by earlier versions have candidates only."""
     engine.prefill(0, [0], 0)
@@ -534,6 +590,8 @@ def gives_logits(engine: Engine) -> bool:
 
 def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Service:
     """Load a verified release and start its scheduler."""
+    # within bounds first: what does not come back from there must not end this process
+    check(release.graph, TokenizerError)
     tokenizer = ChatTokenizer(release.graph)
     engine = open_engine(
         release,
@@ -554,7 +612,7 @@ def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Se
         stuck_seconds=settings.stuck_seconds,
     )
     has_logits = gives_logits(engine)
-    scheduler = Scheduler(engine, limits)
+    scheduler = Scheduler(engine, limits, question=Question.learn(engine, vocabulary(release)))
     service = Service(
         release,
         scheduler,

@@ -113,6 +113,18 @@ class UpstreamSettings(_Section):
     request_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     poll_seconds: float = Field(default=2, gt=0, allow_inf_nan=False)
     start_seconds: float = Field(default=1800, gt=0, allow_inf_nan=False)
+    silent_seconds: float = Field(
+        default=300,
+        gt=0,
+        allow_inf_nan=False,
+        description="an answer of which nothing comes for so long has failed",
+    )
+    key_file: AbsolutePath | None = Field(
+        default=None, description="what the server asks of its clients, as a bearer token"
+    )
+    allow_without_key: bool = Field(
+        default=False, description="even if every user of this host can ask it"
+    )
 
     @field_validator("url")
     @classmethod
@@ -139,6 +151,12 @@ class KeySettings(_Section):
     poll_seconds: float = Field(default=2, gt=0, allow_inf_nan=False)
     exempt_clients: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[], description="client certificates that need no key, as this host's own"
+    )
+    grace_seconds: float = Field(
+        default=3600,
+        ge=0,
+        allow_inf_nan=False,
+        description="for how long the keys of before stay in force while the file is broken",
     )
 
 

@@ -13,6 +13,8 @@ from deepseek_serving.cli import run
 from deepseek_serving.errors import SigningError, VerificationError
 
 SIGNATURE_FILE = "model.sig"
+# PKCS#11 fills a token's label with blanks; some programs leave NULs.
+PADDING = " \0"
 
 
 def _pin(path: Path) -> str:
@@ -26,7 +28,7 @@ def _pin(path: Path) -> str:
 
 
 def _slot(module: Path, label: str) -> int:
-    """The slot of the token with this label."""
+    """The slot of the token with this label; the padding of neither side counts."""
     import PyKCS11
 
     library = PyKCS11.PyKCS11Lib()
@@ -35,8 +37,8 @@ def _slot(module: Path, label: str) -> int:
     for slot in library.getSlotList(tokenPresent=True):
         token = library.getTokenInfo(slot)
         if token.flags & PyKCS11.CKF_TOKEN_INITIALIZED:
-            found[slot] = token.label.rstrip(" \0")
-    slots = [int(slot) for slot, name in found.items() if name == label]
+            found[slot] = token.label.rstrip(PADDING)
+    slots = [int(slot) for slot, name in found.items() if name == label.rstrip(PADDING)]
     if len(slots) != 1:
         present = ", ".join(sorted(map(repr, found.values()))) or "none"
         raise SigningError(

@@ -2,99 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-import jinja2.meta
-import jinja2.sandbox
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from deepseek_serving.errors import ServingError
+from deepseek_serving.documents import load_tokenizer, read_object
+from deepseek_serving.errors import TokenizerError, library_error
+from deepseek_serving.slices import SlicedTokenizer, TooManyTokensError
+from deepseek_serving.template import read_template
 
 # of thoughts and of calls, in the families that reply.py knows
 MARK = re.compile(r"^</?(think|tool_call)>$|^<\uff5ctool\u2581")
-
-
-class TemplateError(ValueError):
-    """The chat template refuses these messages."""
 
 
 class TextError(ValueError):
     """The text cannot be made into tokens."""
 
 
-class TokenizerError(ServingError):
-    """The graph folder's tokenizer files cannot be used."""
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _load_object(path: Path) -> Mapping[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: not a JSON object")
-    return value
-
-
 def _special(config: Mapping[str, Any], name: str) -> str:
     value = config.get(name)
-    return str(value["content"]) if isinstance(value, dict) else str(value or "")
-
-
-def _source(folder: Path, config: Mapping[str, Any]) -> str:
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-    if not isinstance(source, str):
-        raise TokenizerError(f"{folder}: neither tokenizer_config.json nor a file has a template")
-    return source
-
-
-def _json(value: object, indent: int | None = None, **_options: object) -> str:
-    """As templates expect it: readable, where Jinja's own filter would escape it for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-class _Template:
-    """The checkpoint's own chat template, in a sandbox: it is data, not trusted code."""
-
-    def __init__(self, folder: Path, source: str) -> None:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        environment.filters["tojson"] = _json
-        try:
-            self._template = environment.from_string(source)
-            names = jinja2.meta.find_undeclared_variables(environment.parse(source))
-        except jinja2.TemplateError as error:
-            raise TokenizerError(f"{folder}: the chat template is wrong: {error}") from error
-        self.takes_tools = "tools" in names
-
-    def render(self, **values: Any) -> str:
-        try:
-            return self._template.render(**values)
-        except (
-            jinja2.TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ) as error:
-            raise TemplateError(
-                f"the chat template cannot render these messages: {error}"
-            ) from error
+    return str((value.get("content") if isinstance(value, dict) else value) or "")
 
 
 @dataclass(frozen=True)
@@ -107,28 +39,52 @@ class Defaults:
 
 
 def read_defaults(folder: Path) -> Defaults:
-    """Sampling defaults and end-of-sequence tokens, from generation_config.json and config.json."""
+    """Sampling defaults and end-of-sequence tokens, from generation_config.json and config.json.
+
+    Raises TokenizerError.
+    """
     path = folder / "generation_config.json"
-    generation = _load_object(path) if path.is_file() else {}
+    generation = read_object(path, TokenizerError) if path.is_file() else {}
     end = generation.get("eos_token_id")
     if end is None:
-        end = _load_object(folder / "config.json").get("eos_token_id", [])
+        end = read_object(folder / "config.json", TokenizerError).get("eos_token_id")
     greedy = generation.get("do_sample") is False
     return Defaults(
-        end_tokens=frozenset([end] if isinstance(end, int) else end or []),
-        temperature=0.0 if greedy else float(generation.get("temperature") or 1.0),
-        top_p=float(generation.get("top_p") or 1.0),
+        end_tokens=_tokens(path, end),
+        temperature=0.0 if greedy else _number(path, generation, "temperature"),
+        top_p=_number(path, generation, "top_p"),
     )
+
+
+def _tokens(path: Path, value: object) -> frozenset[int]:
+    tokens = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        raise TokenizerError(
+            f"{path}: eos_token_id is {value!r}, and must be a token's number or a list of them; "
+            "correct it"
+        )
+    return frozenset(tokens)
+
+
+def _number(path: Path, generation: Mapping[str, Any], key: str) -> float:
+    value = generation.get(key) or 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise TokenizerError(
+            f"{path}: {key} is {value!r}, and must be a positive number; correct it"
+        )
+    return float(value)
 
 
 class ChatTokenizer:
     """Tokenizer and chat template of a graph folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        config = _load_object(folder / "tokenizer_config.json")
-        self.template_source = _source(folder, config)
-        self._template = _Template(folder, self.template_source)
+        """Raises TokenizerError."""
+        self._tokenizer = load_tokenizer(folder)
+        self._sliced = SlicedTokenizer(self._tokenizer)
+        config = read_object(folder / "tokenizer_config.json", TokenizerError)
+        self._template = read_template(folder, config)
+        self.template_source = self._template.source
         self._specials = {
             name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
         }
@@ -154,6 +110,10 @@ class ChatTokenizer:
         number = self._tokenizer.token_to_id(content)
         return None if number is None else int(number)
 
+    def named(self, token: int) -> str | None:
+        """What a token stands for, if the tokenizer has it."""
+        return self._tokenizer.id_to_token(token) if token >= 0 else None
+
     def text(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -169,18 +129,31 @@ class ChatTokenizer:
         """The same as tokens."""
         return self.encode(self.text(messages), whole=False)
 
-    def encode(self, text: str, *, whole: bool = True) -> list[int]:
-        """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds."""
+    def encode(self, text: str, *, whole: bool = True, most: int | None = None) -> list[int]:
+        """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds.
+
+        Raises TextError, or TooManyTokensError as soon as there are more than `most`.
+        """
         try:
             # half a surrogate pair, as JSON may carry it
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TextError(f"the text is not Unicode: {error.reason}") from error
-        # a template writes special tokens itself
-        return list(self._tokenizer.encode(text, add_special_tokens=whole).ids)
+        try:
+            # a template writes special tokens itself
+            return self._sliced.encode(text, special=whole, most=most)
+        except TooManyTokensError:
+            raise
+        except BaseException as error:
+            raise TextError(f"the text: {library_error('tokenizers', error)}") from error
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=False))
+        try:
+            # unlike for a single sequence, the interpreter's lock is let go for a batch
+            (text,) = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=False)
+        except BaseException as error:
+            raise TextError(f"the tokens: {library_error('tokenizers', error)}") from error
+        return str(text)
 
     def stream(self) -> TextStream:
         return TextStream(self._tokenizer, self._marks)
@@ -195,7 +168,13 @@ class TextStream:
         self._decoder = DecodeStream(skip_special_tokens=True)
 
     def push(self, token: int) -> str:
-        return self._marks.get(token) or self._decoder.step(self._tokenizer, token) or ""
+        mark = self._marks.get(token)
+        if mark is not None:
+            return mark
+        try:
+            return self._decoder.step(self._tokenizer, token) or ""
+        except BaseException as error:
+            raise library_error("tokenizers", error) from error
 
 
 class StopScanner:

@@ -18,7 +18,7 @@ import httpx2
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from deepseek_serving.errors import ServingError
+from deepseek_serving.errors import ServingError, SettingsError
 from deepseek_serving.gate import Gate
 from deepseek_serving.metrics import Metrics, readiness
 from deepseek_serving.release import Release
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # One that does not answer a question about itself in this time does not answer others, either.
 PROBE_SECONDS = 5.0
+ASKS_FOR_A_KEY = frozenset({401, 403})
 # A busy server may miss one.
 MISSES = 2
 
@@ -61,8 +62,8 @@ class Upstream:
         self.max_len: int | None = None
         # the server behind is its own unit, which systemd looks after
         self.failed = self.stuck = False
-        self._ready = False
-        self._draining = False
+        self._ready = self._answered = False
+        self.draining = False
         self._watch: asyncio.Task[None] | None = None
         base, socket = settings.address
         self.client = httpx2.AsyncClient(
@@ -79,21 +80,45 @@ class Upstream:
                 ),
             ),
             # a client's own limit holds for the whole request
-            timeout=httpx2.Timeout(None, connect=PROBE_SECONDS),
+            timeout=httpx2.Timeout(None, connect=PROBE_SECONDS, read=settings.silent_seconds),
+            headers=self._headers(),
         )
+
+    def _headers(self) -> dict[str, str]:
+        """What every request to the upstream carries. Raises SettingsError."""
+        path = self.settings.key_file
+        if path is None:
+            return {}
+        try:
+            key = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"upstream.key_file: {path} cannot be read: {error}") from error
+        if not key or not key.isprintable() or " " in key:
+            raise SettingsError(f"upstream.key_file: {path} holds no key: one line without spaces")
+        return {"authorization": f"Bearer {key}"}
 
     @property
     def healthy(self) -> bool:
-        return self._ready and not self._draining
+        return self._ready and not self.draining
 
     def drain(self) -> None:
         """Take no more requests; those that are here go on."""
-        self._draining = True
+        self.draining = True
 
     def lost(self) -> None:
         """Nobody listens there. The watch finds out when somebody does again."""
         if self._ready:
             logger.error("the upstream %s is gone; not ready until it is back", self.settings.url)
+        self._ready = False
+
+    def silent(self) -> None:
+        """An answer has stopped coming; one that hangs may call itself healthy, so it is asked."""
+        if self._ready:
+            logger.error(
+                "nothing came from the upstream %s for %g s; not ready until it answers a question",
+                self.settings.url,
+                self.settings.silent_seconds,
+            )
         self._ready = False
 
     async def begin(self) -> None:
@@ -151,13 +176,13 @@ class Upstream:
 
     async def _warm(self) -> bool:
         """One token, so that readiness means that the whole path works."""
-        if not await self._alive():
+        if not await self._alive() or not await self._asks_for_a_key():
             return False
         question = {"role": "user", "content": "Hello"}
         body = {"model": self.settings.model, "messages": [question], "max_tokens": 1}
         try:
             answer = await self.client.post(
-                "/v1/chat/completions", json=body, timeout=self.settings.start_seconds
+                "/v1/chat/completions", json=body, timeout=self._patience
             )
         except httpx2.HTTPError as error:
             logger.error("the upstream broke off at its first question: %r", error)
@@ -172,8 +197,37 @@ class Upstream:
             return False
         self.max_len = await self._longest()
         logger.info("the upstream %s is ready", self.settings.url)
-        self._ready = True
+        self._ready = self._answered = True
         return True
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for the first answer: long while a server loads."""
+        times = self.settings
+        return times.silent_seconds if self._answered else times.start_seconds
+
+    async def _asks_for_a_key(self) -> bool:
+        """Whether it lets nobody in without a key, where every user of this host can reach it."""
+        if self.settings.allow_without_key or self.settings.address[1] is not None:
+            return True
+        try:
+            answer = await self.client.get(
+                "/v1/models", headers={"authorization": ""}, timeout=PROBE_SECONDS
+            )
+        except httpx2.HTTPError as error:
+            logger.debug("the upstream does not answer: %r", error)
+            return False
+        if answer.status_code in ASKS_FOR_A_KEY:
+            return True
+        logger.error(
+            "the upstream %s answers without a key (status %d), so every user of this host can ask "
+            "it, past keys, limits and log. Let it ask for the key in upstream.key_file (vLLM: "
+            "VLLM_API_KEY), let it listen on a Unix socket (unix:/PATH), or accept it with "
+            "upstream.allow_without_key",
+            self.settings.url,
+            answer.status_code,
+        )
+        return False
 
     async def _longest(self) -> int | None:
         """The longest sequence, from servers that tell."""

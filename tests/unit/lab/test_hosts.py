@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +23,13 @@ SCRIPT = Path(__file__).resolve().parents[2] / "lab" / "hosts.py"
 
 
 @pytest.fixture(scope="module")
-def hosts() -> ModuleType:
+def hosts() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        yield load()
+
+
+def load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("lab_hosts", SCRIPT)
     assert spec
     assert spec.loader
@@ -125,6 +134,144 @@ def test_labs_wait_for_each_other(hosts: ModuleType, tmp_path: Path) -> None:
     daemon.kill()
     daemon.wait()
     assert order == ["first", "second"]
+
+
+@pytest.fixture
+def claims(hosts: ModuleType) -> ModuleType:
+    module: ModuleType = sys.modules["claims"]
+    return module
+
+
+@pytest.fixture
+def two_states(
+    hosts: ModuleType, claims: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> list[Any]:
+    """The same lab in two state directories; that of the second is what hosts.py now has."""
+    labs = []
+    for name in ("first", "second"):
+        monkeypatch.setattr(hosts, "STATE", tmp_path / name)
+        lab = hosts.parse(described(management="10.199.10.31"))
+        lab.folder.mkdir(parents=True)
+        labs.append((lab, lab.folder, {zone: lab.bridge(zone) for zone in hosts.ZONES}))
+    return labs
+
+
+def test_two_labs_with_the_same_addresses_are_refused(
+    claims: ModuleType, two_states: list[Any]
+) -> None:
+    has: Any = {}
+    (_lab, first, _bridges), (_lab, second, _bridges) = two_states
+    claims.claim(has, 199, first, 3)
+    claims.claim(has, 199, first, 4)
+    with pytest.raises(claims.LabError) as refused:
+        claims.claim(claims.read(claims.write(has)), 199, second, 1)
+    assert str(refused.value).startswith(f"lab_octet 199: the lab in {first} is up")
+    assert "ONPREM_LAB_OCTET" in str(refused.value)
+    claims.claim(has, 198, second, 2)
+    assert claims.hosts_elsewhere(claims.read(claims.write(has)), second.parents[1]) == 4
+    claims.forget(has, first)
+    claims.claim(has, 199, second, 1)
+    assert list(has) == [199]  # and 198 is free again
+
+
+def test_two_labs_of_one_state_with_the_same_addresses_are_refused(
+    claims: ModuleType, tmp_path: Path
+) -> None:
+    has: Any = {}
+    claims.claim(has, 199, tmp_path / "labs" / "first", 1)
+    with pytest.raises(claims.LabError, match="lab_octet 199"):
+        claims.claim(has, 199, tmp_path / "labs" / "second", 1)
+
+
+def test_a_lab_that_was_removed_by_hand_has_nothing(
+    claims: ModuleType, two_states: list[Any]
+) -> None:
+    (_lab, first, _bridges), (_lab, second, _bridges) = two_states
+    text = claims.write({199: claims.Claim(str(first), 3)})
+    first.rmdir()
+    has = claims.read(text)
+    claims.claim(has, 199, second, 1)
+    assert has == {199: claims.Claim(str(second), 1)}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"x": {}}', '{"110": {"hosts": 1}}'])
+def test_what_is_no_list_of_claims_has_none(claims: ModuleType, text: str) -> None:
+    assert claims.read(text) == {}
+
+
+def test_what_labs_have_is_kept_between_runs(
+    hosts: ModuleType, claims: ModuleType, tmp_path: Path
+) -> None:
+    for octet in (110, 111):
+        with hosts.one_at_a_time(tmp_path / "lock") as has:
+            claims.claim(has, octet, tmp_path, octet)
+    with hosts.one_at_a_time(tmp_path / "lock") as has:
+        assert has == {111: claims.Claim(str(tmp_path), 111)}
+
+
+def test_no_two_states_have_a_bridge_in_common(hosts: ModuleType, two_states: list[Any]) -> None:
+    names = [name for _lab, _folder, bridges in two_states for name in bridges.values()]
+    assert len(set(names)) == 2 * len(hosts.ZONES)
+    assert all(len(name) <= 15 for name in names)  # IFNAMSIZ
+
+
+def test_each_state_has_a_port_for_its_package_cache(hosts: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "cmdline").write_text(f"cacher\0Port=4711\0CacheDir={tmp_path}/first\0")
+    assert hosts.cache_port(tmp_path, tmp_path / "first") == 4711
+    # Of another state, or of a process that has its number now.
+    assert hosts.cache_port(tmp_path, tmp_path / "second") != 4711
+    port = hosts.cache_port(tmp_path / "gone", tmp_path / "first")
+    with socket.create_server(("127.0.0.1", port)):
+        assert hosts.cache_port(tmp_path / "gone", tmp_path / "second") != port
+
+
+def test_a_bridge_that_a_lab_has_left_is_removed_and_no_other(
+    hosts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three interfaces with the address: a bridge, one with a host, and no bridge."""
+    answers = {
+        "link show type bridge": [{}, {"ifname": "left"}, {"ifname": "used"}],
+        "address show to 10.199.10.1/32": [{"ifname": n} for n in ("left", "used", "eth0")] + [{}],
+        "link show master left": [],
+        "link show master used": [{"ifname": "veth0"}],
+    }
+    removed: list[str] = []
+
+    def run(*argv: str) -> str:
+        if argv[1] == "-json":
+            return json.dumps(answers[" ".join(argv[2:])])
+        removed.append(" ".join(argv))
+        return ""
+
+    monkeypatch.setattr(hosts, "run", run)
+    hosts.remove_leftover("10.199.10.1")
+    assert removed == ["ip link delete left"]
+
+
+PODMAN = """#!/bin/sh
+echo "$*" >>$CALLS
+case "$*" in *"network ls"*) echo lab-storage ;; *"network inspect"*) echo nothing-110-40 ;; esac
+"""
+
+
+def test_podman_sees_the_networks_of_its_own_state_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The networks were in one directory for all states, and the second start removed them."""
+    (tmp_path / "bin").mkdir()
+    for name, text in {
+        "podman": PODMAN,
+        "stat": "#!/bin/sh\necho cgroup2fs\n",  # a machine that needs no namespace of its own
+    }.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("ONPREM_LAB_STATE", str(tmp_path / "state"))
+    subprocess.run([SCRIPT.with_name("podman"), "network", "ls"], check=True)
+    called = (tmp_path / "calls").read_text()
+    assert f"--network-config-dir {tmp_path}/state/podman/networks " in called
+    assert f"--root {tmp_path}/state/podman/root " in called
 
 
 @pytest.mark.parametrize("arguments", [[], ["sideways"], ["up", "down"]])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -20,14 +21,30 @@ from typing import Any
 import pytest
 
 PROGRAM = Path(__file__).resolve().parents[2] / "lab" / "scenarios.py"
+
+# As Molecule 26 and Ansible write, with their colours and frames.
 MOLECULE = """#!/bin/sh
 echo "$*"
+say() { printf '\\033[36mINFO    \\033[0m \\033[32m%s\\033[0m ➜ \\033[33m%s\\033[0m: %s\\n' "$@"; }
+say "$3" discovery 'scenario test matrix: create, converge'
+say "$3" create '\033[36mExecuting\033[0m'
+printf '  \033[2m│\033[0m localhost   : ok=2    changed=1    unreachable=0    failed=0\033[0m\n'
+printf '  \033[2m│\033[0m skipped=0    rescued=0    ignored=0\n'
+say "$3" create '\033[32mExecuted: Successful\033[0m'
+say "$3" converge '\033[36mExecuting\033[0m'
+for host in a-1 a-2; do
+  printf "  \033[2m│\033[0m $host   : ok=${RESULTS:-40}  changed=31   unreachable=1    failed=2\n"
+  printf '  \033[2m│\033[0m skipped=3    rescued=4    ignored=9\n'
+done
+i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done
 test "$3" != broken
 """
 
 
 @pytest.fixture
-def program() -> ModuleType:
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    monkeypatch.delenv("ONPREM_TEST_ALL", raising=False)
     spec = importlib.util.spec_from_file_location("lab_scenarios", PROGRAM)
     assert spec
     assert spec.loader
@@ -48,7 +65,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     molecule.parent.mkdir()
     molecule.write_text(MOLECULE)
     molecule.chmod(0o755)
+    recorded = {name: {"hosts": 2, "task_results": 102} for name in ("broken", "large", "small")}
+    (tmp_path / "tests" / "lab").mkdir(parents=True)
+    (tmp_path / "tests" / "lab" / "recorded.json").write_text(json.dumps({"scenarios": recorded}))
     monkeypatch.setenv("PATH", f"{molecule.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("ONPREM_LAB_STATE", str(tmp_path / "state"))
     return tmp_path
 
 
@@ -61,8 +82,10 @@ def test_one_that_fails_is_shown_and_the_others_go_on(
 ) -> None:
     assert program.main(root, []) == 1
     said = capsys.readouterr().out
-    assert "FAILED broken: 0 s\ntest --scenario-name broken\nAll of it: " in said
-    assert "passed large: 0 s" in said
+    failed = said.index("FAILED broken: ")
+    assert said.index("test --scenario-name broken\n") > failed
+    assert said.index("All of it: ") > failed
+    assert "passed large: " in said
     assert said.endswith("scenarios: 2 passed, 1 failed\n")
 
 
@@ -91,7 +114,7 @@ def test_no_more_run_at_once_than_there_is_room_for(
         together.append(sorted(now))
         time.sleep(0.3)
         now.remove(name)
-        return program.Outcome(name, True, 0.3, root)
+        return program.Outcome(name, True, program.Times((), 0.3, 0.1), root)
 
     monkeypatch.setattr(program, "HOSTS_AT_A_TIME", 4)
     monkeypatch.setattr(program, "run", run)
@@ -133,7 +156,7 @@ def test_one_that_hangs_is_ended_with_what_it_started(
     assert program.main(root, ["small"]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("FAILED small: ")
-    assert said[3].startswith("Ended: silent for ")
+    assert "Ended: silent for " in said[3]
     assert _gone(int(said[1]))
 
 
@@ -142,14 +165,127 @@ def test_an_interrupt_ends_what_runs(root: Path, sent: signal.Signals) -> None:
     began = root / "began"
     (root / "bin" / "molecule").write_text(f"#!/bin/sh\necho $$ >{began}\nsleep 600\n")
     program = root / "tests" / "lab" / PROGRAM.name
-    program.parent.mkdir(parents=True)
-    shutil.copy(PROGRAM, program)
+    for name in (PROGRAM.name, "scenario_times.py"):
+        shutil.copy(PROGRAM.with_name(name), program.with_name(name))
     process = subprocess.Popen([sys.executable, program, "small"], stderr=subprocess.DEVNULL)
     while not (began.exists() and began.read_text()):
         time.sleep(0.05)
     process.send_signal(sent)
     assert process.wait(timeout=60) != 0
     assert _gone(int(began.read_text()))
+
+
+def times(root: Path) -> dict[str, Any]:
+    text = (root / ".cache" / "molecule" / "times.json").read_text()
+    scenarios: dict[str, Any] = json.loads(text)["scenarios"]
+    return scenarios
+
+
+def test_what_each_phase_cost_is_written_down(program: ModuleType, root: Path) -> None:
+    assert program.main(root, ["small"]) == 0
+    assert program.main(root, ["large", "broken"]) == 1
+    assert list(times(root)) == ["broken", "large", "small"]
+    small = times(root)["small"]
+    assert (small["passed"], small["hosts"], small["task_results"]) == (True, 2, 102)
+    assert not times(root)["broken"]["passed"]
+    create, converge = small["phases"]
+    assert (create["name"], create["task_results"], create["hosts"]) == ("create", 2, 0)
+    assert (converge["name"], converge["task_results"], converge["hosts"]) == ("converge", 100, 2)
+    assert converge["controller_processor_seconds"] > 0.02
+    # No host was listed: that is said, and no figure is made up.
+    assert small["hosts_processor_seconds"] is None
+    assert converge["unread"] == "no cgroup of a test host was listed"
+
+
+@pytest.mark.parametrize(("results", "status"), [("49", 0), ("52", 1)])
+def test_more_task_results_than_recorded_fail_until_they_are_recorded(
+    program: ModuleType,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    results: str,
+    status: int,
+) -> None:
+    monkeypatch.setenv("RESULTS", results)
+    assert program.main(root, ["small"]) == status
+    said = capsys.readouterr().out
+    grown = "small: 126 task results, over 20% more than the 102 recorded\n"
+    assert (grown in said) == ("scenarios.py --record" in said) == bool(status)
+    program.main(root, ["--record"])
+    assert program.main(root, ["small"]) == 0
+
+
+def test_a_host_more_than_recorded_fails(program: ModuleType, root: Path) -> None:
+    path = program.recorded_file(root)
+    path.write_text('{"scenarios": {"small": {"hosts": 1, "task_results": 102}}}')
+    assert program.main(root, ["small"]) == 1
+
+
+def test_recording_needs_a_run_that_has_passed_and_forgets_what_is_gone(
+    program: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = program.recorded_file(root)
+    path.write_text('{"scenarios": {"gone": {"hosts": 1, "task_results": 1}}}')
+    assert program.main(root, []) == 1
+    assert "small: nothing is recorded of it" in capsys.readouterr().out
+    assert program.main(root, ["--record"]) == 1
+    assert "without a run that has passed: broken" in capsys.readouterr().out
+    assert list(program.scenario_times.read(path)) == ["large", "small"]
+
+
+def test_what_takes_long_is_not_compared(
+    program: ModuleType,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ONPREM_TEST_ALL", "true")
+    monkeypatch.setenv("RESULTS", "400")
+    assert program.main(root, ["small"]) == 0
+    program.main(root, ["--record"])
+    assert "without a run that has passed: large, broken, small" in capsys.readouterr().out
+    assert program.scenario_times.read(program.recorded_file(root))["small"]["task_results"] == 102
+
+
+def test_a_log_that_is_not_understood_is_no_scenario_without_tasks(
+    program: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "bin" / "molecule").write_text("#!/bin/sh\necho all is well\n")
+    assert program.main(root, ["small"]) == 1
+    assert "small: its log has no task results" in capsys.readouterr().out
+
+
+def test_what_hosts_use_is_counted_through_restarts_and_after_their_end(
+    program: ModuleType, tmp_path: Path
+) -> None:
+    listed, left, first = tmp_path / "cgroups", tmp_path / "left", tmp_path / "first"
+
+    def use(cgroup: Path, seconds: int) -> None:
+        cgroup.mkdir(exist_ok=True)
+        (cgroup / "cpu.stat").write_text(f"usage_usec {seconds * 1_000_000}\nuser_usec 1\n")
+
+    use(left, 50)
+    listed.write_text(f"{left}\n")
+    hosts = program.scenario_times.Hosts(listed)  # with what another run has left
+    assert hosts.seconds() == 0
+    use(first, 3)
+    listed.write_text(f"{first}\n")
+    hosts.look()
+    assert hosts.seconds() == 3
+    use(first, 2)
+    hosts.look()
+    assert hosts.seconds() == 5
+    shutil.rmtree(first)
+    hosts.look()
+    listed.unlink()
+    hosts.look()
+    assert (hosts.seconds(), hosts.unread()) == (5, "")
+
+
+def test_hosts_whose_use_cannot_be_read_have_none(program: ModuleType, tmp_path: Path) -> None:
+    listed = tmp_path / "cgroups"
+    listed.write_text(f"{tmp_path}/nowhere\n")
+    assert "nowhere/cpu.stat: FileNotFoundError" in program.scenario_times.Hosts(listed).unread()
 
 
 def _gone(pid: int) -> bool:

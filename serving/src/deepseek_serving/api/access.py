@@ -1,7 +1,8 @@
-"""Who asks: a key of the key file, or, where there is none, the client certificate alone."""
+"""Who asks: a key of the key file; where there is none, the client certificate and its client."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.api.errors import ApiError
-from deepseek_serving.policy.keys import Key, KeyRing
+from deepseek_serving.api.headers import CLIENT, CLIENT_LENGTH
+from deepseek_serving.policy.keys import Key, KeyRing, KeysUnavailableError
 from deepseek_serving.policy.keys import Scope as KeyScope
 from deepseek_serving.policy.limits import Allowance, Limiter, Refusal
 
@@ -45,7 +47,10 @@ def _refused(refusal: Refusal) -> ApiError:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a request is counted for; `line` is where it waits."""
+    """Who a request is counted for.
+
+    `line` is where it waits, and whose tokens it may find in the cache: nobody else's.
+    """
 
     line: str
     key: Key | None = None
@@ -85,9 +90,10 @@ class Access:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        known = Caller(line=state.get("tls_client", ""))
+        certificate = state.get("tls_client", "")
+        known = Caller(line=_anonymous(certificate, scope))
         try:
-            if self._ring is not None and known.line not in self._ring.exempt_clients:
+            if self._ring is not None and certificate not in self._ring.exempt_clients:
                 known = state["caller"] = self._known(self._ring, scope)
                 self._admit(known, scope)
             state["caller"] = known
@@ -106,7 +112,16 @@ class Access:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
-        key = ring.find(sent.strip())
+        try:
+            key = ring.find(sent.strip())
+        except KeysUnavailableError as error:
+            raise ApiError(
+                503,
+                "API keys cannot be checked at the moment; try again later.",
+                kind="server_error",
+                code="keys_unavailable",
+                headers={"retry-after": "30"},
+            ) from error
         if key is None:
             raise ApiError(
                 401,
@@ -132,6 +147,17 @@ class Access:
             )
         if scope["method"] == "POST":
             known.take("requests", 1)
+
+
+def _anonymous(certificate: str, scope: Scope) -> str:
+    """Tell clients without keys apart: by certificate, and by what a gateway says of them.
+
+    What a client may say of itself stays within its own certificate's name.
+    """
+    client = Headers(scope=scope).get(CLIENT, "")
+    if len(client) > CLIENT_LENGTH:
+        client = hashlib.sha256(client.encode("latin-1", "replace")).hexdigest()
+    return f"{certificate}/{client}" if client else certificate
 
 
 def _below(path: str, prefix: str) -> bool:

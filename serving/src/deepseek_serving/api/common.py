@@ -11,16 +11,20 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from deepseek_serving.api.access import Access, Caller, caller
-from deepseek_serving.api.direct import Direct, Endpoints
+from deepseek_serving.api.admission import Admission, Endpoints
 from deepseek_serving.api.document import ERRORS, publish
 from deepseek_serving.api.embeddings import add_embeddings
 from deepseek_serving.api.errors import ApiError, install
+from deepseek_serving.api.headers import OnceOnly
+from deepseek_serving.api.judges import Judges
 from deepseek_serving.api.surround import Surround
 from deepseek_serving.embedding import Embedder
-from deepseek_serving.metrics import Metrics
+from deepseek_serving.metrics import KeyState, Metrics
+from deepseek_serving.offloop import OffLoop
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.release import Release
 from deepseek_serving.scheduler import QueueFullError
@@ -157,29 +161,44 @@ def add_models(app: FastAPI, served: Served, embedder: Embedder | None) -> None:
 
 def assemble(
     served: Served,
-    add_answers: Callable[[FastAPI], Endpoints],
+    add_answers: Callable[[FastAPI, OffLoop], Endpoints],
     keys: KeyRing | None,
     embedder: Embedder | None,
 ) -> ASGIApp:
     """The application; it ends what it serves when it shuts down."""
 
+    judges, off_loop = Judges(), OffLoop()
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         # what is loaded stays: looking through it for garbage would stop requests for milliseconds
-        gc.collect()
+        # in a thread, so that what streams and threads need is imported before the first request
+        await run_in_threadpool(gc.collect)
         gc.freeze()
+        judges.begin()
         yield
+        await judges.close()
+        off_loop.close()
         await served.close()
         if embedder is not None:
             await asyncio.to_thread(embedder.close)
 
-    # without the documentation pages that it can make: they load their scripts from elsewhere
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    # without the documentation pages that it can make: they load their scripts from elsewhere; and
+    # without redirects: they would go to what the client calls this host
+    app = FastAPI(
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
     install(app)
     add_probes(app, served)
     add_models(app, served, embedder)
-    endpoints = add_answers(app)
+    endpoints = dict(add_answers(app, off_loop))
+    if keys is not None:
+        served.metrics.registry.register(KeyState(keys))
     if embedder is not None:
-        add_embeddings(app, embedder)
+        endpoints |= add_embeddings(app, embedder, off_loop)
     publish(app, has_keys=keys is not None)
-    return Surround(Access(Direct(app, endpoints), keys), served, ROUTES)
+    return Surround(OnceOnly(Access(Admission(app, endpoints, judges), keys)), served, ROUTES)

@@ -44,7 +44,10 @@ REPLIES: Responses = {
     },
     400: error_response("A parameter that is wrong or cannot be heeded; `param` names it"),
     **ERRORS,
+    408: error_response("The request body came too slowly"),
     413: error_response("The request body is too large"),
+    425: error_response("The service is stopping and has not taken the request; send it again"),
+    500: error_response("The engine could not answer this request"),
     503: error_response("The service is stopping or has failed"),
     504: error_response("The answer took longer than a request may"),
 }
@@ -52,6 +55,7 @@ EMBEDDINGS: Responses = {
     200: {"description": "One vector per text", "content": {"application/json": {"schema": {}}}},
     400: REPLIES[400],
     **ERRORS,
+    408: REPLIES[408],
     413: REPLIES[413],
 }
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from typing import Annotated, Any
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import Depends, FastAPI
-from fastapi.responses import JSONResponse, Response
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import Response
 
 from deepseek_serving.api.access import Caller, caller
+from deepseek_serving.api.admission import Endpoint, Endpoints
 from deepseek_serving.api.document import EMBEDDINGS
 from deepseek_serving.api.errors import ApiError
+from deepseek_serving.api.judging import ReadEmbedding
 from deepseek_serving.api.schema import EmbeddingRequest
+from deepseek_serving.asked import Embedding
 from deepseek_serving.embedding import BusyError, Embedder, TooLongError
+from deepseek_serving.offloop import SMALL, OffLoop
+from deepseek_serving.scheduler import QueueFullError
 
 
 def _encoded(vector: npt.NDArray[np.float32], form: str | None) -> str | list[float]:
@@ -23,7 +31,7 @@ def _encoded(vector: npt.NDArray[np.float32], form: str | None) -> str | list[fl
     return [float(value) for value in vector]
 
 
-def _check(embedder: Embedder, body: EmbeddingRequest) -> None:
+def _check(embedder: Embedder, body: Embedding) -> None:
     if body.model != embedder.name:
         raise ApiError(
             404,
@@ -40,42 +48,70 @@ def _check(embedder: Embedder, body: EmbeddingRequest) -> None:
         )
 
 
-def add_embeddings(app: FastAPI, embedder: Embedder) -> None:
+async def _tokens(
+    embedder: Embedder, off_loop: OffLoop, body: Embedding, line: str
+) -> list[Sequence[int]]:
+    def make() -> list[Sequence[int]]:
+        return [embedder.tokens(text) for text in body.texts]
+
+    try:
+        return await off_loop.run(make, line) if sum(map(len, body.texts)) > SMALL else make()
+    except TooLongError as error:
+        raise ApiError(400, str(error), param="input", code="context_length_exceeded") from error
+    except ValueError as error:
+        raise ApiError(400, str(error), param="input", code="invalid_value") from error
+    except QueueFullError as error:
+        raise _full() from error
+
+
+def _full() -> ApiError:
+    return ApiError(
+        429,
+        "Too many requests are waiting; try again later.",
+        kind="rate_limit_error",
+        code="queue_full",
+        headers={"retry-after": "1"},
+    )
+
+
+async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Caller) -> Response:
+    _check(embedder, body)
+    texts = await _tokens(embedder, off_loop, body, who.line)
+    who.take("tokens", sum(map(len, texts)))
+    try:
+        made = await embedder.embed(texts)
+    except BusyError as error:
+        who.settle(sum(map(len, texts)), 0)
+        raise _full() from error
+    usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+    tail = {"model": embedder.name, "usage": usage}
+    entries = ",".join([entry async for entry in _entries(made.vectors, body.encoding_format)])
+    return Response(
+        f'{{"object":"list","data":[{entries}],{json.dumps(tail)[1:]}',
+        media_type="application/json",
+    )
+
+
+async def _entries(
+    vectors: Iterable[npt.NDArray[np.float32]], form: str | None
+) -> AsyncIterator[str]:
+    """Each as JSON; thousands of them take seconds, in which the others go on."""
+    for index, vector in enumerate(vectors):
+        yield json.dumps(
+            {"object": "embedding", "index": index, "embedding": _encoded(vector, form)}
+        )
+        await asyncio.sleep(0)
+
+
+def add_embeddings(app: FastAPI, embedder: Embedder, off_loop: OffLoop) -> Endpoints:
+    async def embed(body: Embedding, _request: Request, who: Caller) -> Response:
+        return await _embed(embedder, off_loop, body, who)
+
     @app.post("/v1/embeddings", responses=EMBEDDINGS, tags=["embeddings"])
     async def embeddings(
-        body: EmbeddingRequest, who: Annotated[Caller, Depends(caller)]
+        body: EmbeddingRequest, request: Request, who: Annotated[Caller, Depends(caller)]
     ) -> Response:
         """Vectors of texts."""
-        _check(embedder, body)
-        try:
-            texts = [embedder.tokens(text) for text in body.texts()]
-        except TooLongError as error:
-            raise ApiError(
-                400, str(error), param="input", code="context_length_exceeded"
-            ) from error
-        except ValueError as error:
-            raise ApiError(400, str(error), param="input", code="invalid_value") from error
-        who.take("tokens", sum(map(len, texts)))
-        try:
-            made = await embedder.embed(texts)
-        except BusyError as error:
-            who.settle(sum(map(len, texts)), 0)
-            raise ApiError(
-                429,
-                "Too many requests are waiting; try again later.",
-                kind="rate_limit_error",
-                code="queue_full",
-                headers={"retry-after": "1"},
-            ) from error
-        data: list[dict[str, Any]] = [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": _encoded(vector, body.encoding_format),
-            }
-            for index, vector in enumerate(made.vectors)
-        ]
-        usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
-        return JSONResponse(
-            {"object": "list", "data": data, "model": embedder.name, "usage": usage}
-        )
+        return await embed(body.asked(), request, who)
+
+    return {"/v1/embeddings": Endpoint(ReadEmbedding(), embed)}

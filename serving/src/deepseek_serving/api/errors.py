@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+# of what a client sent, a refusal repeats no more than this
+LONGEST_MESSAGE = 2000
+LONGEST_PARAM = 256
 
-def _encodable(text: str) -> str:
-    """JSON may carry half a surrogate pair, as a key for instance; UTF-8 may not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+
+def _encodable(text: str, most: int) -> str:
+    """Cut; and JSON may carry half a surrogate pair, as a key for instance, which UTF-8 may not."""
+    shown = text if len(text) <= most else f"{text[:most]}..."
+    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 class ApiError(Exception):
@@ -27,10 +30,10 @@ class ApiError(Exception):
         code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(_encodable(message))
+        super().__init__(_encodable(message, LONGEST_MESSAGE))
         self.status = status
         self.kind = kind
-        self.param = param and _encodable(param)
+        self.param = param and _encodable(param, LONGEST_PARAM)
         self.code = code
         self.headers = headers
 
@@ -53,26 +56,6 @@ def failed() -> ApiError:
     return ApiError(500, "The service failed.", kind="server_error")
 
 
-def from_validation(errors: Sequence[Any]) -> ApiError:
-    """The first of pydantic's complaints, as OpenAI would put it."""
-    first = errors[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
-    param = ".".join(path) or None
-    if first["type"] == "extra_forbidden":
-        return ApiError(
-            400,
-            f"Unrecognized request argument supplied: {param}",
-            param=param,
-            code="unknown_parameter",
-        )
-    if first["type"] == "json_invalid":
-        return ApiError(400, "The request body is not valid JSON.", code="invalid_json")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(
-        400, f"{param or 'The request body'}: {message}", param=param, code="invalid_value"
-    )
-
-
 def install(app: FastAPI) -> None:
     """Give every error, the framework's included, OpenAI's shape."""
 
@@ -80,13 +63,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, ApiError)
         return error.response()
 
-    async def validation_error(_request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return from_validation(error.errors()).response()
-
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        message = f"{request.method} {request.scope['path'][:LONGEST_PARAM]}: {error.detail}"
         headers = dict(error.headers) if error.headers else None
         return ApiError(error.status_code, message, headers=headers).response()
 
@@ -94,6 +73,5 @@ def install(app: FastAPI) -> None:
         return failed().response()
 
     app.add_exception_handler(ApiError, api_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, unexpected)

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
@@ -17,13 +16,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.api.access import Caller
+from deepseek_serving.api.admission import Endpoint, Endpoints
 from deepseek_serving.api.common import Who, assemble, check_model, queue_full
-from deepseek_serving.api.direct import Endpoint, Endpoints
 from deepseek_serving.api.document import REPLIES, Responses, error_response
 from deepseek_serving.api.errors import ApiError
-from deepseek_serving.api.replies import disconnected, unavailable
+from deepseek_serving.api.judging import Ask, ReadForwarded
+from deepseek_serving.api.replies import disconnected, not_taken, unavailable
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.embedding import Embedder
+from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import QueueFullError
 from deepseek_serving.upstream import Upstream, said
@@ -32,50 +33,12 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# About what tokenizers make of most texts; what a request really took is settled afterwards.
-BYTES_PER_TOKEN = 4
+JSON = {"content-type": "application/json"}
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter"})
+FORWARDED_PATHS = ("/v1/chat/completions", "/v1/completions")
 FORWARDED: Responses = {**REPLIES, 502: error_response("The engine broke off")}
 # What our client is to blame for, and may put right.
 CLIENT_ERRORS = frozenset({400, 413, 422})
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A request as the upstream gets it, and what it may cost."""
-
-    path: str
-    body: Mapping[str, Any]
-    stream: bool
-    include_usage: bool
-    # tokens, as far as they can be told before anybody has counted them
-    prompt: int
-    most: int
-
-    @classmethod
-    def of(
-        cls, path: str, body: ChatRequest | CompletionRequest, sent: Mapping[str, Any], model: str
-    ) -> Ask:
-        """`sent` is the body as it came: what we have no field for cannot be in it."""
-        forwarded = {**sent, "model": model}
-        if body.stream:
-            forwarded["stream_options"] = {"include_usage": True}
-        answers = (body.n or 1) * (
-            len(body.prompts()) if isinstance(body, CompletionRequest) else 1
-        )
-        text = json.dumps(sent.get("messages", sent.get("prompt")), ensure_ascii=False)
-        return cls(
-            path,
-            forwarded,
-            stream=bool(body.stream),
-            include_usage=body.include_usage,
-            prompt=len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN,
-            most=answers * (body.options().max_tokens or 0),
-        )
-
-    @property
-    def reserved(self) -> int:
-        return self.prompt + self.most
 
 
 class _BrokenError(Exception):
@@ -114,18 +77,23 @@ class Exchange:
     async def _begin(self) -> httpx2.Response:
         upstream = self._upstream
         if not upstream.healthy:
-            raise unavailable()
+            raise not_taken() if upstream.draining else unavailable()
         try:
             await self._stack.enter_async_context(upstream.gate.place(self._who.line))
         except QueueFullError as error:
             raise queue_full(error) from error
         self._placed = time.monotonic()
         try:
-            request = upstream.client.build_request("POST", self._ask.path, json=self._ask.body)
+            request = upstream.client.build_request(
+                "POST", self._ask.path, content=self._ask.body, headers=JSON
+            )
             response = await upstream.client.send(request, stream=True)
         except httpx2.ConnectError as error:
             upstream.lost()
             raise _failed(503, "The engine does not answer; try again later.") from error
+        except httpx2.ReadTimeout as error:
+            upstream.silent()
+            raise _failed(504, "The engine did not begin to answer in time.") from error
         except httpx2.HTTPError as error:
             logger.error("the upstream broke off before it answered: %r", error)
             raise _failed(502, "The engine broke off before it answered.") from error
@@ -142,6 +110,7 @@ class Exchange:
                 raise _BrokenError
         except (httpx2.HTTPError, ValueError, _BrokenError) as error:
             self._finish = "error"
+            self._note_silence(error)
             raise _failed(502, "The engine broke off before its answer was complete.") from error
         self._note(body)
         return self._named(body)
@@ -161,8 +130,13 @@ class Exchange:
         except (httpx2.HTTPError, httpx2.SSEError, ValueError, _BrokenError) as error:
             logger.error("the upstream broke off in an answer: %r", error)
             self._finish = "error"
+            self._note_silence(error)
             broken = _failed(502, "The engine broke off before its answer was complete.")
             yield f"data: {json.dumps(broken.body())}\n\n"
+
+    def _note_silence(self, error: Exception) -> None:
+        if isinstance(error, httpx2.ReadTimeout):
+            self._upstream.silent()
 
     async def _next(
         self, source: AsyncIterator[httpx2.ServerSentEvent]
@@ -232,7 +206,7 @@ class Exchange:
         if self._placed is None or (self._finish == "error" and not self._events):
             prompt = completion = 0
         self._who.settle(self._ask.reserved, prompt + completion)
-        metrics, key, now = self._upstream.metrics, self._who.line or "-", time.monotonic()
+        metrics, key, now = self._upstream.metrics, client_label(self._who.line), time.monotonic()
         metrics.finished.labels(self._finish, key).inc()
         if self._placed is None:
             return
@@ -317,15 +291,8 @@ async def _answer(exchange: Exchange, ask: Ask) -> Response:
         await exchange.close()
 
 
-async def _forward(
-    upstream: Upstream,
-    path: str,
-    body: ChatRequest | CompletionRequest,
-    request: Request,
-    who: Caller,
-) -> Response:
-    check_model(upstream, body.model)
-    ask = Ask.of(path, body, await request.json(), upstream.settings.model)
+async def _forward(upstream: Upstream, ask: Ask, request: Request, who: Caller) -> Response:
+    check_model(upstream, ask.model)
     exchange = Exchange(upstream, ask, who)
     answering = asyncio.ensure_future(_answer(exchange, ask))
     gone = asyncio.ensure_future(disconnected(request))
@@ -344,24 +311,26 @@ async def _forward(
 
 
 def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
-    @app.post("/v1/chat/completions", responses=FORWARDED, tags=["chat"])
-    async def chat_completions(body: ChatRequest, request: Request, who: Who) -> Response:
+    chat, complete = (ReadForwarded(path, upstream.settings.model) for path in FORWARDED_PATHS)
+
+    async def forward(ask: Ask, request: Request, who: Caller) -> Response:
+        return await _forward(upstream, ask, request, who)
+
+    @app.post(chat.path, responses=FORWARDED, tags=["chat"])
+    async def chat_completions(_body: ChatRequest, request: Request, who: Who) -> Response:
         """Answer a conversation."""
-        return await _forward(upstream, "/v1/chat/completions", body, request, who)
+        return await forward(chat.read(await request.body()), request, who)
 
-    @app.post("/v1/completions", responses=FORWARDED, tags=["completions"])
-    async def completions(body: CompletionRequest, request: Request, who: Who) -> Response:
+    @app.post(complete.path, responses=FORWARDED, tags=["completions"])
+    async def completions(_body: CompletionRequest, request: Request, who: Who) -> Response:
         """Go on with a text."""
-        return await _forward(upstream, "/v1/completions", body, request, who)
+        return await forward(complete.read(await request.body()), request, who)
 
-    return {
-        "/v1/chat/completions": Endpoint(ChatRequest, chat_completions),
-        "/v1/completions": Endpoint(CompletionRequest, completions),
-    }
+    return {reading.path: Endpoint(reading, forward) for reading in (chat, complete)}
 
 
 def create_forwarding_app(
     upstream: Upstream, keys: KeyRing | None = None, embedder: Embedder | None = None
 ) -> ASGIApp:
     """The application in front of an engine that is another server."""
-    return assemble(upstream, lambda app: _add_forwarding(app, upstream), keys, embedder)
+    return assemble(upstream, lambda app, _off_loop: _add_forwarding(app, upstream), keys, embedder)

@@ -23,7 +23,9 @@ from deepseek_serving.service import (
     Chunk,
     Generation,
     GenerationFailedError,
+    GenerationFaultError,
     GenerationRefusedError,
+    GenerationReturnedError,
     GenerationTimeoutError,
     Service,
 )
@@ -38,6 +40,21 @@ def unavailable() -> ApiError:
     return ApiError(503, "The service is stopping or has failed.", kind="server_error")
 
 
+def not_taken() -> ApiError:
+    """What a service that stops has not begun: the gateway asks another one.
+
+    Nothing else is answered with this status (Too Early, RFC 8470), so that it can be told from
+    what a service had already taken.
+    """
+    return ApiError(
+        425,
+        "The service is stopping and has not taken the request; send it again.",
+        kind="server_error",
+        code="not_taken",
+        headers={"retry-after": "1"},
+    )
+
+
 def _failure(error: GenerationFailedError) -> ApiError:
     if isinstance(error, GenerationTimeoutError):
         return ApiError(
@@ -45,6 +62,16 @@ def _failure(error: GenerationFailedError) -> ApiError:
             "The answer was not complete in the time that a request may take.",
             kind="server_error",
             code="request_timeout",
+        )
+    if isinstance(error, GenerationReturnedError):
+        return not_taken()
+    if isinstance(error, GenerationFaultError):
+        return ApiError(
+            500,
+            "The engine could not answer this request. It goes on with others; the service's log "
+            "says why.",
+            kind="server_error",
+            code="generation_failed",
         )
     if isinstance(error, GenerationRefusedError):
         return ApiError(
@@ -339,6 +366,11 @@ def _base(service: Service, prefix: str, kind: str) -> dict[str, Any]:
     }
 
 
+def left() -> Response:
+    """For a client that is gone: nobody reads it; 499 is what the logs of proxies call this."""
+    return Response(status_code=499)
+
+
 async def disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -380,8 +412,7 @@ async def whole(answers: Answers, shape: Shape, request: Request) -> Response:
         read = await _read_all(answers.generations)
     except GenerationFailedError as error:
         if watch.gone:
-            # nobody reads it; 499 is what the logs of proxies call this
-            return Response(status_code=499)
+            return left()
         raise _failure(error) from error
     finally:
         watch.close()

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
-from deepseek_serving.service import Options, Tools
+from deepseek_serving.asked import Chat, Completion, Embedding, Options, Text, Tools
+from deepseek_serving.structure import MOST_CONTAINERS, MOST_VALUES, Shape, shape
 
 MOST_CHOICES = 16
+# as OpenAI has it
+MOST_MESSAGES = 2048
+MOST_PARTS = 1024
+MOST_CALLS = 128
+MOST_TEXTS = 2048
+MOST_BIASES = 1024
+# the largest contexts have as many
+MOST_TOKENS = 2**20
 
 
 def _only(*accepted: object) -> AfterValidator:
@@ -23,10 +41,17 @@ def _only(*accepted: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _few_biases(value: object) -> object:
+    """Before any is looked at: of a dictionary, unlike of a list, every error is collected."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError(f"has {len(value)} entries; at most {MOST_BIASES} are accepted")
+    return value
+
+
 def _bias(value: dict[str, float] | None) -> dict[str, float] | None:
     for token, bias in (value or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ValueError(f"{token!r} is not the number of a token")
+            raise ValueError(f"{token[:32]!r} is not the number of a token")
         if not (math.isfinite(bias) and -100 <= bias <= 100):
             raise ValueError(f"the bias of token {token} is not between -100 and 100")
     return value
@@ -35,6 +60,7 @@ def _bias(value: dict[str, float] | None) -> dict[str, float] | None:
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(max_length=256)]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
@@ -43,13 +69,22 @@ class TextPart(BaseModel):
     text: str
 
 
+def _simple(text: str) -> str:
+    """Templates may want it parsed, which nothing interrupts."""
+    most = Shape(MOST_CONTAINERS, MOST_VALUES)
+    found = shape(text.encode("utf-8", "replace"), most)
+    if found is None or found.containers > most.containers or found.values > most.values:
+        raise ValueError("has more values than any call needs")
+    return text
+
+
 class CalledFunction(BaseModel):
     name: FunctionName
-    arguments: str
+    arguments: Annotated[str, AfterValidator(_simple)]
 
 
 class Called(BaseModel):
-    id: str = ""
+    id: Name = ""
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -58,10 +93,12 @@ class Message(BaseModel):
     """Unknown fields are ignored: clients send an assistant's message back with all its fields."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[Called] | None = None
-    tool_call_id: str | None = None
+    content: (
+        str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None
+    ) = None
+    name: Name | None = None
+    tool_calls: Annotated[list[Called], Field(max_length=MOST_CALLS, fail_fast=True)] | None = None
+    tool_call_id: Name | None = None
 
     @model_validator(mode="after")
     def has_content(self) -> Message:
@@ -102,7 +139,7 @@ class Tool(BaseModel):
 
 
 class NamedFunction(BaseModel):
-    name: str
+    name: Name
 
 
 class NamedTool(BaseModel):
@@ -113,7 +150,7 @@ class NamedTool(BaseModel):
 class JsonSchema(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
-    name: str | None = None
+    name: Name | None = None
     description: str | None = None
     strict: bool | None = None
     # `schema` is a method of pydantic's models
@@ -141,7 +178,7 @@ class _Sampled(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str
+    model: Name
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)
@@ -150,12 +187,17 @@ class _Sampled(BaseModel):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[
-        dict[str, float] | None, Field(max_length=1024), AfterValidator(_bias)
+        dict[str, float] | None,
+        Field(max_length=MOST_BIASES),
+        BeforeValidator(_few_biases),
+        AfterValidator(_bias),
     ] = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | None = (
+        None
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -187,12 +229,14 @@ class _Sampled(BaseModel):
 
 
 class ChatRequest(_Sampled):
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[
+        list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+    ]
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=128)
+    tools: Annotated[list[Tool], Field(max_length=MOST_CALLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
 
     # no effect on the answer
@@ -248,16 +292,36 @@ class ChatRequest(_Sampled):
             force = tuple(function["name"] for function in functions)
         return Tools(functions, force)
 
+    def asked(self) -> Chat:
+        return Chat(
+            model=self.model,
+            messages=[message.plain() for message in self.messages],
+            chosen=self.options(),
+            called_tools=self.called_tools,
+            json_schema=self.json_schema,
+            logprobs=bool(self.logprobs),
+            stream=bool(self.stream),
+            include_usage=self.include_usage,
+        )
 
-TokenPrompt = Annotated[list[TokenId], Field(min_length=1)]
+
+def _plain(given: str | list[int] | list[str] | list[list[int]]) -> list[Text]:
+    """Each text by itself; the numbers of tokens as an array, which is handed over cheaply."""
+    if isinstance(given, str):
+        return [given]
+    texts: Sequence[Any] = [given] if isinstance(given[0], int) else given
+    return [text if isinstance(text, str) else array("i", text) for text in texts]
+
+
+TokenPrompt = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TOKENS, fail_fast=True)]
 
 
 class CompletionRequest(_Sampled):
     prompt: (
         str
         | TokenPrompt
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES)]
-        | Annotated[list[TokenPrompt], Field(min_length=1, max_length=MOST_CHOICES)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
+        | Annotated[list[TokenPrompt], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
     )
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: bool | None = None
@@ -275,23 +339,27 @@ class CompletionRequest(_Sampled):
     def options(self) -> Options:
         return self._options(max_tokens=self.max_tokens or 16, logprobs=self.logprobs)
 
-    def prompts(self) -> list[str | list[int]]:
-        """Each prompt of the request, as text or as tokens."""
-        given = self.prompt
-        if isinstance(given, str):
-            return [given]
-        return [given] if isinstance(given[0], int) else list(given)
+    def asked(self) -> Completion:
+        return Completion(
+            model=self.model,
+            prompts=_plain(self.prompt),
+            chosen=self.options(),
+            logprobs=self.logprobs,
+            echo=bool(self.echo),
+            stream=bool(self.stream),
+            include_usage=self.include_usage,
+        )
 
 
 class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    model: str
+    model: Name
     input: (
         str
         | TokenPrompt
-        | Annotated[list[str], Field(min_length=1, max_length=2048)]
-        | Annotated[list[TokenPrompt], Field(min_length=1, max_length=2048)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
+        | Annotated[list[TokenPrompt], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1)
@@ -299,9 +367,10 @@ class EmbeddingRequest(BaseModel):
     # no effect on the answer
     user: str | None = None
 
-    def texts(self) -> list[str | list[int]]:
-        """Each text of the request, as text or as tokens."""
-        given = self.input
-        if isinstance(given, str):
-            return [given]
-        return [given] if isinstance(given[0], int) else list(given)
+    def asked(self) -> Embedding:
+        return Embedding(
+            model=self.model,
+            texts=_plain(self.input),
+            encoding_format=self.encoding_format,
+            dimensions=self.dimensions,
+        )

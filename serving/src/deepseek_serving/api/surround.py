@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line, its count, and a bound for its body."""
+"""What surrounds every request: its id, its log line and its count."""
 
 from __future__ import annotations
 
@@ -10,44 +10,18 @@ from collections.abc import Collection
 from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepseek_serving.api.errors import ApiError
+from deepseek_serving.api.admission import LARGEST_BODY, too_large
 from deepseek_serving.metrics import Metrics
 from deepseek_serving.release import Release
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# of what is logged; those that are served are shorter
+LONGEST_PATH = 256
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-# far more than a context of a million tokens
-LARGEST_BODY = 8 * 2**20
-
-
-def _too_large() -> ApiError:
-    return ApiError(
-        413,
-        f"The request body is larger than {LARGEST_BODY} bytes.",
-        code="request_too_large",
-    )
-
-
-def _bounded(receive: Receive) -> Receive:
-    """For bodies that do not say how long they are."""
-    read = 0
-
-    async def receive_some() -> Message:
-        nonlocal read
-        if read <= LARGEST_BODY:
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read <= LARGEST_BODY:
-                return message
-        # the framework turns whatever else is raised while it reads into a 400
-        raise HTTPException(413, str(_too_large()))
-
-    return receive_some
 
 
 class Named(Protocol):
@@ -90,9 +64,9 @@ class Surround:
         try:
             length = headers.get("content-length", "0")
             if length.isdigit() and int(length) > LARGEST_BODY:
-                await _too_large().response()(scope, receive, send_named)
+                await too_large().response()(scope, receive, send_named)
             else:
-                await self._app(scope, _bounded(receive), send_named)
+                await self._app(scope, receive, send_named)
         finally:
             self._note(scope, status, request_id, time.monotonic() - began)
 
@@ -109,7 +83,7 @@ class Surround:
         fields = {
             "client": client,
             "method": scope["method"],
-            "path": path,
+            "path": path[:LONGEST_PATH],
             "status": status,
             "seconds": round(taken, 3),
             "request_id": request_id,

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deepseek_serving import documents
 from deepseek_serving.errors import CheckpointError
 
 Config = Mapping[str, Any]
 
 
 def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file; a checkpoint folder is needed") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    return documents.read_json(path, CheckpointError)
 
 
 def read_object(path: Path) -> Config:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
+    return documents.read_object(path, CheckpointError)
 
 
 def read_config(folder: Path) -> Config:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 import deepseek_serving
+from deepseek_serving.check import check
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export import encoder as encoder_graph
 from deepseek_serving.export import graph as decoder_graph
@@ -31,6 +33,8 @@ from deepseek_serving.files import (
     write_graph,
     write_json,
 )
+
+logger = logging.getLogger(__name__)
 
 GRAPH_FILE = "decoder.onnx"
 ENCODER_FILE = "encoder.onnx"
@@ -112,6 +116,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
         raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
     refuse_existing(out, CheckpointError)
     decoder = describe(read_config(checkpoint))
+    check(checkpoint)
     copied = _copied_files(checkpoint, DECODER_FILES)
     max_len = _max_len(decoder, parameters.max_len)
     tensors = read_checkpoint(checkpoint)
@@ -126,7 +131,42 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
         "vocabulary": decoder.vocabulary,
     }
     record = _record(decoder.architecture, decoder_graph.OPSET, facts)
+    _warn_of_tokens_beyond(checkpoint, decoder.vocabulary)
     _write(checkpoint, out, _Plan(GRAPH_FILE, model, weights, copied, record))
+
+
+def _warn_of_tokens_beyond(checkpoint: Path, vocabulary: int) -> None:
+    """Tokens for which the model has no weights: the service refuses texts that hold them."""
+    path = checkpoint / "tokenizer.json"
+    numbers = _numbers(read_object(path))
+    beyond = sorted(number for number in numbers if number >= vocabulary)
+    if beyond:
+        named = ", ".join(f"{numbers[number]!r} ({number})" for number in beyond[:5])
+        more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+        logger.warning(
+            "%s: the model's table has the tokens 0 to %d, the tokenizer also has %s%s; the "
+            "service refuses requests whose text holds one of them with status 400",
+            path,
+            vocabulary - 1,
+            named,
+            more,
+        )
+
+
+def _numbers(tokenizer: Mapping[str, Any]) -> dict[int, str]:
+    """A tokenizer's tokens by their numbers, as far as its file says so."""
+    numbers: dict[int, str] = {}
+    model = tokenizer.get("model")
+    listed = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(listed, dict):
+        numbers = {number: text for text, number in listed.items() if isinstance(number, int)}
+    elif isinstance(listed, list):
+        numbers = {number: str(entry) for number, entry in enumerate(listed)}
+    added = tokenizer.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, dict) and isinstance(token.get("id"), int):
+            numbers[token["id"]] = str(token.get("content"))
+    return numbers
 
 
 def _longest_text(checkpoint: Path, max_positions: int) -> int:
@@ -141,6 +181,7 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
     """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
     refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
+    check(checkpoint, decoder=False)
     pooling = encoder_graph.read_pooling(checkpoint)
     copied = _copied_files(checkpoint, ENCODER_FILES)
     tensors = read_checkpoint(checkpoint)

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepseek_serving.documents import LFS_POINTER, read_object
 from deepseek_serving.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # A header holds names and offsets only; a longer one is no safetensors file.
 LONGEST_HEADER = 100 * 2**20
+COMPARED = 2**20
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -44,6 +46,19 @@ class Tensor:
         """Columns start to stop of a matrix, as FP32 [rows, stop - start]."""
         return _as_fp32(self._map(0, self.shape)[:, start:stop])
 
+    def same_bytes(self, other: Tensor) -> bool:
+        """Whether the other has the same type, shape and values."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        with self.file.open("rb") as mine, other.file.open("rb") as theirs:
+            mine.seek(self.offset)
+            theirs.seek(other.offset)
+            for start in range(0, self.size, COMPARED):
+                size = min(COMPARED, self.size - start)
+                if mine.read(size) != theirs.read(size):
+                    return False
+        return True
+
     def _map(self, first: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.dtype]
         return np.memmap(self.file, dtype=kind, mode="r", offset=self.offset + first, shape=shape)
@@ -62,6 +77,11 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
+        if prefix == LFS_POINTER[:8]:
+            raise CheckpointError(
+                f"{path}: a git-lfs pointer and not the file that it stands for; run 'git lfs "
+                "pull' in the checkpoint's directory"
+            )
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > LONGEST_HEADER or 8 + length > size:
             raise CheckpointError(
@@ -70,7 +90,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             )
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: the safetensors header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is not a JSON object")
@@ -116,16 +136,29 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a safetensors index: {error!r}") from error
+    weight_map = read_object(index, CheckpointError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: weight_map is empty")
+        raise CheckpointError(f"{index}: not a safetensors index: it has no weight_map")
     for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise CheckpointError(f"{index}: {shard!r} is not a file name in this folder")
     return weight_map
+
+
+def _refuse_twice(folder: Path, by_shard: Mapping[str, Mapping[str, Tensor]]) -> None:
+    first: dict[str, str] = {}
+    for shard, tensors in by_shard.items():
+        for name in tensors:
+            if first.setdefault(name, shard) != shard:
+                raise CheckpointError(
+                    f"{folder / shard}: tensor {name!r} is here and in {first[name]}, and programs "
+                    "differ in which they load; copy all shards of one and the same revision"
+                )
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether there is anything for `read_checkpoint`."""
+    return any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
 
 
 def read_checkpoint(folder: Path) -> dict[str, Tensor]:
@@ -136,6 +169,11 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
         if not single.is_file():
             raise CheckpointError(f"{folder}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
         return read_file(single)
+    if (folder / SINGLE_FILE).exists():
+        raise CheckpointError(
+            f"{folder}: {SINGLE_FILE} lies beside {INDEX_FILE}, and programs differ in which they "
+            "load; keep the one that the checkpoint was published with"
+        )
     weight_map = _weight_map(index)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
@@ -145,6 +183,7 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
             + ", ".join(missing)
         )
     by_shard = {shard: read_file(folder / shard) for shard in shards}
+    _refuse_twice(folder, by_shard)
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():
         if name not in by_shard[shard]:

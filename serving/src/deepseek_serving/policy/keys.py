@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,6 +36,10 @@ FORM = re.compile(r"dsk-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 class KeyFileError(ServingError):
     """The file of keys cannot be used."""
+
+
+class KeysUnavailableError(ServingError):
+    """Nobody can be told from anybody else, since the file has been broken for too long."""
 
 
 class Key(BaseModel):
@@ -171,46 +175,102 @@ def revoke(path: Path, identifier: str) -> Key:
 
 
 class KeyRing:
-    """The keys of a file, swapped as a whole when it changes; a wrong file changes nothing."""
+    """The keys of a file, swapped as a whole when it changes.
+
+    A file that is gone lets nobody in: that is how a site takes all keys back. One that is broken
+    leaves the keys of before in force, for `grace_seconds`; then nobody is let in until it is
+    whole again.
+    """
 
     def __init__(
-        self, path: Path, poll_seconds: float = 2, exempt_clients: Collection[str] = ()
+        self,
+        path: Path,
+        poll_seconds: float = 2,
+        exempt_clients: Collection[str] = (),
+        grace_seconds: float = 3600,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`exempt_clients` are names in client certificates; who has one of them needs no key."""
+        """`exempt_clients` are names in client certificates; who has one of them needs no key.
+
+        Raises KeyFileError if the file cannot be used at the start.
+        """
         self.exempt_clients = frozenset(exempt_clients)
         self._path = path
         self._poll = poll_seconds
+        self._grace = grace_seconds
+        self._clock = clock
         self._signature = self._look()
         self._keys: Mapping[str, Key] = read(path)
-        self._looked = time.monotonic()
+        self._looked = clock()
+        self._broken_since: float | None = None
+        self._refusing = False
 
     def _look(self) -> tuple[int, int, int] | None:
+        """What tells one state of the file from another; None if it is gone. Raises OSError."""
         try:
             found = self._path.stat()
-        except OSError:
+        except FileNotFoundError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def reload(self) -> None:
         """Read the file again, whether it looks changed or not."""
-        self._signature = self._look()
         try:
-            self._keys = read(self._path)
-        except KeyFileError as error:
-            logger.error("the keys of before stay in force: %s", error)
+            self._signature = self._look()
+            keys = {} if self._signature is None else read(self._path)
+        except (KeyFileError, OSError) as error:
+            self._note_broken(error)
+            return
+        self._keys = keys
+        self._broken_since, self._refusing = None, False
+        if self._signature is None:
+            logger.error("%s is gone: no API key is in force", self._path)
         else:
-            logger.info("%d API keys in force", len(self._keys))
+            logger.info("%d API keys in force", len(keys))
+
+    def _note_broken(self, error: Exception) -> None:
+        if self._broken_since is None:
+            self._broken_since = self._clock()
+            logger.error(
+                "the keys of before stay in force for %g minutes: %s", self._grace / 60, error
+            )
 
     def _refresh(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked >= self._poll:
             self._looked = now
-            if self._look() != self._signature:
+            # what is broken may get whole without looking changed, as a disk that was away
+            if self._broken_since is not None or self._changed():
                 self.reload()
+        if self.seconds_broken > self._grace and not self._refusing:
+            self._refusing = True
+            logger.error("%s stayed broken: no API key is in force until it is whole", self._path)
+
+    def _changed(self) -> bool:
+        try:
+            return self._look() != self._signature
+        except OSError:
+            return True
+
+    @property
+    def seconds_broken(self) -> float:
+        """For how long the file has not been usable; 0 while it is."""
+        return 0.0 if self._broken_since is None else self._clock() - self._broken_since
+
+    @property
+    def in_force(self) -> int:
+        """How many keys let somebody in."""
+        self._refresh()
+        return 0 if self._refusing else sum(not key.expired for key in self._keys.values())
 
     def find(self, sent: str) -> Key | None:
-        """The key in force that was sent, if it is one."""
+        """The key in force that was sent, if it is one.
+
+        Raises KeysUnavailableError if the file has been broken for longer than the time of grace.
+        """
         self._refresh()
+        if self._refusing:
+            raise KeysUnavailableError(f"{self._path} cannot be used")
         parts = FORM.fullmatch(sent)
         key = self._keys.get(parts[1]) if parts else None
         if parts is None or key is None or key.expired:

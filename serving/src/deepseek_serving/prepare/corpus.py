@@ -1,5 +1,6 @@
 """Texts to calibrate and to judge with: one document per line, as plain text or as JSON.
 
+A line ends in a line feed, with or without a carriage return before it; nothing else ends one.
 A line is JSON when the file's name ends in .jsonl or .json: a string, or an object with `text`.
 What a chat model is asked belongs there as its chat template renders it, special tokens included.
 """
@@ -49,13 +50,14 @@ def read_corpus(path: Path) -> Corpus:
             f"{path}: {error.strerror}; name a file with one text per line"
         ) from error
     try:
-        lines = data.decode("utf-8").splitlines()
+        # by line feed alone: str.splitlines takes U+2028 and U+0085 for ends, which are text here
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise PrepareError(f"{path}: not UTF-8: {error}") from error
     documents = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            documents.append(_document(path, number, line))
+            documents.append(_document(path, number, line.removesuffix("\r")))
     if not documents:
         raise PrepareError(f"{path}: no text in it; one document per line is needed")
     return Corpus(path, hashlib.sha256(data).hexdigest(), tuple(documents))
@@ -66,7 +68,7 @@ def _document(path: Path, number: int, line: str) -> str:
         return line
     try:
         value: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PrepareError(f"{path}, line {number}: not JSON: {error}") from error
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text.strip():

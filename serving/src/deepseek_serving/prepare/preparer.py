@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
-from tokenizers import Tokenizer
 
 import deepseek_serving
+from deepseek_serving.documents import load_tokenizer
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.export.exporter import GRAPH_FILE
 from deepseek_serving.files import (
@@ -203,7 +203,7 @@ def _read_texts(folder: Path, options: Options, max_len: int) -> tuple[_Text, _T
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise PrepareError(f"{path}: no such file; the texts cannot be read without it")
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = load_tokenizer(folder)
     length = min(options.window, max_len)
 
     def read(path: Path, limit: int) -> _Text:

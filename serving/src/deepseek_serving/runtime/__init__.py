@@ -41,6 +41,9 @@ class Engine(Protocol):
     def reset(self) -> None:
         """No slot is in use: the engine may forget what the cache holds."""
 
+    def clear(self, slot: int) -> None:
+        """Zeros in a slot that is not in use: what a failed step left must not be multiplied."""
+
     def logits(self) -> npt.NDArray[np.float32]:
         """All logits of the last step [its sequences, vocabulary]; a view, as Candidates are.
 

@@ -165,8 +165,10 @@ class Stream:
     def to_host(self, target: int, source: int, size: int) -> None:
         self._gpu.call("cudaMemcpyAsync", target, source, size, self._downwards, self._stream)
 
-    def clear(self, memory: Memory) -> None:
-        self._gpu.call("cudaMemsetAsync", memory.address, 0, memory.size, self._stream)
+    def clear(self, memory: Memory, first: int = 0, size: int | None = None) -> None:
+        """Zeros in all of it, or in `size` bytes from `first` on."""
+        size = memory.size if size is None else size
+        self._gpu.call("cudaMemsetAsync", memory.address + first, 0, size, self._stream)
 
     def synchronize(self) -> None:
         self._gpu.call("cudaStreamSynchronize", self._stream)

@@ -203,6 +203,10 @@ class OnnxRuntimeEngine:
         self.caches: dict[str, npt.NDArray[np.float32 | np.float16]] = {}
         self._grow(1)
 
+    def clear(self, slot: int) -> None:
+        for cache in self.caches.values():
+            cache[slot] = 0
+
     def _grow(self, needed: int) -> None:
         """Make room for sequences of `needed` tokens; what the cache holds is kept."""
         if needed <= self.capacity:

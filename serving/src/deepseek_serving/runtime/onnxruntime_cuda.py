@@ -305,6 +305,12 @@ class CudaEngine:
             self.stream.clear(memory)
         self.stream.synchronize()
 
+    def clear(self, slot: int) -> None:
+        self.gpu.use()
+        for memory in self.cache.values():
+            self.stream.clear(memory, slot * self.slot_bytes, self.slot_bytes)
+        self.stream.synchronize()
+
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
         self._warm_up()
         width = padded(len(tokens))

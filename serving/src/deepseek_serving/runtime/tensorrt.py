@@ -477,6 +477,12 @@ class TensorRtEngine:
             self._lane.stream.clear(memory)
         self._lane.stream.synchronize()
 
+    def clear(self, slot: int) -> None:
+        self._plan.gpu.use()
+        for memory in self._cache.values():
+            self._lane.stream.clear(memory, slot * self._slot_bytes, self._slot_bytes)
+        self._lane.stream.synchronize()
+
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
         self._plan.gpu.use()
         for first in range(0, len(tokens), self._chunk):

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import checkpoint
+from ansible_collections.onprem.deepseek.plugins.module_utils import (
+    checkpoint,
+    checkpoint_files,
+    checkpoint_weights,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 
@@ -185,8 +191,8 @@ def test_any_truncation_is_found(tmp_path_factory: pytest.TempPathFactory, cut: 
     data = shard({"a": 100, "b": 7})
     path = tmp_path_factory.mktemp("cut") / "model.safetensors"
     path.write_bytes(data[: cut % len(data)])
-    with pytest.raises(checkpoint.CheckpointError):
-        checkpoint.read_tensors(str(path))
+    with pytest.raises(checkpoint_files.CheckpointError):
+        checkpoint_weights.read_tensors(str(path))
 
 
 @given(st.binary(max_size=200))
@@ -195,8 +201,8 @@ def test_anything_else_is_not_a_shard(
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "model.safetensors"
     path.write_bytes(data)
-    with pytest.raises(checkpoint.CheckpointError):
-        checkpoint.read_tensors(str(path))
+    with pytest.raises(checkpoint_files.CheckpointError):
+        checkpoint_weights.read_tensors(str(path))
 
 
 @pytest.mark.parametrize(
@@ -215,8 +221,8 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path, entry: object) 
     raw = json.dumps({"a": entry}).encode()
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(4))
-    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
-        checkpoint.read_tensors(str(path))
+    with pytest.raises(checkpoint_files.CheckpointError, match="damaged"):
+        checkpoint_weights.read_tensors(str(path))
 
 
 def test_more_bytes_than_the_header_describes_are_refused(folder: Path) -> None:
@@ -310,7 +316,7 @@ def test_a_safetensors_header_is_not_taken_for_code(folder: Path) -> None:
     raw = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
     data = struct.pack("<Q", 0x280) + raw.ljust(0x280) + b"#"
     (folder / "model-00001-of-00002.safetensors").write_bytes(data)
-    assert data.startswith(checkpoint.PICKLE_STARTS)
+    assert data.startswith(checkpoint_files.PICKLE_STARTS)
     assert problems(folder) == {}
 
 
@@ -330,7 +336,7 @@ def test_a_list_of_digests_is_read_as_sha256sum_writes_it(
 ) -> None:
     path = tmp_path / "SHA256SUMS"
     path.write_text("# by the publisher\n\n" + digests(folder, line))
-    read = checkpoint.read_checksums(str(path))
+    read = checkpoint_files.read_checksums(str(path))
     assert sorted(read) == sorted(item.name for item in folder.iterdir())
     assert checkpoint.inspect(str(folder), checksums=str(path)).problems == []
     assert list(checkpoint.checksum_problems(str(path), read)) == []
@@ -341,7 +347,7 @@ def test_every_file_that_is_not_as_the_publisher_says_is_named(
 ) -> None:
     path = tmp_path / "SHA256SUMS"
     path.write_text(digests(folder))
-    found = checkpoint.read_checksums(str(path))
+    found = checkpoint_files.read_checksums(str(path))
     wrong = {**found, "config.json": "0" * 64, "tokenizer.json": "1" * 64, "more": "2" * 64}
     problems = list(checkpoint.checksum_problems(str(path), wrong))
     assert [problem.file for problem in problems] == ["config.json", "tokenizer.json"]
@@ -371,3 +377,226 @@ def test_a_list_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path) -> 
     for name in ("nowhere", "binary"):
         report = checkpoint.inspect(str(folder), checksums=str(tmp_path / name))
         assert [problem.file for problem in report.problems] == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "change"),
+    [
+        ("utf-8-sig", lambda text: text),
+        ("utf-16", lambda text: text),
+        ("utf-16", lambda text: text.replace("\n", "\r\n")),
+        ("utf-8", lambda text: text.replace("\n", "\r\n")),
+        ("utf-8", lambda text: text.replace("  ", "\t")),
+        ("utf-8", lambda text: text.replace("\n", " \t\n")),
+        ("utf-8", lambda text: text.upper().replace("MODEL", "model").rstrip("\n")),
+    ],
+    ids=["bom", "utf-16", "utf-16 and crlf", "crlf", "tab", "trailing blanks", "upper case"],
+)
+def test_a_list_of_digests_is_taken_as_editors_elsewhere_leave_it(
+    folder: Path, tmp_path: Path, encoding: str, change: Callable[[str], str]
+) -> None:
+    name = "model-00001-of-00002.safetensors"
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    path = tmp_path / "SHA256SUMS"
+    text = change(f"{digest}  {name}\n")
+    path.write_bytes(text.encode(encoding))
+    assert list(checkpoint_files.read_checksums(str(path)).values()) == [digest]
+
+
+def test_a_name_in_a_list_of_digests_may_hold_what_python_takes_for_the_end_of_a_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "SHA256SUMS"
+    path.write_text(
+        f"{'0' * 64}  a\u2028b\x0cc\n{'1' * 64}  d\u0085\n", encoding="utf-8", newline=""
+    )
+    assert list(checkpoint_files.read_checksums(str(path))) == ["a\u2028b\x0cc", "d\u0085"]
+
+
+# --- what would only be noticed when it is served -------------------------------------------------
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 7031645\n"
+JSON_NAMES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*JSON_NAMES, "model.safetensors.index.json", "model-00002-of-00002.safetensors", "x.txt"],
+)
+def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(
+    folder: Path, name: str
+) -> None:
+    (folder / name).write_text(POINTER)
+    found = {item.file: item for item in checkpoint.inspect(str(folder)).problems}
+    assert list(found) == [name]
+    assert "git-lfs pointer" in found[name].problem
+    assert "git lfs pull" in found[name].remedy
+
+
+@pytest.mark.parametrize("name", [*JSON_NAMES, "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b'{"a": [1, 2', "seems to be cut"),
+        (b'{"a": "\xff"}', "it is not UTF-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "byte order mark of UTF-8"),
+        ('{"a": 1}'.encode("utf-16"), "byte order mark of UTF-16"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"<html>404</html>", "cannot be read as JSON"),
+    ],
+    ids=["empty", "blank", "cut", "not utf-8", "bom", "utf-16", "nested", "html"],
+)
+def test_a_file_that_its_reader_could_not_parse_is_named(
+    folder: Path, name: str, content: bytes, says: str
+) -> None:
+    (folder / name).write_bytes(content)
+    found = problems(folder)
+    assert list(found) == [name]
+    assert says in found[name]
+
+
+def test_a_file_of_absurd_size_is_refused_before_it_is_read(folder: Path) -> None:
+    with (folder / "tokenizer.json").open("r+b") as stream:
+        stream.truncate(2**40)
+    assert "and 67108864 is the most" in problems(folder)["tokenizer.json"]
+
+
+def test_a_template_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{\0")
+    assert "UTF-16" in problems(folder)["chat_template.jinja"]
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+)
+def test_a_list_where_an_object_is_needed_is_refused(folder: Path, name: str) -> None:
+    (folder / name).write_text("[]")
+    assert problems(folder) == {name: "it is not a JSON object"}
+    (folder / name).write_text("{}")
+    (folder / "modules.json").write_text("[]")
+    assert problems(folder) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model-00003-of-00003.safetensors.aria2",
+        "model.safetensors.part",
+        "model-00001-of-00002.safetensors.incomplete",
+        "Unconfirmed 12345.crdownload",
+        "tokenizer.json.lock",
+        "deep/model.safetensors.PARTIAL",
+        ".cache/huggingface/download/abc.incomplete",
+        ".model.safetensors.aria2",
+    ],
+)
+def test_what_a_download_leaves_while_it_runs_is_refused(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    assert "download is not finished" in problems(folder)[name]
+
+
+def test_what_a_finished_download_leaves_is_not(folder: Path) -> None:
+    hidden = folder / ".cache" / "huggingface" / "download"
+    hidden.mkdir(parents=True)
+    (hidden / "config.json.lock").write_bytes(b"")
+    (hidden / "config.json.metadata").write_text("x")
+    assert problems(folder) == {}
+
+
+def run_of_zeros(folder: Path, before: int, zeros: int) -> None:
+    """One tensor of 5 MiB, with zeros in it that were written."""
+    size = 5 * 2**20
+    data = shard({"model.w": size, "other": 9})
+    start = len(data) - size - 9
+    body = b"\x01" * before + bytes(zeros) + b"\x01" * (size - before - zeros) + b"\x01" * 9
+    (folder / "model-00001-of-00002.safetensors").write_bytes(data[:start] + body)
+    index = folder / "model.safetensors.index.json"
+    names = {"model.w": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    index.write_text(json.dumps({"weight_map": names}))
+
+
+@pytest.mark.parametrize("before", [0, 1, 2**19, 2**19 + 1, 2**20 - 1, 3_000_001, 4 * 2**20])
+def test_a_part_that_was_never_downloaded_is_found_wherever_it_begins(
+    folder: Path, before: int
+) -> None:
+    run_of_zeros(folder, before, 2**20)
+    (found,) = checkpoint.inspect(str(folder)).problems
+    assert "tensor model.w has over 1048576 zeros in a row" in found.problem
+    assert "model_release_zero_tensors" in found.remedy
+    for accepted in (["model.w"], ["model.*"]):
+        assert checkpoint.inspect(str(folder), zero_tensors=accepted).problems == []
+
+
+def test_less_than_that_is_weights(folder: Path) -> None:
+    run_of_zeros(folder, 700_000, 2**20 - 1)
+    assert problems(folder) == {}
+
+
+@given(before=st.integers(0, 3 * 2**20), zeros=st.integers(2**20 - 2, 2**20 + 2))
+@settings(max_examples=20, deadline=None)
+def test_any_run_of_zeros_is_found_if_and_only_if_it_is_long(before: int, zeros: int) -> None:
+    body = b"\x01" * before + bytes(zeros) + b"\x01" * 100
+    found = checkpoint_weights._zeros(io.BytesIO(body), 0, len(body))
+    assert found == (before if zeros >= 2**20 else None)
+
+
+def test_space_that_was_reserved_and_never_written_is_found_without_reading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of_zeros(folder, 0, 0)
+    path = folder / "model-00001-of-00002.safetensors"
+    size = path.stat().st_size
+    data = path.read_bytes()
+    path.write_bytes(data[:8192])
+    with path.open("r+b") as stream:
+        stream.truncate(size)
+        stream.seek(size - 100_000)
+        stream.write(data[-100_000:])
+    monkeypatch.setattr(checkpoint, "READ_LIMIT", 0)
+    monkeypatch.setattr(checkpoint_weights, "_zeros", None)
+    assert "zeros in a row" in problems(folder)[path.name]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "consolidated.safetensors"])
+def test_weights_beside_an_index_that_does_not_name_them_are_refused(
+    folder: Path, name: str
+) -> None:
+    (folder / name).write_bytes(shard({"a": 100}))
+    assert "which does not name it" in problems(folder)[name]
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"a": 100, "b": 50}))
+    found = problems(folder)["model-00002-of-00002.safetensors"]
+    assert "tensor a is here and in model-00001-of-00002.safetensors" in found
+
+
+def tied(folder: Path, tensors: dict[str, bytes]) -> dict[str, str]:
+    change_config(folder, tie_word_embeddings=True)
+    for item in folder.glob("model*"):
+        item.unlink()
+    data = shard({name: len(body) for name, body in tensors.items()})
+    size = sum(map(len, tensors.values()))
+    body = b"".join(tensors.values())
+    (folder / "model.safetensors").write_bytes(data[: len(data) - size] + body)
+    return problems(folder)
+
+
+@pytest.mark.parametrize("head", [b"x" * 100, b"y" * 99 + b"z", b"y" * 99])
+def test_a_tied_model_with_another_output_table_is_refused(folder: Path, head: bytes) -> None:
+    found = tied(folder, {"model.embed_tokens.weight": b"y" * 100, "lm_head.weight": head})
+    assert "tie_word_embeddings" in found["model.safetensors"]
+
+
+def test_a_tied_model_may_have_a_copy_of_the_table_or_none(folder: Path) -> None:
+    tables = {"model.embed_tokens.weight": b"y" * 100, "lm_head.weight": b"y" * 100}
+    assert tied(folder, tables) == {}
+    del tables["lm_head.weight"]
+    assert tied(folder, tables) == {}
+    tables["lm_head.weight"] = b"z" * 100
+    tied(folder, tables)
+    change_config(folder, tie_word_embeddings=False)
+    assert problems(folder) == {}

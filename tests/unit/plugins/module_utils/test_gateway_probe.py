@@ -60,13 +60,14 @@ def test_restarted_only_when_the_token_is_there(
 @pytest.mark.parametrize(
     ("locked", "refusal", "code"),
     [
+        (False, "a wrong PIN was entered since the last good login", "PIN_COUNT_LOW"),
         (False, "one more wrong PIN would lock the token", "PIN_COUNT_LOW"),
         (True, "the user PIN is locked", "PIN_LOCKED"),
     ],
 )
 def test_a_token_that_is_about_to_lock_is_left_alone(locked: bool, refusal: str, code: str) -> None:
-    token = SimpleNamespace(login_refusal=refusal, pin_locked=locked)
-    library: Any = SimpleNamespace(token=lambda label: token)
+    token = SimpleNamespace(unattended_refusal=refusal, pin_locked=locked, label="x")
+    library: Any = SimpleNamespace(token=lambda label: token, path="/vendor.so")
     with pytest.raises(Pkcs11Error) as caught:
         gateway_probe.check_token(library, "x")
     assert caught.value.code == code

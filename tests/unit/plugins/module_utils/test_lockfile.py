@@ -85,3 +85,24 @@ HASHES = st.lists(st.from_regex(r"\A--hash=sha256:[0-9a-f]{64}\Z"), min_size=1, 
 @given(st.lists(st.builds(Requirement, NAMES, st.just(""), HASHES), max_size=8))
 def test_what_is_written_reads_back_the_same(requirements: list[Requirement]) -> None:
     assert parse("".join(requirement.text() for requirement in requirements)) == requirements
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + LOCK,
+        LOCK.replace("\n", "\r\n"),
+        LOCK.replace("    --hash", "\t--hash").replace("==4.16.0 ", "==4.16.0\t"),
+        "\ufeff" + LOCK.replace("    ", "\t").replace("\n", "\r\n"),
+    ],
+    ids=["bom", "crlf", "tabs", "all of them"],
+)
+def test_a_lock_is_taken_as_editors_elsewhere_leave_it(text: str) -> None:
+    assert parse(text) == parse(LOCK)
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le"])
+def test_a_lock_in_another_encoding_is_named(codec: str) -> None:
+    read_as_utf8 = LOCK.encode(codec).decode("utf-8", "surrogateescape")
+    with pytest.raises(LockError, match="save it as UTF-8"):
+        parse(read_as_utf8)

@@ -53,7 +53,7 @@ SITE = {
     "deepseek_config_dir": "/etc/deepseek",
     "deepseek_tls_dir": "/etc/deepseek/tls",
     "deepseek_release_public_key_file": "/etc/deepseek/release.pub",
-    "deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so",
+    "deepseek_pkcs11_module": "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
     "deepseek_store_dir": "/srv/deepseek/store",
     "deepseek_store_sources": ["https://10.0.4.3:8443"],
     "deepseek_venv_dir": "/opt/deepseek/serving",
@@ -166,6 +166,45 @@ def test_a_site_without_faults_passes_everything() -> None:
     assert {check.status for check in judged()} == {OK}
 
 
+SOFTHSM = {"deepseek_pkcs11_module": "/usr/lib/softhsm/libsofthsm2.so"}
+EXPOSED = {
+    "plain_pins": ["root"],
+    "root_here": True,
+    "authority": True,
+    "tpm2": False,
+    "encrypted": None,
+}
+
+
+def test_keys_that_can_be_copied_are_refused_until_the_site_accepts_it() -> None:
+    exposed = [
+        dataclasses.replace(one, custody=EXPOSED) if one.name == "inference-1" else one
+        for one in everywhere(**SOFTHSM)
+    ]
+    found = [line.split(" | ")[0] for line in wrong(*exposed)]
+    assert found == [
+        "gateway-1 software_tokens: /usr/lib/softhsm/libsofthsm2.so",
+        "inference-1 software_tokens: /usr/lib/softhsm/libsofthsm2.so",
+        "inference-1 plain_pins: of root",
+        "inference-1 root_online: it is here",
+        "inference-1 unencrypted_disk: that cannot be seen",
+    ]
+    assert all("deepseek_accepted_key_risks" in line for line in wrong(*exposed))
+    risks = ["software_tokens", "plain_pins", "root_online", "unencrypted_disk"]
+    accepted = [
+        dataclasses.replace(one, variables={**one.variables, "deepseek_accepted_key_risks": risks})
+        for one in exposed
+    ]
+    assert wrong(*accepted) == []
+    skipped = [check.name for check in judged(*accepted) if check.status == SKIPPED]
+    assert skipped == ["software_tokens", *risks]
+
+
+def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
+    (line,) = wrong(*everywhere(deepseek_accepted_key_risks=["root_onlin"]))
+    assert "deepseek_accepted_key_risks" in line
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -195,6 +234,15 @@ def test_a_site_without_faults_passes_everything() -> None:
 def test_hosts(changes: dict[str, Any], says: str) -> None:
     (only,) = wrong(host("storage-1", **changes))
     assert only.startswith(says)
+
+
+def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
+    """Unless it is refused already."""
+    bad = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
+    for problems, expected in (([], ["deferred"]), ([bad], ["failed"])):
+        found = judged(host("storage-1", checkpoint=problems, checkpoint_unread=True))
+        assert [one.status for one in found if one.name == "checkpoint"] == expected
+    assert not [one for one in judged(host("storage-1")) if one.name == "checkpoint"]
 
 
 @pytest.mark.parametrize(

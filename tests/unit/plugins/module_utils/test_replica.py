@@ -42,11 +42,15 @@ from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import (
     artefact,
+    checkpoint,
     engine,
     publish,
     replica,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import ArtefactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
+    CheckpointError,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
     Plan,
@@ -80,6 +84,9 @@ class Signer:
         self.graph = b"graph"
         self.prepared: list[str] = []
         self.gate = False
+        self.checked: list[str] = []
+        self.unreadable = ""
+        self.unlike: list[str] = []
 
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
@@ -120,7 +127,15 @@ class Signer:
             self.prepare,
             self.sign_folder,
             self.sign,
+            self.check,
         )
+
+    def check(self, checkpoint: str) -> list[str]:
+        """What deepseek-check does, or refuse as it does."""
+        self.checked.append(checkpoint)
+        if self.unreadable:
+            raise CheckpointError(self.unreadable)
+        return self.unlike
 
     def prepare(self, source: str, out: str, precision: Precision) -> None:
         """Write what deepseek-prepare does, or refuse as its gate does."""
@@ -299,6 +314,39 @@ def test_a_checkpoint_with_problems_is_refused_before_anything_is_written(
     assert not os.path.exists(plan.store)
 
 
+def test_what_the_service_cannot_read_is_refused_before_a_version_is_used_up(
+    plan: Plan, signer: Signer
+) -> None:
+    signer.unreadable = "tokenizer_config.json: the chat template is wrong"
+    for check_mode in (True, False):
+        with pytest.raises(
+            PublishError, match=r"cannot be published: .* the chat template is wrong"
+        ):
+            publish.publish(plan, signer.tools(), check_mode)
+    assert not os.path.exists(plan.store)
+    signer.unreadable, signer.unlike = "", ["two programs read it differently"]
+    assert publish.publish(plan, signer.tools()).warnings == signer.unlike
+    # a published version never changes, and is not judged again by other tools
+    signer.unreadable = "it would be refused now"
+    assert not publish.publish(plan, signer.tools()).changed
+    assert signer.checked == [plan.checkpoint] * 3
+
+
+def test_a_large_half_downloaded_checkpoint_is_read_through_before_a_version_is_used_up(
+    plan: Plan, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = json.dumps({"w": {"dtype": "U8", "shape": [2**21], "data_offsets": [0, 2**21]}})
+    data = struct.pack("<Q", len(header)) + header.encode() + b"x" * 100 + bytes(2**21 - 100)
+    Path(plan.checkpoint, "model.safetensors").write_bytes(data)
+    for module in (checkpoint, publish):
+        monkeypatch.setattr(module, "READ_LIMIT", 0)
+    with pytest.raises(PublishError, match="tensor w has over 1048576 zeros in a row"):
+        publish.publish(plan, signer.tools())
+    assert signer.checked == []
+    accepted = dataclasses.replace(plan, zero_tensors=["w"])
+    assert publish.publish(accepted, signer.tools()).changed
+
+
 def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written(
     plan: Plan, signer: Signer, tmp_path: Path
 ) -> None:
@@ -310,7 +358,7 @@ def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written
     path.write_text(right)
     plan = dataclasses.replace(plan, checksums=str(path))
     overwrite(Path(plan.checkpoint, "model.safetensors"), 500, b"#")
-    Path(plan.checkpoint, "tokenizer.json").write_text("[]")
+    Path(plan.checkpoint, "tokenizer.json").write_text('{"other": 1}')
     for check_mode in (True, False):
         with pytest.raises(
             PublishError, match=r"model\.safetensors: its SHA-256 .*tokenizer\.json"

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,3 +71,18 @@ def test_outcomes_are_in_the_order_of_the_probes(closed: int, quiet: int, full: 
 def test_more_probes_than_a_process_may_have_files(closed: int) -> None:
     outcomes = probe_all([probe("tcp", closed)] * 3000, 5.0)
     assert set(outcomes) == {"reached"}
+
+
+def test_fewer_at_once_where_the_limit_of_open_files_cannot_be_raised(closed: int) -> None:
+    program = f"""
+import resource, sys
+sys.path[:0] = {sys.path!r}
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_probe import probe_all
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+probe = {{"target": "127.0.0.1", "protocol": "tcp", "port": {closed}}}
+print(set(probe_all([probe] * 300, 5.0)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "{'reached'}\n"

@@ -19,26 +19,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import zone_rules
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_checks import (
+    access_problems,
+    interface_problems,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import (
     probes,
     report,
     unit_problems,
     wrong,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones import (
-    Matrix,
-    Span,
-    access_problems,
-    interface_problems,
-    read,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones import Matrix, Span
 
 SITE: dict[str, Any] = {
     "zones": {
         "management": {
             "networks": ["10.1.10.0/24", "fd00:1:10::/64"],
             "groups": ["all"],
-            "ranges": {"infrastructure": ["10.1.10.1"]},
+            "ranges": {"controllers": ["10.1.10.1"], "infrastructure": ["10.1.10.1"]},
         },
         "inference": {"networks": ["10.1.30.0/24", "fd00:1:30::/64"], "groups": ["gateway"]},
         "storage": {"networks": ["10.1.40.0/24"]},
@@ -354,6 +353,8 @@ def found_by(matrix: Matrix, name: str, **changes: Any) -> dict[str, Any]:
         "probes": tried,
         "outcomes": ["reached" if probe["allowed"] else "silent" for probe in tried],
         "namespaces": [],
+        "refused_needs": [],
+        "tried_needs": 3,
         "canaries": {"192.0.2.1": ["no route", "denied here"]},
         "counters": {flow.name: 3 for flow in matrix.flows} | {"denied-in.storage": 2},
         "default_routes": [],

@@ -111,6 +111,7 @@ def site(
         prepare,
         lambda folder: sign_folder(key, folder),
         lambda data: key.sign(data, ec.ECDSA(hashes.SHA256())),
+        lambda _checkpoint: [],
     )
     monkeypatch.setattr(model_release, "tools_of", lambda _module: tools)
     return {
@@ -142,6 +143,31 @@ def test_checkpoint_info_lists_problems_and_fails_only_when_told(
     failed = call(checkpoint_info, path=str(path), fail_on_problems=True)
     assert failed["failed"]
     assert "tokenizer.json: the file is missing (copy it" in failed["msg"]
+
+
+def test_checkpoint_info_has_the_serving_package_read_it_where_it_is_installed(
+    call: Call, site: dict[str, object], tmp_path: Path
+) -> None:
+    program = tmp_path / "venv" / "bin" / "deepseek-check"
+    asked = {"path": site["checkpoint"], "venv": str(tmp_path / "venv")}
+    absent = call(checkpoint_info, fail_on_problems=True, **asked)
+    assert absent["checkpoint"]["read_by_service"] is False
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho noise; echo warning: two readers\n")
+    program.chmod(0o755)
+    read = call(checkpoint_info, fail_on_problems=True, **asked)["checkpoint"]
+    assert (read["read_by_service"], read["warnings"]) == (True, ["two readers"])
+    program.write_text(
+        "#!/bin/sh\n"
+        "echo deepseek-check: tokenizer_config.json: the chat template is wrong >&2; exit 1\n"
+    )
+    failed = call(checkpoint_info, fail_on_problems=True, **asked)
+    assert "could not load it: tokenizer_config.json: the chat template is wrong" in failed["msg"]
+    # what is wrong without it comes first, and then it is not asked
+    Path(str(site["checkpoint"]), "tokenizer.json").write_text("")
+    failed = call(checkpoint_info, **asked)["checkpoint"]
+    assert [item["problem"] for item in failed["problems"]] == ["it is empty"]
+    assert not failed["read_by_service"]
 
 
 def test_model_release_predicts_does_and_repeats(call: Call, site: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -56,8 +57,8 @@ def ad_hoc(**arguments: Any) -> dict[str, Any]:
             "--check",
         ],
         env={
+            **os.environ,
             "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
-            "HOME": str(Path.home()),
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",

@@ -12,8 +12,8 @@ import pytest
 from support import MODEL, serve_app
 from test_faults import ASK, CHAT, Hanging
 
+from deepseek_serving.api.admission import LARGEST_BODY
 from deepseek_serving.api.app import create_app
-from deepseek_serving.api.surround import LARGEST_BODY
 from deepseek_serving.release import Release
 from deepseek_serving.scheduler import Scheduler
 from deepseek_serving.service import Service

@@ -1,0 +1,88 @@
+"""What a request asks for, in plain values.
+
+They come from a process that judges large bodies as cheaply as from this one, which models of a
+validating library would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+# a prompt or a text: as it was written, or the numbers of its tokens
+Text: TypeAlias = "str | Sequence[int]"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request may choose; None takes the checkpoint's or the service's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    n: int = 1
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Functions that the model may call; `force`: one of these it must call."""
+
+    functions: Sequence[Mapping[str, Any]]
+    force: Sequence[str] = ()
+
+    def rendered(self) -> list[Mapping[str, Any]]:
+        return [{"type": "function", "function": function} for function in self.functions]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation to be answered; `messages` as templates get them."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    chosen: Options
+    called_tools: Tools | None = None
+    # what the answer must look like; None if it is free
+    json_schema: dict[str, Any] | None = None
+    logprobs: bool = False
+    stream: bool = False
+    include_usage: bool = False
+
+    def options(self) -> Options:
+        return self.chosen
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Texts to go on with."""
+
+    model: str
+    prompts: list[Text]
+    chosen: Options
+    logprobs: int | None = None
+    echo: bool = False
+    stream: bool = False
+    include_usage: bool = False
+
+    def options(self) -> Options:
+        return self.chosen
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Texts to make vectors of."""
+
+    model: str
+    texts: list[Text]
+    encoding_format: str | None = None
+    dimensions: int | None = None
