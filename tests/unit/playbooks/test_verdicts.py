@@ -155,10 +155,8 @@ def test_verify_is_red_in_check_mode_and_names_a_host_that_is_down(tmp_path: Pat
         ("verify", ["--start-at-task", "Expect that nothing is wrong"], "gw-1: it was not asked"),
         ("storage_health", ["--limit", "gw-1"], "st-1: it was not asked about health"),
         ("burn_in", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
-        ("burn_in", ["--tags", "any"], "in-1: it was not asked about burn_in"),
         ("retire_model", ["--limit", "gw-1"], "st-1: it was not asked about health"),
         ("replace_storage_host", ["--limit", "st-1"], "Left out were gw-1, in-1, st-2."),
-        ("replace_storage_host", ["--tags", "any"], "all but --tags any"),
     ],
 )
 def test_a_run_that_leaves_the_questions_out_is_refused(
