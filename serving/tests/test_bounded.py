@@ -277,7 +277,12 @@ def _tests_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_tests_importable")
-def test_a_judge_that_fails_refuses_one_body_and_is_started_again() -> None:
+def test_a_judge_that_fails_refuses_one_body_and_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # what ends the one that spins is its processor time, on a busy machine, too
+    monkeypatch.setattr(judges, "JUDGE_SECONDS", 600.0)
+
     async def judged() -> list[object]:
         pool = Judges(count=1)
         found: list[object] = []
