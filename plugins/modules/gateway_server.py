@@ -93,8 +93,6 @@ unknown:
 
 import os
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.onprem.deepseek.plugins.module_utils.haproxy import (
     HaproxyError,
     process_id,
@@ -105,6 +103,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.haproxy_servers im
     ready,
     servers_of,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def is_running(control):
@@ -144,7 +143,7 @@ def main():
         "address": {"type": "str", "required": True},
         "port": {"type": "int", "required": True},
     }
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "socket": {"type": "path", "required": True},
             "backend": {"type": "str", "default": "inference"},

@@ -69,8 +69,8 @@ custody:
       type: bool
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.key_custody import state
 
 
@@ -78,7 +78,7 @@ def main():
     paths = {
         name: {"type": "path", "required": True} for name in ("config_dir", "token_dir", "tls_dir")
     }
-    module = AnsibleModule(argument_spec=paths, supports_check_mode=True)
+    module = HostModule(argument_spec=paths, supports_check_mode=True)
     params = module.params
     module.exit_json(
         changed=False, custody=state(params["config_dir"], params["token_dir"], params["tls_dir"])

@@ -49,8 +49,7 @@ unresolved:
 
 import subprocess
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.zone_dependencies import dependencies
 
 
@@ -65,7 +64,7 @@ def ask(argv):
 
 
 def main():
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = HostModule(argument_spec={}, supports_check_mode=True)
     found, unresolved = dependencies(ask)
     module.exit_json(changed=False, dependencies=found, unresolved=unresolved)
 

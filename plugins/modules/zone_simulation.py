@@ -66,8 +66,8 @@ refused:
   returned: success
 """
 
-from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.nftables import (
     NftablesError,
     Table,
@@ -79,7 +79,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zone_simulation im
 
 
 def main():
-    module = AnsibleModule(
+    module = HostModule(
         argument_spec={
             "table": {"type": "str", "required": True},
             "needs": {"type": "list", "elements": "dict", "required": True},
