@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from support import MODEL, serve_app
 
-from deepseek_serving import constrained, grammar_trial
-from deepseek_serving import trials as trials_module
+from deepseek_serving import constrained, grammar_queue, grammar_trial
 from deepseek_serving.api.app import create_app
 from deepseek_serving.constrained import Grammars, SchemaError
 from deepseek_serving.grammar_cost import (
@@ -29,13 +28,7 @@ from deepseek_serving.grammar_cost import (
     divisor_states,
     pattern_places,
 )
-from deepseek_serving.release import Release
-from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
-from deepseek_serving.sampling import SamplingError
-from deepseek_serving.scheduler import Limits, Scheduler
-from deepseek_serving.service import Service
-from deepseek_serving.text import ChatTokenizer
-from deepseek_serving.trials import (
+from deepseek_serving.grammar_queue import (
     ALLOWANCE_SECONDS,
     SLOW_PLACES,
     SLOW_QUEUE_PER_KEY,
@@ -45,6 +38,12 @@ from deepseek_serving.trials import (
     TrialsBusyError,
     TrialsEndedError,
 )
+from deepseek_serving.release import Release
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
+from deepseek_serving.sampling import SamplingError
+from deepseek_serving.scheduler import Limits, Scheduler
+from deepseek_serving.service import Service
+from deepseek_serving.text import ChatTokenizer
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "A release?"}]}
@@ -160,7 +159,7 @@ def test_zeros_cost_a_divisor_nothing(divisor: float, states: int) -> None:
 @pytest.fixture(autouse=True)
 def less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is the same thing at a third of its length."""
-    monkeypatch.setattr(trials_module, "SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(grammar_queue, "SLOW_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_slow_grammars_wait_for_each_other_and_others_do_not(
     grammars: Grammars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # none of them ends by itself meanwhile
-    monkeypatch.setattr(trials_module, "SLOW_SECONDS", 60)
+    monkeypatch.setattr(grammar_queue, "SLOW_SECONDS", 60)
     trials = trials_of(grammars)
     slow = [trials.submit(wicked(number), "one") for number in range(8)]
     good = trials.submit(grammars.json(ORDINARY), "two")

@@ -426,7 +426,8 @@ def test_a_panic_of_the_tokenizer_ends_its_request_alone(
 
     tokenizer = ChatTokenizer(graph)
     stream = tokenizer.stream()
-    monkeypatch.setattr(tokenizer, "_tokenizer", Panicking())
+    for name in ("_tokenizer", "_sliced"):
+        monkeypatch.setattr(tokenizer, name, Panicking())
     with pytest.raises(TextError, match="tokenizers failed: Panic"):
         tokenizer.encode("x")
     with pytest.raises(TextError, match="tokenizers failed: Panic"):

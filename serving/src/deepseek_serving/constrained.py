@@ -4,8 +4,8 @@ llguidance interprets its grammars and compiles nothing to machine code, so it w
 sandbox forbids memory that is both writable and executable.
 
 Nothing of it runs in the scheduler's thread or in the event loop. A grammar is judged by its text
-(`grammar_cost`), tried in a process that can be killed (`trials`), and compiled in a few threads of
-the service, in which the masks are computed as well, while the engine is in its step.
+(`grammar_cost`), tried in a process that can be killed (`grammar_queue`), and compiled in a few
+threads of the service. In others the masks are computed, while the engine is in its step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from llguidance import LLMatcher
 from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.grammar_cost import SchemaError as SchemaError
 from deepseek_serving.grammar_cost import check_cost
+from deepseek_serving.grammar_queue import Outcome, Trials
 from deepseek_serving.grammar_trial import compiled, complaint, open_tokenizer
 from deepseek_serving.sampling import SamplingError
-from deepseek_serving.trials import Outcome, Trials
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions

@@ -31,13 +31,13 @@ from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.asked import Chat, Completion, Text
 from deepseek_serving.constrained import SchemaError
 from deepseek_serving.embedding import Embedder
+from deepseek_serving.grammar_queue import TrialsBusyError, TrialsEndedError
 from deepseek_serving.offloop import SMALL, OffLoop
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.scheduler import ClosedError, QueueFullError
 from deepseek_serving.service import Job, PromptTooLongError, Service, UnsupportedError
 from deepseek_serving.template import TemplateError
 from deepseek_serving.text import TextError
-from deepseek_serving.trials import TrialsBusyError, TrialsEndedError
 
 # a message takes a template as long as so many characters take a tokenizer
 MESSAGE_WORK = 32

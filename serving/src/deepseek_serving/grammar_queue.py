@@ -212,21 +212,23 @@ class Trials:
     def _write(self) -> None:
         while (order := self._orders.get()) is not None:
             try:
-                stdin = self._started().stdin
-                assert stdin is not None
-                stdin.write(json.dumps(order).encode("ascii") + b"\n")
-                stdin.flush()
+                process = self._started()
             except OSError as error:
-                # one that has ended is noticed by the thread that listens to it
-                logger.warning("no grammar can be tried: %s", error)
+                logger.error("no grammar can be tried: %s", error)
                 with self._changed:
                     self._lost()
+                continue
+            assert process.stdin is not None
+            # one that has ended is noticed by the thread that listens to it, which says so
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.write(json.dumps(order).encode("ascii") + b"\n")
+                process.stdin.flush()
         with self._changed:
-            process = self._process
-        if process is not None and process.stdin is not None:
+            last = self._process
+        if last is not None and last.stdin is not None:
             # it ends when nobody is left to ask
             with contextlib.suppress(OSError):
-                process.stdin.close()
+                last.stdin.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
         with self._changed:
