@@ -50,9 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "dual": {"gateway_listen_address": "::", "gateway_check_host": False},
     "quick": {
-        "gateway_first_byte_timeout": "1s",
+        "gateway_first_byte_timeout": "2s",
         "gateway_error_limit": 2,
-        "gateway_health_interval": "200ms",
         "gateway_breakages": 0,
         "gateway_worker_connections": 2,
         "gateway_queue": 1,
