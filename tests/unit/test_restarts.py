@@ -28,7 +28,7 @@ ALLOWED = {
     "roles/gateway/handlers/main.yml": "reload without loss, and throttled to one",
     "roles/nvidia_driver/tasks/load.yml": "another driver only in upgrade_driver.yml: serial",
     "roles/nvidia_driver/tasks/remove.yml": "a driver of a host that serves without",
-    "roles/model_storage/handlers/main.yml": "reload without loss: workers finish what they have",
+    "roles/model_storage/handlers/main.yml": "reload without loss; restart throttled to one",
     "roles/model_storage/tasks/run.yml": "timers of the store, which serve nobody",
     "playbooks/upgrade_storage.yml": "serial: 1",
 }
@@ -82,6 +82,23 @@ def test_nothing_that_serves_is_restarted_outside_the_mechanism() -> None:
         if any(disturbs(task) for task in mappings(load(path)))
     }
     assert found == set(ALLOWED), "restart by tasks/turns.yml of the role, or say here why not"
+
+
+def test_handlers_restart_one_host_at_a_time() -> None:
+    """A handler runs on a whole group; where it ends a process, `throttle` has it wait its turn."""
+    found = [
+        task
+        for path in sorted((ROOT / "roles").glob("*/handlers/*.yml"))
+        for task in mappings(load(path))
+        if disturbs(task)
+    ]
+    assert found
+    at_once = [
+        task["name"]
+        for task in found
+        if task.get("throttle") != 1 and "reloaded" not in str(task.values())
+    ]
+    assert at_once == []
 
 
 def test_what_restarts_is_told_apart_from_what_looks() -> None:
