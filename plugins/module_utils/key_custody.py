@@ -4,7 +4,7 @@
 
 """Who could copy the keys: what a host says of its tokens, PINs and disk, and how that is judged before a rollout.
 
-A token in software is a directory of files, and its PIN is another file: whoever has the disk has the keys. So
+A token in software is a directory of files, and its PIN is another file: anyone with the disk has the keys. So
 each such weakness is a finding, which a site can accept by name, in ``deepseek_accepted_key_risks``.
 """
 
@@ -20,9 +20,9 @@ CRYPT = "CRYPT-"
 
 # Each risk that can be accepted, and what accepting it means.
 RISKS = {
-    "software_tokens": "keys are files: whoever has the disk, or a backup of it, has the keys",
+    "software_tokens": "keys are files: anyone with the disk, or a backup of it, has the keys",
     "plain_pins": "PINs are readable files: root on the host can use its tokens, and a copy of the disk has the PINs",
-    "root_online": "the key of the root CA stays on the release host: whoever takes that host can issue every certificate",
+    "root_online": "the key of the root CA stays on the release host: anyone who takes that host can issue every certificate",
     "unencrypted_disk": "the disk with tokens and PINs is not encrypted: a discarded or stolen disk gives them away",
 }
 
