@@ -79,7 +79,12 @@ class LookupModule(LookupBase):
         """Return what the inventory says of each host."""
         hostvars = (variables or {})["hostvars"]
         known = role_variables.known()
-        return [self._host(str(name), hostvars.raw_get(str(name)), known) for name in terms]
+        # what a host has says nothing of the others, which its variables may name
+        shared = {"hostvars": hostvars}
+        return [
+            self._host(str(name), {**hostvars.raw_get(str(name)), **shared}, known)
+            for name in terms
+        ]
 
     def _host(
         self, name: str, raw: Mapping[str, Any], known: role_variables.Known

@@ -175,3 +175,21 @@ def test_an_inventory_of_which_no_host_can_be_described_is_judged(tmp_path: Path
     assert "things to put right; nothing was changed." in said
     found = {(one["host"], one["name"]) for one in wrong}
     assert {("ansible_host", "variables"), ("group inference", "groups")} <= found
+
+
+def test_a_variable_that_is_made_of_other_hosts_can_be_read() -> None:
+    """Kind: what only a whole inventory has, as hostvars, missing where each host is read alone."""
+    read = "{{ query('onprem.deepseek.site_variables', 'storage-1') | map(attribute='unread') }}"
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible")),
+            *("storage-1", "--inventory", str(ROOT / "inventories/lab"), "--connection", "local"),
+            *("--module-name", "ansible.builtin.debug", "--args", f'msg="{read}"'),
+        ],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "- {}" in done.stdout, done.stdout
