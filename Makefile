@@ -55,9 +55,9 @@ demo-down: ## remove every trace of the lab: hosts, networks, images, keys, pack
 test: packages venv ## everything that must pass
 	@$(MAKE) --jobs=2 --keep-going checks molecule
 
-# docs/measurements/ci.md says what is proven where.
+# What other parts of the project prove as well, or what takes half an hour to prove: docs/measurements/ci.md.
 .PHONY: test-all
-test-all: ## make test, and check mode after the rollout
+test-all: ## make test, with NVIDIA's own kernel modules built and check mode after the rollout: an hour more
 	@ONPREM_TEST_ALL=true $(MAKE) test
 
 checks:

@@ -38,7 +38,7 @@ from scenario_times import Meter, Times
 ROOT = Path(__file__).resolve().parents[2]
 AT_A_TIME = 3
 HOSTS_AT_A_TIME = 18  # so many bear the 128 inotify instances that Linux gives a user (hosts.py)
-LONG = ("site", "nvidia_driver")  # the second compiles kernel modules
+LONG = ("site", "nvidia_driver")  # the second compiles kernel modules in make test-all
 # For all but the longest, which go first, and their hosts: so all end at about the same time.
 NICE = ("nice", "-n", "5")
 SHOWN = 120
