@@ -3,12 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What each playbook costs while clients ask: minutes, changes, and requests that failed.
 
-    python tests/bench/playbooks.py [--inventory DIR] [--only NAME ...] [--write]
+    python tests/bench/playbooks.py [--inventory DIR] [--client here|gateway] [--only NAME ...]
+                                    [--write]
 
 On the hosts of `make demo`, or those of another inventory that serves. About five requests a second
-go to the first gateway, from that host: kept connections, new ones and streams. With `--write` the
-table goes to docs/measurements/playbooks.md. What follows from a row is left as the next one wants
-it: settings and versions go forth and back.
+go to the first gateway's service address: kept connections, new ones and streams. They come from
+this machine, which in the lab has an address in the service network as a client has, or from the
+gateway itself. With `--write` the table goes to docs/measurements/playbooks.md. What follows from a
+row is left as the next one wants it: settings and versions go forth and back. The zones are
+enforced first, so that all that follows is done under them.
 """
 
 from __future__ import annotations
@@ -44,8 +47,9 @@ Written by `python tests/bench/playbooks.py --write` on the hosts of `make demo`
 - Date: {date}
 - Machine: {machine}
 - Hosts: {hosts}
-- Requests: {clients} clients, each with one request at a time and {pause} s between two, together
-  at most {rate} a second. Streams are read by {streams} of them, and one connects for each request.
+- Requests: {clients} clients on {client}, each with one request at a time and {pause} s between
+  two, together at most {rate} a second. Streams are read by {streams} of them, and one connects
+  for each request.
 
 A request failed if its status was not 200, if it was cut, or if a stream had no end.
 
@@ -83,6 +87,8 @@ SWITCH = {"deepseek_model_version": NEXT}
 RENEWED = {"tls_internal_validity_days": 100, "tls_internal_renew_before_days": 95}
 CASES = (
     Case("look whether all is well", "verify"),
+    Case("packet filters between the zones", "segment"),
+    Case("every pair of hosts tried with packets", "verify_zones"),
     Case("check before a rollout", "preflight"),
     Case("nothing to change", "site"),
     Case("nothing to change, `--check`", "site", arguments=("--check",)),
@@ -183,6 +189,54 @@ class Load:
         return result
 
 
+class LoadFromHere(Load):
+    """The same clients on this machine."""
+
+    def start(self) -> None:
+        fetch = {"src": "{{ deepseek_tls_dir }}/ca.pem", "dest": str(self._ca), "flat": True}
+        address = {"content": "{{ deepseek_zone_addresses.service }}", "dest": str(self._address)}
+        self._tasks(
+            "prepared",
+            [
+                {"name": "Copy what the clients trust", "ansible.builtin.fetch": fetch},
+                {
+                    "name": "Write which address they ask",
+                    "ansible.builtin.copy": {**address, "mode": "0600"},
+                    "delegate_to": "localhost",
+                    "become": False,
+                },
+            ],
+        )
+        self._clients = subprocess.Popen(
+            [
+                *(sys.executable, str(GATEWAY / "files/load.py"), self._address.read_text()),
+                *(f"--clients={CLIENTS}", f"--streams={STREAMS}", f"--pause={PAUSE}"),
+                *(f"--body={json.dumps(self._body)}", "--ends=[DONE]", f"--ca={self._ca}"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(2)
+
+    def stop(self) -> dict[str, Any]:
+        self._clients.terminate()
+        said, _nothing = self._clients.communicate()
+        result: dict[str, Any] = json.loads(said)
+        return result
+
+    @property
+    def _ca(self) -> Path:
+        return self._directory / "ca.pem"
+
+    @property
+    def _address(self) -> Path:
+        return self._directory / "address"
+
+
+CLIENT = {"here": (LoadFromHere, "the controller"), "gateway": (Load, "the first gateway")}
+
+
 def measure(case: Case, inventory: str, load: Load) -> Measured:
     load.start()
     extra = (f"--extra-vars={json.dumps(case.variables)}",) if case.variables else ()
@@ -227,7 +281,7 @@ def machine() -> str:
     return f"{cores} processors, {kib / 2**20:.0f} GiB, Linux {platform.release().split('-')[0]}"
 
 
-def table(results: Sequence[Measured], hosts: str, left_out: Sequence[str]) -> str:
+def table(results: Sequence[Measured], hosts: str, client: str, left_out: Sequence[str]) -> str:
     busy = os.getloadavg()[2]
     today = datetime.datetime.now(datetime.timezone.utc)
     head = HEAD.format(
@@ -235,6 +289,7 @@ def table(results: Sequence[Measured], hosts: str, left_out: Sequence[str]) -> s
         machine=f"{machine()}; load average over 15 minutes at the end {busy:.1f}",
         hosts=hosts,
         clients=CLIENTS,
+        client=client,
         pause=PAUSE,
         rate=f"{CLIENTS / PAUSE:.1f}",
         streams=STREAMS,
@@ -262,19 +317,22 @@ def main() -> None:
         description="Minutes, changes and failed requests of each playbook."
     )
     parser.add_argument("--inventory", default=str(ROOT / "inventories" / "lab"))
+    parser.add_argument("--client", choices=CLIENT, default="here", help="where the clients are")
     parser.add_argument("--model", default="tiny-onprem", help="what the clients ask for")
     parser.add_argument("--only", nargs="*", help="playbooks, by name")
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     wanted = parser.parse_args()
     results: list[Measured] = []
     with tempfile.TemporaryDirectory() as directory:
-        load = Load(wanted.inventory, Path(directory), wanted.model)
+        kind, client = CLIENT[wanted.client]
+        load = kind(wanted.inventory, Path(directory), wanted.model)
         for case in CASES:
             if wanted.only and case.playbook not in wanted.only:
                 continue
             results.append(measure(case, wanted.inventory, load))
             print(row(results[-1]), flush=True)
-            text = table(results, f"inventory `{Path(wanted.inventory).name}`", unmeasured(results))
+            hosts = f"inventory `{Path(wanted.inventory).name}`"
+            text = table(results, hosts, client, unmeasured(results))
             if wanted.write:
                 RESULT.parent.mkdir(parents=True, exist_ok=True)
                 RESULT.write_text(text, encoding="utf-8")

@@ -15,7 +15,6 @@ import ssl
 import threading
 import time
 
-CA = "/etc/deepseek/tls/ca.pem"
 stop = threading.Event()
 
 
@@ -29,7 +28,7 @@ class Client(threading.Thread):
         self.pause = wanted.pause
         self.end = f"data: {wanted.ends}\n\n".encode()
         self.kind = kind
-        self.context = ssl.create_default_context(cafile=CA)
+        self.context = ssl.create_default_context(cafile=wanted.ca)
         self.context.check_hostname = False
         self.name = name
         self.connection: http.client.HTTPSConnection | None = None
@@ -74,6 +73,7 @@ class Client(threading.Thread):
 def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load on a gateway until SIGTERM.")
     parser.add_argument("address")
+    parser.add_argument("--ca", default="/etc/deepseek/tls/ca.pem", help="whom the clients trust")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--streams", type=int, default=8, help="how many of them read streams")
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between two requests")
