@@ -46,7 +46,13 @@ from datetime import timezone
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from cryptography import x509
+
+try:
+    from cryptography import x509
+
+    HAS_CRYPTOGRAPHY = True
+except ImportError:
+    HAS_CRYPTOGRAPHY = False
 
 _LIST = re.compile("-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
@@ -68,6 +74,10 @@ def _read(block: str, now: float) -> dict[str, Any]:
 
 def revocation_lists(pem: str, now: float | None = None) -> list[dict[str, Any]]:
     """Return who issued each revocation list of a file, and when it ends."""
+    if not HAS_CRYPTOGRAPHY:
+        raise AnsibleFilterError(
+            "revocation_lists: the controller's Python lacks cryptography, which ansible-core needs, too; install it"
+        )
     try:
         moment = time.time() if now is None else float(now)
         found = [_read(block, moment) for block in _LIST.findall(str(pem))]

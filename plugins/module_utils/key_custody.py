@@ -64,7 +64,7 @@ def _mounted_device(path: str, mountinfo: str) -> tuple[int, int] | None:
     best, source = "", ""
     # by line feed alone: a mount point may have other characters in its name that Python takes for ends
     for line in mountinfo.split("\n"):
-        fields, _, rest = line.partition(" - ")
+        fields, _dash, rest = line.partition(" - ")
         point = fields.split(" ")[4] if fields.count(" ") >= 4 else ""
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if point and inside and len(point) >= len(best) and rest.count(" ") >= 1:

@@ -126,4 +126,6 @@ def unlocked(sums: str, lock: str) -> list[str]:
     """Names of the files in a list of SHA-256 sums (as sha256sum writes it) whose sum the lock does not have."""
     known = {hash_ for requirement in parse(lock) for hash_ in requirement.hashes}
     lines = [line.partition("  ") for line in sums.split("\n") if line.strip()]
-    return [name or digest for digest, _, name in lines if f"--hash=sha256:{digest}" not in known]
+    return [
+        name or digest for digest, _blanks, name in lines if f"--hash=sha256:{digest}" not in known
+    ]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ansible.module_utils.common.yaml import yaml_load
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_names import COMMON_NAME
 
@@ -76,7 +76,7 @@ def known(roles: Path = ROLES) -> Known:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return yaml_load(path.read_text(encoding="utf-8")) or {}
 
 
 def is_judged(name: str, all_known: Known) -> bool:

@@ -21,9 +21,10 @@ from support import MODEL, serve_app
 
 from deepseek_serving import constrained, grammar_queue, grammar_trial
 from deepseek_serving.api.app import create_app
-from deepseek_serving.constrained import Grammars, SchemaError
+from deepseek_serving.constrained import Grammars
 from deepseek_serving.grammar_cost import (
     LARGEST_PATTERN,
+    SchemaError,
     check_cost,
     divisor_states,
     pattern_places,

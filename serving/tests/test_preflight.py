@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import shutil
 import sys
@@ -65,16 +65,16 @@ CHOICES: dict[str, list[Any]] = {
 
 
 def load_module(name: str) -> ModuleType:
-    """The modules need the standard library alone: they run where nothing is installed."""
-    path = ROOT / "plugins" / "module_utils" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"preflight_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up there
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The modules need the standard library alone: they run where nothing is installed.
+
+    They name each other as Ansible does, of which only the names are here.
+    """
+    package = ""
+    for part in ("ansible_collections", "onprem", "deepseek", "plugins", "module_utils"):
+        package = f"{package}.{part}".lstrip(".")
+        made = sys.modules.setdefault(package, ModuleType(package))
+        made.__path__ = [str(ROOT / "plugins" / "module_utils")] if part == "module_utils" else []
+    return importlib.import_module(f"{package}.{name}")
 
 
 @pytest.fixture(scope="module")

@@ -256,12 +256,15 @@ class Slow:
 
     complete = False
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int) -> None:
+        """After so many tokens it is late."""
+        self.left = tokens
         self.known = True
         self.wake: Callable[[], None] = lambda: None
 
     def begin(self, wake: Callable[[], None]) -> None:
         self.wake = wake
+        self.known = self.left > 0
 
     def wait(self, seconds: float) -> bool:
         return self.known
@@ -271,10 +274,10 @@ class Slow:
         return None
 
     def accept(self, token: int) -> None:
-        pass
+        self.left -= 1
 
     def let(self) -> None:
-        self.known = True
+        self.left, self.known = 1000, True
         self.wake()
 
 
@@ -283,12 +286,8 @@ def test_a_sequence_that_is_late_waits_alone(from_the_beginning: bool) -> None:
     engine = CountingEngine(slots=2)
     scheduler = Scheduler(engine, Limits(prefill_chunk=4))
     scheduler.start()
-    slow = Slow()
-    slow.known = not from_the_beginning
+    slow = Slow(0 if from_the_beginning else 4)
     waiting = Client(scheduler, [100, 101, 102, 103, 104], 400, constraint=slow)
-    if not from_the_beginning:
-        until(lambda: waiting.events.qsize() > 3)
-        slow.known = False
     other = Client(scheduler, [1], 50)
     assert other.wait() == "length"
     assert other.tokens == list(range(2, 52))
@@ -310,8 +309,7 @@ def test_a_sequence_that_is_late_waits_alone(from_the_beginning: bool) -> None:
 def test_a_sequence_that_is_late_can_be_ended(how: str) -> None:
     scheduler = Scheduler(CountingEngine(slots=1), Limits())
     scheduler.start()
-    slow = Slow()
-    slow.known = False
+    slow = Slow(0)
     timeout = 0.1 if how == "timeout" else None
     client = Client(scheduler, [1], 9, constraint=slow, timeout=timeout)
     until(lambda: scheduler.state().busy == 1)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import multiprocessing
 import os
 import re
@@ -91,7 +92,7 @@ REQUESTS: dict[str, Callable[[], bytes]] = {
     "one word": lambda: chat(messages=[{"role": "user", "content": "x" * 500_000}]),
     "repetition": lambda: of_schema({"type": "string", "pattern": "^(a{1000}){1000}$"}),
     "multiple": lambda: of_schema({"type": "integer", "multipleOf": 1000003}),
-    "patterns": lambda: of_schema(PATTERNS),
+    "patterns": functools.partial(of_schema, PATTERNS),
     "path": lambda: f"GET /{'a' * 9000} HTTP/1.1\r\nhost: x\r\n\r\n".encode(),
 }
 

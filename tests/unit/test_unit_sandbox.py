@@ -97,7 +97,9 @@ def play(name: str, role: str, template: str, changes: dict[str, Any]) -> dict[s
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Every unit and drop-in, by its name here."""
     folder = tmp_path_factory.mktemp("units")
-    wanted = UNITS | {name: (role, template, {}) for name, (role, template, *_) in DROP_INS.items()}
+    wanted = UNITS | {
+        name: (role, template, {}) for name, (role, template, *_more) in DROP_INS.items()
+    }
     plays = [play(str(folder / name), *unit) for name, unit in wanted.items()]
     (folder / "hosts.yml").write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
     (folder / "play.yml").write_text(yaml.safe_dump(plays), encoding="utf-8")

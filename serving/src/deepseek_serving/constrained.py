@@ -24,8 +24,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher
 
 from deepseek_serving.errors import TokenizerError, library_error
-from deepseek_serving.grammar_cost import SchemaError as SchemaError
-from deepseek_serving.grammar_cost import check_cost
+from deepseek_serving.grammar_cost import SchemaError, check_cost
 from deepseek_serving.grammar_queue import Outcome, Trials
 from deepseek_serving.grammar_trial import compiled, complaint, open_tokenizer
 from deepseek_serving.sampling import SamplingError

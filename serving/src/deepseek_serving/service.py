@@ -14,8 +14,9 @@ from typing import Any
 
 from deepseek_serving.asked import Options, Tools
 from deepseek_serving.check import check
-from deepseek_serving.constrained import Grammar, Grammars, SchemaError
+from deepseek_serving.constrained import Grammar, Grammars
 from deepseek_serving.errors import ServingError, TokenizerError
+from deepseek_serving.grammar_cost import SchemaError
 from deepseek_serving.metrics import EngineState, Metrics, client_label
 from deepseek_serving.release import Release
 from deepseek_serving.reply import (

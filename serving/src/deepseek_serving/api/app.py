@@ -29,8 +29,8 @@ from deepseek_serving.api.replies import (
 )
 from deepseek_serving.api.schema import ChatRequest, CompletionRequest
 from deepseek_serving.asked import Chat, Completion, Text
-from deepseek_serving.constrained import SchemaError
 from deepseek_serving.embedding import Embedder
+from deepseek_serving.grammar_cost import SchemaError
 from deepseek_serving.grammar_queue import TrialsBusyError, TrialsEndedError
 from deepseek_serving.offloop import SMALL, OffLoop
 from deepseek_serving.policy.keys import KeyRing
