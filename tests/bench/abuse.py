@@ -93,7 +93,7 @@ REQUESTS: dict[str, Callable[[], bytes]] = {
     "repetition": lambda: of_schema({"type": "string", "pattern": "^(a{1000}){1000}$"}),
     "multiple": lambda: of_schema({"type": "integer", "multipleOf": 1000003}),
     "patterns": functools.partial(of_schema, PATTERNS),
-    "path": lambda: f"GET /{'a' * 9000} HTTP/1.1\r\nhost: x\r\n\r\n".encode(),
+    "path": f"GET /{'a' * 9000} HTTP/1.1\r\nhost: x\r\n\r\n".encode,
 }
 
 
