@@ -101,7 +101,7 @@ COVERED: dict[str, Set[str]] = {
     "Refuse inference hosts without an address in the inference zone": _OF_VARIABLES,
     "The host must be in the inference zone": _OF_VARIABLES,
     "The listening address must be the host's own": {"address"},
-    "Refuse an address that this host does not have": {"address"},
+    "Refuse an address that this host does not have": {"address", "addresses"},
     "The model must be named": _OF_VARIABLES,
     "The port must be one that a service without privileges can open": _OF_VARIABLES,
     "The CUDA provider must have kernels for the precision": _OF_VARIABLES,
@@ -113,6 +113,10 @@ COVERED: dict[str, Set[str]] = {
 }
 
 
+# How Jinja says that a variable, or a part of one, is not there.
+_UNREADABLE = ("is undefined", "has no attribute")
+
+
 def refusal_checks(host: Host, failed: Set[str]) -> Iterator[Check]:
     """Say what roles would refuse on a host, but for what is said already: *failed* are the names of checks of it that are not met."""
     for refusal in host.refusals:
@@ -120,7 +124,7 @@ def refusal_checks(host: Host, failed: Set[str]) -> Iterator[Check]:
             continue
         for text in refusal["says"]:
             # of a variable that is missing or cannot be read, which is said of the variable
-            if "is undefined" in text and failed & _OF_VARIABLES:
+            if any(words in text for words in _UNREADABLE) and failed & _OF_VARIABLES:
                 continue
             found, remedy = _parts(text.removeprefix(f"{host.name}: "))
             hint = remedy or f"See ansible-doc -t role onprem.deepseek.{refusal['role']}"

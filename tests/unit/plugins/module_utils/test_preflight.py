@@ -30,6 +30,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import (
     table,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_check import OK, SKIPPED
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_hosts import refusal_checks
 
 ROOT = Path(__file__).resolve().parents[4]
 GROUPS = {
@@ -642,3 +643,14 @@ def test_zones_are_judged_where_they_are_enforced() -> None:
     enforced = preflight.Host("a", variables={"deepseek_zones_enforced": True})
     assert [check.status for check in preflight.zone_checks([enforced])] == ["ok"]
     assert list(preflight.zone_checks([preflight.Host("a")])) == []
+
+
+@pytest.mark.parametrize(
+    "says", ["'nope' is undefined", "object of type 'dict' has no attribute 'storage'"]
+)
+def test_what_cannot_be_read_is_said_of_the_variable_and_not_of_each_role(says: str) -> None:
+    refusal = {"role": "model_storage", "task": "Refuse anything", "says": [says]}
+    host = Host(name="storage-2", refusals=[refusal])
+    assert list(refusal_checks(host, {"addresses"})) == []
+    (check,) = refusal_checks(host, {"cpus"})
+    assert check.found == says
