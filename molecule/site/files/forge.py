@@ -62,7 +62,8 @@ def main() -> None:
             key, files[f"self-{name}.key"] = new_key()
             made = self_signed(Wanted(name, (f"DNS:{name}",), "peer", 10, 1), key, now)
             files[f"self-{name}.pem"] = certificate_pem(made)
-        signed("stranger", "printer-7", now)
+        # below the service's own name, which is what the CA may sign
+        signed("stranger", "printer-7.deepseek.lab.internal", now)
     print(json.dumps({"files": files, "serials": serials}))
 
 
