@@ -258,16 +258,19 @@ def test_no_input_makes_the_service_fail(client: httpx.Client, changes: dict[str
 def test_a_full_queue_answers_429(service: Running, authority: Authority) -> None:
     """Two slots and a queue of two: of eight long answers at once, some are refused."""
     body = ask("Tell me something", temperature=2, seed=1, max_tokens=400)
+    context = authority.client("gateway-1")
 
     def one(_number: int) -> tuple[int, str | None]:
-        with httpx.Client(
-            base_url=service.url, verify=authority.client("gateway-1"), timeout=60
-        ) as client:
+        with httpx.Client(base_url=service.url, verify=context, timeout=60) as client:
             response = client.post("/v1/chat/completions", json=body)
         return response.status_code, response.headers.get("retry-after")
 
-    with ThreadPoolExecutor(12) as pool:
-        replies = list(pool.map(one, range(12)))
+    # on a busy machine answers may end before all requests are there
+    for _turn in range(20):
+        with ThreadPoolExecutor(12) as pool:
+            replies = list(pool.map(one, range(12)))
+        if any(status == 429 for status, _header in replies):
+            break
     assert {status for status, _header in replies} == {200, 429}
     assert all(retry == "1" for status, retry in replies if status == 429)
 
