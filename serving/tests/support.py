@@ -273,6 +273,7 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._issuing = threading.Lock()
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         builder = self._builder(self._name, self._key.public_key())
@@ -316,10 +317,14 @@ class Authority:
         return path
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key of a host called `name`."""
+        """Certificate and key of a host called `name`; clients in threads get the same ones."""
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        if certificate.exists():
-            return certificate, key
+        with self._issuing:
+            if not certificate.exists():
+                self._write(name, certificate, key)
+        return certificate, key
+
+    def _write(self, name: str, certificate: Path, key: Path) -> None:
         private = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -336,7 +341,6 @@ class Authority:
                 serialization.NoEncryption(),
             )
         )
-        return certificate, key
 
     def client(self, name: str | None, *, trust: Path | None = None) -> ssl.SSLContext:
         """A client's context, with a certificate unless `name` is None."""
