@@ -74,7 +74,9 @@ def zone_needs(
     try:
         matrix, _unused = read(site)
         asking = None if sources is None else [ipaddress.ip_address(text) for text in sources]
-        found = needs(matrix, serves) if asking is None else clients_at(matrix, serves, asking)
+        found = (
+            needs(matrix, serves, host) if asking is None else clients_at(matrix, serves, asking)
+        )
         return [need.plain() for need in found if need.target_host == host]
     except (KeyError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"zone_needs: not described as expected: {error!r}") from error

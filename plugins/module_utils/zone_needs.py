@@ -51,20 +51,30 @@ class Need:
         }
 
 
-def needs(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Need]:
-    """Give every connection that the site's own services need.
+def needs(matrix: Matrix, serves: Mapping[str, Any], target: str | None = None) -> Iterator[Need]:
+    """Give every connection that the site's own services need, or those to the host ``target``.
 
     ``serves`` has ``client_zones`` (names of zones whose addresses ask the gateways; those that the site does not
     have do not count), and the ports ``gateway`` and ``storage`` (one each) and ``inference`` (a list).
     """
-    yield from client_needs(matrix, serves)
-    for gateway in _of(matrix, "gateway"):
-        for worker in _of(matrix, "inference"):
+
+    def asked(*groups: str) -> list[Host]:
+        return [
+            host for group in groups for host in _of(matrix, group) if target in (None, host.name)
+        ]
+
+    if asked("gateway"):
+        for need in client_needs(matrix, serves):
+            if target in (None, need.target_host):
+                yield need
+    workers, stores = asked("inference"), asked("storage", "release")
+    for gateway in _of(matrix, "gateway") if workers else ():
+        for worker in workers:
             for port in serves["inference"]:
                 yield from _between(gateway, worker, "inference", int(port), "gateways ask workers")
-    for group in ("inference", "storage", "release"):
+    for group in ("inference", "storage", "release") if stores else ():
         for reader in _of(matrix, group):
-            for store in (*_of(matrix, "storage"), *_of(matrix, "release")):
+            for store in stores:
                 yield from _between(
                     reader, store, "storage", int(serves["storage"]), "models and wheels are read"
                 )

@@ -453,3 +453,11 @@ def test_a_change_that_waits_for_its_confirmation_is_left_alone(
         assert loaded.read_text() == "new\n"
         assert holder.stdin is not None
         holder.stdin.close()
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_the_needs_of_one_host_are_those_of_all_that_are_its_own(name: str) -> None:
+    matrix, _unused = read(site())
+    wanted = [need for need in needs(matrix, SERVES) if need.target_host == name]
+    assert wanted
+    assert list(needs(matrix, SERVES, name)) == wanted
