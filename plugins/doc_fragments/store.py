@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Documentation shared by the modules that write and pull artefacts."""
+"""Documentation shared by the modules that write and pull artifacts."""
 
 from __future__ import annotations
 

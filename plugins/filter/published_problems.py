@@ -52,8 +52,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
-    ArtefactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+    ArtifactError,
     verify_release_signature,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import (
@@ -76,7 +76,7 @@ def _signature_problem(published: Mapping[str, Any]) -> str:
             signed.encode(),
             str(published["signature"]).encode(),
         )
-    except ArtefactError as error:
+    except ArtifactError as error:
         return f"the list of sums, SHA256SUMS: {error}"
     return ""
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     MANIFEST,
     SIGNATURE,
-    ArtefactError,
+    ArtifactError,
     Difference,
     Manifest,
-    artefact_path,
+    artifact_path,
     canonical_json,
     check_digest,
     check_name,
@@ -39,7 +39,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     LOCK_SECONDS,
-    ArtefactState,
+    ArtifactState,
     Bring,
     Credentials,
     Fetch,
@@ -49,7 +49,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     NoSourceError,
     Run,
     Sources,
-    artefact_state,
+    artifact_state,
     mendable,
     read_manifest,
     store_lock,
@@ -96,7 +96,7 @@ class Wanted:
         """Every way in which a folder is not this engine. Its digest is what its own manifest has: the signature vouches for that."""
         try:
             digest = sha256_hex(read_small(os.path.join(folder, MANIFEST)))
-        except (OSError, ArtefactError):
+        except (OSError, ArtifactError):
             digest = ""
         manifest, problems = verify_folder(folder, digest, full, self.public_key, self.expect)
         if manifest is not None:
@@ -127,13 +127,13 @@ class Wanted:
             data = get(f"{path}/{MANIFEST}")
             manifest = parse_manifest(data)
             if (manifest.kind, manifest.name) != self.expect:
-                raise ArtefactError(
+                raise ArtifactError(
                     f"{MANIFEST} is of a {manifest.kind} of {manifest.name}, expected a {KIND} of {self.model}"
                 )
             if self.differences(manifest):
-                raise ArtefactError("; ".join(str(item) for item in self.differences(manifest)))
+                raise ArtifactError("; ".join(str(item) for item in self.differences(manifest)))
             if sha256_hex(data) != manifest.digest:
-                raise ArtefactError(f"{MANIFEST} is not written as this collection writes it")
+                raise ArtifactError(f"{MANIFEST} is not written as this collection writes it")
             verify_model_signature(self.public_key, get(f"{path}/{SIGNATURE}"), manifest)
             return data
 
@@ -157,7 +157,7 @@ class Request:
 class Held:
     """An engine on this host, as left; in check mode, as a real run would leave it."""
 
-    copy: ArtefactState
+    copy: ArtifactState
     state: str
     before: str
     reason: str = ""
@@ -186,7 +186,7 @@ def hold_engine(
     *make_room* is asked when the file system has not enough for it, before anything is written.
     """
     holding = request.wanted.holding
-    found = artefact_state(request.store, holding, request.full)
+    found = artifact_state(request.store, holding, request.full)
     if not found.problems:
         return Held(found, "present", "present")
     before = "absent" if found.state == "missing" else "damaged"
@@ -253,8 +253,8 @@ def store_engine(
     place = build.place
     key, document = _read_key(build)
     wanted = Wanted(place.model, key, build.graph, place.public_key)
-    path = artefact_path(place.store, KIND, place.model, key)
-    found = artefact_state(place.store, wanted.holding, build.full)
+    path = artifact_path(place.store, KIND, place.model, key)
+    found = artifact_state(place.store, wanted.holding, build.full)
     if not found.problems:
         return Stored(False, key, path)
     reason = "; ".join(str(problem) for problem in found.problems[:5])
@@ -282,7 +282,7 @@ def _write(
         place.model,
         files,
         graph.source,
-        graph.licence,
+        graph.license,
         {str(flavour["flavour"]): flavour.get("version")},
         {},
         (build.graph,),
@@ -320,10 +320,10 @@ def _read_key(build: Build) -> tuple[str, dict[str, Any]]:
 def _read_graph(build: Build) -> Manifest:
     """The manifest of the graph in this store, by its digest."""
     place = build.place
-    folder = artefact_path(place.store, "graph", place.model, build.graph)
+    folder = artifact_path(place.store, "graph", place.model, build.graph)
     try:
         return read_manifest(folder, build.graph)
-    except (OSError, ArtefactError) as error:
+    except (OSError, ArtifactError) as error:
         raise PublishError(
             f"The graph {build.graph[:12]} that the engine was compiled from is not in the store: {error}. "
             "Publish the release on this host first, or bring it with model_replica."

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     read_small,
     release_path,
 )
@@ -63,7 +63,7 @@ class Evictor:
     evicted: list[str] = field(default_factory=list)
 
     def make_room(self, lacking: int, spare: frozenset[tuple[str, str]]) -> None:
-        """Free so many bytes, or what there is. *spare* are artefacts of what is being pulled.
+        """Free so many bytes, or what there is. *spare* are artifacts of what is being pulled.
 
         The caller holds the store's lock. A release that cannot be judged stays.
         """

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Publish a model version: checkpoint and graphs become signed artefacts, a signed release names them.
+"""Publish a model version: checkpoint and graphs become signed artifacts, a signed release names them.
 
 The release file is written last, so a publish that is interrupted anywhere has published nothing, and
 the next one finds by digest what was already done. A published version never changes.
@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
-    ArtefactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+    ArtifactError,
     FileHash,
     Manifest,
     Release,
-    artefact_path,
+    artifact_path,
     check_name,
     describe,
     encode_signature,
@@ -98,7 +98,7 @@ class Plan:
     checkpoint: str
     public_key: bytes
     source: str = ""
-    licence: str = ""
+    license: str = ""
     precisions: Sequence[Precision] = ()
     max_len: int | None = None
     slots: int | None = None
@@ -143,7 +143,7 @@ class Recipe:
     """How the graph of one precision is made; by all of it the store is searched for one that was made before."""
 
     precision: str
-    parent: str  # the kind of artefact that it is made from
+    parent: str  # the kind of artifact that it is made from
     verb: str
     arguments: Mapping[str, Any]
     texts: Mapping[str, str | None]
@@ -255,7 +255,7 @@ def _look(plan: Plan, tools: Tools, files: Sequence[str]) -> Look:
     existing = _existing(plan)
     hashed = hash_files(plan.checkpoint, files)
     _refuse_unlike_published(plan, hashed)
-    manifest, pieces = describe("checkpoint", plan.model, hashed, plan.source, plan.licence)
+    manifest, pieces = describe("checkpoint", plan.model, hashed, plan.source, plan.license)
     if existing is not None:
         done.before = existing.data.decode("utf-8")
         _refuse_other_checkpoint(plan, existing.release, manifest)
@@ -351,7 +351,7 @@ def _existing(plan: Plan) -> Existing | None:
         data, _unused_signature, release = read_release(
             plan.store, plan.model, plan.version, plan.public_key
         )
-    except ArtefactError as error:
+    except ArtifactError as error:
         # Never sign it again: that would vouch for whatever somebody made of it.
         raise PublishError(
             f"Release {plan.label} exists on this host, but is not what was signed: {path}: {error}. Bring it back from a "
@@ -377,10 +377,10 @@ def _refuse_unlike_published(plan: Plan, hashed: Mapping[str, FileHash]) -> None
 def _refuse_other_checkpoint(plan: Plan, release: Release, manifest: Manifest) -> None:
     if release.checkpoint == manifest.digest:
         return
-    folder = artefact_path(plan.store, "checkpoint", plan.model, release.checkpoint)
+    folder = artifact_path(plan.store, "checkpoint", plan.model, release.checkpoint)
     try:
         detail = _compare(read_manifest(folder, release.checkpoint), manifest)
-    except (OSError, ArtefactError):
+    except (OSError, ArtifactError):
         detail = f"its checkpoint is {release.checkpoint}, this one is {manifest.digest}"
     raise PublishError(
         f"Release {plan.label} is already published and {plan.checkpoint} is not what it was made from: {detail}. "
@@ -416,7 +416,7 @@ def _compare(before: Manifest, after: Manifest) -> str:
             parts.append(f"{what}: {', '.join(sorted(names)[:5])}")
     for what, old, new in (
         ("source", before.source, after.source),
-        ("licence", before.licence, after.licence),
+        ("license", before.license, after.license),
     ):
         if old != new:
             parts.append(f"{what} was {old!r}, is {new!r}")
@@ -465,7 +465,7 @@ def _graphs_of(plan: Plan, parent: str) -> list[tuple[str, Manifest]]:
     for digest in sorted(os.listdir(root)) if os.path.isdir(root) else []:
         try:
             manifest = read_manifest(os.path.join(root, digest), digest)
-        except (OSError, ArtefactError):
+        except (OSError, ArtifactError):
             continue
         if manifest.kind == "graph" and manifest.parents == (parent,):
             found.append((digest, manifest))
@@ -475,10 +475,10 @@ def _graphs_of(plan: Plan, parent: str) -> list[tuple[str, Manifest]]:
 def _published_graph(plan: Plan, recipe: Recipe, release: Release, done: Published) -> str | None:
     """The graph of a published version stays, also after an update of the tools: versions never change."""
     digest = release.graphs[recipe.precision]
-    folder = artefact_path(plan.store, "graph", plan.model, digest)
+    folder = artifact_path(plan.store, "graph", plan.model, digest)
     try:
         manifest = read_manifest(folder, digest)
-    except (OSError, ArtefactError):
+    except (OSError, ArtifactError):
         done.reasons[recipe.precision] = (
             f"the graph {digest[:12]} of this release is not on this host"
         )
@@ -503,14 +503,14 @@ def _published_graph(plan: Plan, recipe: Recipe, release: Release, done: Publish
 def _predict(plan: Plan, look: Look) -> None:
     """Check mode: the same questions as the real run asks, without the answers being acted upon."""
     done, graphs = look.done, look.graphs
-    _predict_artefact(plan, "checkpoint", look.manifest.digest, done)
+    _predict_artifact(plan, "checkpoint", look.manifest.digest, done)
     for recipe in look.recipes:
         digest = graphs[recipe.precision]
         if digest is None:
             reason = done.reasons[recipe.precision]
             done.did(f"{recipe.verb} {recipe.precision} graph: {reason}")
         else:
-            _predict_artefact(plan, "graph", digest, done)
+            _predict_artifact(plan, "graph", digest, done)
     known = {precision: digest for precision, digest in graphs.items() if digest is not None}
     if len(known) == len(graphs):
         done.release = Release(plan.model, plan.version, look.manifest.digest, known)
@@ -518,7 +518,7 @@ def _predict(plan: Plan, look: Look) -> None:
         done.did(f"write release {plan.label}")
 
 
-def _predict_artefact(plan: Plan, kind: str, digest: str, done: Published) -> None:
+def _predict_artifact(plan: Plan, kind: str, digest: str, done: Published) -> None:
     problems = plan.place.problems(kind, digest, plan.full)
     if problems:
         done.did(f"write {kind} {digest[:12]}: {problems}")
@@ -579,7 +579,7 @@ def _make(plan: Plan, recipe: Recipe, parent: str, out: str, existing: Existing 
                 f"The {recipe.parent} {parent[:12]} is damaged on this host: {problems}. Publish with verify=full to have it made again."
             )
     try:
-        recipe.make(artefact_path(plan.store, recipe.parent, plan.model, parent), out)
+        recipe.make(artifact_path(plan.store, recipe.parent, plan.model, parent), out)
     except PublishError as error:
         fate = "is not published" if existing is None else "stays as it was published"
         raise PublishError(f"{str(error).rstrip('.')}. Release {plan.label} {fate}.") from error
@@ -596,7 +596,7 @@ def _describe_graph(plan: Plan, recipe: Recipe, parent: str, out: str) -> tuple[
         plan.model,
         files,
         plan.source,
-        plan.licence,
+        plan.license,
         recipe.versions,
         parameters,
         (parent,),
@@ -619,7 +619,7 @@ def _publish_release(plan: Plan, tools: Tools, release: Release) -> None:
     signature = encode_signature(tools.sign_data(data))
     try:
         verify_release_signature(plan.public_key, data, signature)
-    except ArtefactError as error:
+    except ArtifactError as error:
         raise PublishError(
             f"The new signature of release {plan.label} is not acceptable: {error}. "
             "Check that the release public key belongs to the signing key in the token."

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A host's own, verified copy of artefacts: pull them, repair them, or say what is wrong with them.
+"""A host's own, verified copy of artifacts: pull them, repair them, or say what is wrong with them.
 
 A source is a host that serves its store over mutual TLS, or a folder where a store is mounted. None is
 trusted: the release must carry the site's signature, and everything below it is pinned by digest. A copy
@@ -28,14 +28,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     BLOCK,
     MANIFEST,
     PIECES,
     RELEASE_KINDS,
     RESERVED,
     SIGNATURE,
-    ArtefactError,
+    ArtifactError,
     Difference,
     FileHash,
     Manifest,
@@ -109,7 +109,7 @@ T = TypeVar("T")
 Run = Callable[[Sequence[str]], Completed]
 Fetch = Callable[[str, int], bytes]
 Get = Callable[[str], bytes]
-# Gets the bytes that are missing and the artefacts (kind, digest) that must stay, and frees what it can.
+# Gets the bytes that are missing and the artifacts (kind, digest) that must stay, and frees what it can.
 MakeRoom = Callable[[int, frozenset[tuple[str, str]]], None]
 
 
@@ -145,10 +145,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Holding:
-    """An artefact that a host is to hold: how to judge a copy, and which offer of a source to accept.
+    """An artifact that a host is to hold: how to judge a copy, and which offer of a source to accept.
 
     ``digest`` names its folder: the digest of its manifest, or an engine's key. ``judge`` gets a folder
-    and whether to hash every byte; ``offer`` gives a source's manifest or raises ArtefactError.
+    and whether to hash every byte; ``offer`` gives a source's manifest or raises ArtifactError.
     """
 
     kind: str
@@ -164,8 +164,8 @@ class Holding:
 
 
 @dataclass(frozen=True)
-class ArtefactState:
-    """One artefact on this host, as found and, after a pull, as left."""
+class ArtifactState:
+    """One artifact on this host, as found and, after a pull, as left."""
 
     kind: str
     digest: str
@@ -200,16 +200,16 @@ class Replica:
     signature: str = "missing"
     problem: str = ""
     changed: bool = False
-    artefacts: list[ArtefactState] = field(default_factory=list)
+    artifacts: list[ArtifactState] = field(default_factory=list)
     source_problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
-        return self.signature == "valid" and all(not item.problems for item in self.artefacts)
+        return self.signature == "valid" and all(not item.problems for item in self.artifacts)
 
     def as_dict(self, request: Request) -> dict[str, Any]:
         problems = [self.problem] if self.problem else []
-        for item in self.artefacts:
+        for item in self.artifacts:
             problems.extend(
                 f"{item.kind} {item.digest[:12]}: {problem}" for problem in item.problems
             )
@@ -221,8 +221,8 @@ class Replica:
             "signature": self.signature,
             "graphs": dict(self.release.graphs) if self.release else {},
             "checkpoint": self.release.checkpoint if self.release else "",
-            "artefacts": [item.as_dict() for item in self.artefacts],
-            "size": sum(item.size for item in self.artefacts),
+            "artifacts": [item.as_dict() for item in self.artifacts],
+            "size": sum(item.size for item in self.artifacts),
             "verified": self.complete and request.full,
             "problems": problems,
         }
@@ -240,13 +240,13 @@ def read_release(
         data = read_small(path, METADATA_LIMIT)
         signature = read_small(f"{path}.sig", METADATA_LIMIT)
     except OSError as error:
-        raise ArtefactError(f"{error.filename}: {error.strerror}") from error
+        raise ArtifactError(f"{error.filename}: {error.strerror}") from error
     verify_release_signature(public_key, data, signature)
     return data, signature, parse_release(data, model, version)
 
 
 def holding_of(request: Request, kind: str, digest: str) -> Holding:
-    """An artefact that a release names: its manifest is known by its digest."""
+    """An artifact that a release names: its manifest is known by its digest."""
     expect = (kind, request.model)
 
     def judge(folder: str, full: bool) -> tuple[Manifest | None, list[Difference]]:
@@ -260,16 +260,16 @@ def holding_of(request: Request, kind: str, digest: str) -> Holding:
     return Holding(kind, request.model, digest, judge, offer)
 
 
-def artefact_state(store: str, holding: Holding, full: bool) -> ArtefactState:
-    """Verify one artefact on this host."""
+def artifact_state(store: str, holding: Holding, full: bool) -> ArtifactState:
+    """Verify one artifact on this host."""
     path = os.path.join(store, holding.path)
     if not os.path.lexists(path):
         missing = Difference(".", "missing", "this host has no copy")
-        return ArtefactState(holding.kind, holding.digest, path, "missing", problems=(missing,))
+        return ArtifactState(holding.kind, holding.digest, path, "missing", problems=(missing,))
     manifest, problems = holding.judge(path, full)
     state = "damaged" if problems else "complete" if full else "present"
     size, files = (manifest.size, len(manifest.files)) if manifest else (0, 0)
-    return ArtefactState(
+    return ArtifactState(
         holding.kind, holding.digest, path, state, size, files, problems=tuple(problems)
     )
 
@@ -281,16 +281,16 @@ def inspect_replica(request: Request) -> Replica:
         data, _unused_signature, replica.release = read_release(
             request.store, request.model, request.version, request.public_key
         )
-    except ArtefactError as error:
+    except ArtifactError as error:
         replica.problem = str(error)
         if os.path.lexists(release_path(request.store, request.model, request.version)):
             replica.signature = "invalid"
         return replica
     replica.signature = "valid"
     replica.digest = sha256_hex(data)
-    replica.artefacts = [
-        artefact_state(request.store, holding_of(request, *item), request.full)
-        for item in replica.release.artefacts(request.kinds, request.precisions)
+    replica.artifacts = [
+        artifact_state(request.store, holding_of(request, *item), request.full)
+        for item in replica.release.artifacts(request.kinds, request.precisions)
     ]
     return replica
 
@@ -396,7 +396,7 @@ class Sources:
                 self.problems[url] = str(error)
                 if error.dead:
                     self.dead.add(url)
-            except ArtefactError as error:
+            except ArtifactError as error:
                 self.problems[url] = f"{path}: {error}"
             else:
                 yield url, value
@@ -475,18 +475,18 @@ def _pull(request: Request, bring: Bring) -> Replica:
         data, signature, release = read_release(
             request.store, request.model, request.version, request.public_key
         )
-    except ArtefactError:
+    except ArtifactError:
         local = False
         data, signature, release = _fetch_release(request, sources)
     _check_pinned(request, sha256_hex(data))
     replica = Replica(release, sha256_hex(data), "valid")
-    bring = replace(bring, spare=frozenset(release.artefacts()))
-    for item in release.artefacts(request.kinds, request.precisions):
-        replica.artefacts.append(bring.ensure(holding_of(request, *item), request.full))
+    bring = replace(bring, spare=frozenset(release.artifacts()))
+    for item in release.artifacts(request.kinds, request.precisions):
+        replica.artifacts.append(bring.ensure(holding_of(request, *item), request.full))
     if not local:
         # Last, so that a release is only ever seen on a host that holds all of it.
         write_release(request.store, release, data, signature)
-    replica.changed = not local or any(item.state != "complete" for item in replica.artefacts)
+    replica.changed = not local or any(item.state != "complete" for item in replica.artifacts)
     replica.source_problems = sources.problems
     return replica
 
@@ -518,14 +518,14 @@ def replicas(sources: Sources, model: str, version: str, digest: str) -> list[st
     def read(get: Get) -> None:
         found = sha256_hex(get(path))
         if found != digest:
-            raise ArtefactError(f"it has SHA-256 {found}, expected {digest}")
+            raise ArtifactError(f"it has SHA-256 {found}, expected {digest}")
 
     return [url for url, _unused in sources.results(path, read)]
 
 
 @dataclass(frozen=True)
 class Bring:
-    """How artefacts come into a store: from where, with what, and whose signatures count."""
+    """How artifacts come into a store: from where, with what, and whose signatures count."""
 
     store: str
     public_key: bytes
@@ -535,9 +535,9 @@ class Bring:
     make_room: MakeRoom | None = None
     spare: frozenset[tuple[str, str]] = frozenset()
 
-    def ensure(self, holding: Holding, full: bool = True) -> ArtefactState:
+    def ensure(self, holding: Holding, full: bool = True) -> ArtifactState:
         """Have a whole, verified copy: the one that is here, mended if that is enough, or a download."""
-        found = artefact_state(self.store, holding, full)
+        found = artifact_state(self.store, holding, full)
         if not found.problems:
             return found
         manifest = holding.judge(found.path, False)[0] if mendable(found) else None
@@ -547,7 +547,7 @@ class Bring:
             fetched = 0
         else:
             fetched = self._download(holding)
-        left = artefact_state(self.store, holding, full)
+        left = artifact_state(self.store, holding, full)
         if left.problems:
             raise ReplicaError(f"{left.path} is still damaged after repair: {_list(left.problems)}")
         state = "pulled" if found.state == "missing" else "repaired"
@@ -563,7 +563,7 @@ class Bring:
         return first, [url for url, data in offers if data == first]
 
     def _download(self, holding: Holding) -> int:
-        """Bring an artefact to its final name from what is here and what the sources have."""
+        """Bring an artifact to its final name from what is here and what the sources have."""
         path = holding.path
         folder = os.path.join(self.store, path)
         data, urls = self.offers(holding)
@@ -622,7 +622,7 @@ class Bring:
             _run_aria2(part, left, hosts, self.run, self.credentials)
 
 
-def mendable(found: ArtefactState) -> bool:
+def mendable(found: ArtifactState) -> bool:
     """Whether nothing is wrong but what needs no bytes from elsewhere."""
     return found.state == "damaged" and all(item.kind in LOCAL_KINDS for item in found.problems)
 
@@ -633,17 +633,17 @@ def _list(problems: Sequence[Difference]) -> str:
 
 
 def read_manifest(folder: str, digest: str) -> Manifest:
-    """The manifest of an artefact, if it is the one that *digest* names."""
+    """The manifest of an artifact, if it is the one that *digest* names."""
     return check_manifest(read_small(os.path.join(folder, MANIFEST)), digest)
 
 
 def check_manifest(data: bytes, digest: str, expect: tuple[str, str] | None = None) -> Manifest:
     """Parse a manifest after checking that it is the one that *digest* names."""
     if sha256_hex(data) != digest:
-        raise ArtefactError(f"{MANIFEST} has SHA-256 {sha256_hex(data)}, expected {digest}")
+        raise ArtifactError(f"{MANIFEST} has SHA-256 {sha256_hex(data)}, expected {digest}")
     manifest = parse_manifest(data)
     if expect is not None and (manifest.kind, manifest.name) != expect:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{MANIFEST} is of a {manifest.kind} of {manifest.name}, expected a {expect[0]} of {expect[1]}"
         )
     return manifest
@@ -660,7 +660,7 @@ def _wanted(folder: str, files: Mapping[str, FileHash]) -> dict[str, FileHash]:
                 and os.lstat(full).st_size == expected.size
                 and hash_file(full) == expected
             )
-        except (OSError, ArtefactError):
+        except (OSError, ArtifactError):
             right = False
         if not right:
             wanted[path] = expected
@@ -694,7 +694,7 @@ def _withdraw(folder: str, part: str) -> None:
 
 
 def _tidy(folder: str, manifest: Manifest) -> None:
-    """Remove what does not belong into an artefact; keep downloads that can be resumed."""
+    """Remove what does not belong into an artifact; keep downloads that can be resumed."""
     wanted = set(manifest.files) | set(RESERVED)
     wanted |= {f"{path}.aria2" for path in manifest.files}
     parents = {os.path.dirname(path) for path in manifest.files}
@@ -753,7 +753,7 @@ def _copied(source: str, target: str, expected: FileHash) -> bool:
                     writing.write(block)
         if hasher.finish() == expected:
             return True
-    except ArtefactError:
+    except ArtifactError:
         return False
     except OSError as error:
         # What the disk here refuses is not the source's fault.

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Take a release out of a store: never one that is in use, and of its artefacts none that another release names.
+"""Take a release out of a store: never one that is in use, and of its artifacts none that another release names.
 
 A hidden record, ``releases/<model>/.<version>.retired``, is written before anything is removed. A retirement
 that is interrupted goes on from it, and the version is neither pulled again nor published again.
@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     MANIFEST,
     SCHEMA,
-    ArtefactError,
-    artefact_path,
+    ArtifactError,
+    artifact_path,
     canonical_json,
     check_digest,
     check_name,
@@ -89,26 +89,26 @@ def retire(asked: Retirement, check_mode: bool = False) -> Retired:
 def _retire(asked: Retirement, check_mode: bool) -> Retired:
     done = Retired()
     record = retired_path(asked.store, asked.model, asked.version)
-    artefacts = _artefacts(asked)
+    artifacts = _artifacts(asked)
     needed = _needed_by_others(asked)
     recorded = os.path.lexists(record)
     if not recorded:
         done.changed = True
         if not check_mode:
             ensure_folder(os.path.dirname(record))
-            write_file(record, _record(asked, artefacts))
-    _take_away(asked, artefacts - needed, done, check_mode)
+            write_file(record, _record(asked, artifacts))
+    _take_away(asked, artifacts - needed, done, check_mode)
     return done
 
 
 def evict(asked: Retirement, spare: frozenset[tuple[str, str]]) -> None:
     """Remove a release that this host alone may do without: no record is left, so it can be pulled again.
 
-    *spare* are artefacts, by kind and digest, that something else needs which no release here names yet.
+    *spare* are artifacts, by kind and digest, that something else needs which no release here names yet.
     The caller holds the store's lock and has seen to it that nobody uses the release. Raises RetireError,
     with nothing removed, if it cannot be judged.
     """
-    unused = _artefacts(asked) - _needed_by_others(asked) - spare
+    unused = _artifacts(asked) - _needed_by_others(asked) - spare
     _take_away(asked, unused, Retired(), False, spare)
 
 
@@ -121,9 +121,9 @@ def sweep(store: str, public_key: bytes, spare: frozenset[tuple[str, str]]) -> N
         named = {
             (model, *item)
             for model, version in list_releases(store)
-            for item in read_release(store, model, version, public_key)[2].artefacts()
+            for item in read_release(store, model, version, public_key)[2].artifacts()
         }
-    except ArtefactError:
+    except ArtifactError:
         return
     for kind in _KINDS:
         root = os.path.join(store, kind)
@@ -155,22 +155,22 @@ def _take_away(
             _remove(path, done, check_mode)
     engines = {("engine", key) for key in _engines_of(asked, unused)}
     for kind, digest in sorted(unused | engines - spare):
-        for path in _traces(artefact_path(asked.store, kind, asked.model, digest)):
+        for path in _traces(artifact_path(asked.store, kind, asked.model, digest)):
             _remove(path, done, check_mode)
 
 
-def _record(asked: Retirement, artefacts: set[tuple[str, str]]) -> bytes:
+def _record(asked: Retirement, artifacts: set[tuple[str, str]]) -> bytes:
     return canonical_json(
         {
             "schema": SCHEMA,
             "model": asked.model,
             "version": asked.version,
-            "artefacts": sorted(list(item) for item in artefacts),
+            "artifacts": sorted(list(item) for item in artifacts),
         }
     )
 
 
-def _artefacts(asked: Retirement) -> set[tuple[str, str]]:
+def _artifacts(asked: Retirement) -> set[tuple[str, str]]:
     """What the release consists of, by itself or by the record of an earlier try."""
     release = release_path(asked.store, asked.model, asked.version)
     record = retired_path(asked.store, asked.model, asked.version)
@@ -181,19 +181,19 @@ def _artefacts(asked: Retirement) -> set[tuple[str, str]]:
         return found
     try:
         named = read_release(asked.store, asked.model, asked.version, asked.public_key)[2]
-    except ArtefactError as error:
+    except ArtifactError as error:
         raise RetireError(
             f"Release {asked.label} on this host is not what was signed, so it cannot be told what belongs to it: {error}. "
             "Repair this host's copy first (playbooks/publish.yml, or deepseek-store-scrub.service)."
         ) from error
-    return found | set(named.artefacts())
+    return found | set(named.artifacts())
 
 
 def _read_record(path: str) -> set[tuple[str, str]]:
     try:
         value = json.loads(read_small(path).decode("utf-8"))
-        pairs = [(str(kind), check_digest(digest, "digest")) for kind, digest in value["artefacts"]]
-    except (ValueError, KeyError, TypeError, ArtefactError) as error:
+        pairs = [(str(kind), check_digest(digest, "digest")) for kind, digest in value["artifacts"]]
+    except (ValueError, KeyError, TypeError, ArtifactError) as error:
         raise RetireError(
             f"{path} is not a record of a retirement: {error}. Remove it, and retire the release again."
         ) from error
@@ -207,12 +207,12 @@ def _needed_by_others(asked: Retirement) -> set[tuple[str, str]]:
             continue
         try:
             named = read_release(asked.store, model, version, asked.public_key)[2]
-        except ArtefactError as error:
+        except ArtifactError as error:
             raise RetireError(
                 f"Release {model}/{version} on this host is not what was signed, so it cannot be told which files it shares with "
                 f"{asked.label}: {error}. Repair this host's copy of it first, then retire."
             ) from error
-        needed |= set(named.artefacts())
+        needed |= set(named.artifacts())
     return needed
 
 
@@ -229,12 +229,12 @@ def _graphs_of_engine(folder: str) -> Sequence[str]:
     """Digests of the graphs that an engine was compiled from; none if its manifest cannot be read."""
     try:
         return parse_manifest(read_small(os.path.join(folder, MANIFEST))).parents
-    except (OSError, ArtefactError):
+    except (OSError, ArtifactError):
         return ()
 
 
 def _traces(folder: str) -> list[str]:
-    """An artefact, and what an interrupted pull or retirement has left of it."""
+    """An artifact, and what an interrupted pull or retirement has left of it."""
     parent, name = os.path.split(folder)
     found = [folder, f"{folder}.part", os.path.join(parent, f".retired-{name}")]
     return [path for path in found if os.path.lexists(path)]

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     MANIFEST,
     PIECES,
-    ArtefactError,
+    ArtifactError,
     FileHash,
     check_digest,
     check_metalink,
@@ -49,7 +49,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.placement import holders
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
-    ArtefactState,
+    ArtifactState,
     Credentials,
     Fetch,
     Get,
@@ -58,7 +58,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
     Run,
     Sources,
     StoreBusyError,
-    artefact_state,
+    artifact_state,
     ensure_replica,
     https_fetcher,
     inspect_replica,
@@ -71,7 +71,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
 _NO_WAIT = 0.0
 # Seconds for a host to answer: nobody waits for this, and a busy host is not one that is down.
 _TIMEOUT = 20.0
-_WRONG = (ArtefactError, ReplicaError, OSError)
+_WRONG = (ArtifactError, ReplicaError, OSError)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Care:
                 self.wrong(f"release {model}/{version}", error)
                 continue
             whole[model, version] = left.digest
-            fetched += sum(item.fetched for item in left.artefacts)
+            fetched += sum(item.fetched for item in left.artifacts)
             if left.changed:
                 self.log(f"release {model}/{version}: brought or mended")
         for engine in self.offered_engines():
@@ -283,7 +283,7 @@ class Care:
             request = self.request(model, version, True)
             try:
                 found = inspect_replica(request)
-                for item in found.artefacts:
+                for item in found.artifacts:
                     bytes_read += item.size if item.path not in seen else 0
                     bad += bad_pieces(item) if item.path not in seen else 0
                     seen.add(item.path)
@@ -302,7 +302,7 @@ class Care:
             except _WRONG as error:
                 self.wrong(f"release {model}/{version}", error)
         for wanted in list(self.local_engines()):
-            state = artefact_state(self.settings.store, wanted.holding, True)
+            state = artifact_state(self.settings.store, wanted.holding, True)
             bytes_read += state.size
             if state.problems:
                 bad += bad_pieces(state)
@@ -314,7 +314,7 @@ class Care:
 def is_digest(name: str) -> bool:
     try:
         check_digest(name, "name")
-    except ArtefactError:
+    except ArtifactError:
         return False
     return True
 
@@ -325,24 +325,24 @@ def _listed(data: bytes, kind: str) -> set[str]:
         entries = json.loads(data.decode("utf-8"))
         names = {entry["name"] for entry in entries if entry["type"] == kind}
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"it is no list of files: {error}") from error
+        raise ArtifactError(f"it is no list of files: {error}") from error
     good = set()
     for name in names:
         try:
             good.add(check_name(name, "name"))
-        except ArtefactError:
+        except ArtifactError:
             continue
     return good
 
 
-def bad_pieces(item: ArtefactState) -> int:
-    """How many pieces of an artefact are not what was signed: those of its files by the Metalink, and one for each other problem."""
+def bad_pieces(item: ArtifactState) -> int:
+    """How many pieces of an artifact are not what was signed: those of its files by the Metalink, and one for each other problem."""
     if not item.problems:
         return 0
     try:
         manifest = parse_manifest(read_small(os.path.join(item.path, MANIFEST)))
         pieces = check_metalink(read_small(os.path.join(item.path, PIECES)), manifest)
-    except (OSError, ArtefactError):
+    except (OSError, ArtifactError):
         return len(item.problems)
     return sum(
         _bad_in(os.path.join(item.path, problem.path), pieces.get(problem.path))
@@ -355,7 +355,7 @@ def _bad_in(path: str, expected: FileHash | None) -> int:
         return 1
     try:
         found = hash_file(path).pieces
-    except (OSError, ArtefactError):
+    except (OSError, ArtifactError):
         return max(1, len(expected.pieces))
     missing = len(expected.pieces) - len(found)
     return max(1, sum(a != b for a, b in zip(found, expected.pieces)) + max(0, missing))
@@ -402,7 +402,7 @@ def metrics_text(samples: Sequence[Sample]) -> str:
 
 def _size_of(care: Care, item: tuple[str, str]) -> int:
     found = inspect_replica(care.request(*item, False))
-    return sum(artefact.size for artefact in found.artefacts)
+    return sum(artifact.size for artifact in found.artifacts)
 
 
 def sync_samples(care: Care, done: dict[str, Any], state: dict[str, float]) -> Iterator[Sample]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import read_small
 from ansible_collections.onprem.deepseek.plugins.module_utils.eviction import Evictor, last_served
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import read_pin, sign_bytes
 from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (

@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     MANIFEST,
     PIECES,
     SIGNATURE,
-    ArtefactError,
+    ArtifactError,
     Manifest,
-    artefact_path,
+    artifact_path,
     check_name,
     ensure_folder,
     read_small,
@@ -42,7 +42,7 @@ class PublishError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model's artefacts are stored, and the key that new signatures must verify against."""
+    """Where a model's artifacts are stored, and the key that new signatures must verify against."""
 
     store: str
     model: str
@@ -52,8 +52,8 @@ class Place:
         check_name(self.model, "model")
 
     def problems(self, kind: str, digest: str, full: bool = True) -> str:
-        """What is wrong with an artefact that is known by its digest, empty when nothing is."""
-        folder = artefact_path(self.store, kind, self.model, digest)
+        """What is wrong with an artifact that is known by its digest, empty when nothing is."""
+        folder = artifact_path(self.store, kind, self.model, digest)
         _unused_manifest, differences = verify_folder(
             folder, digest, full, self.public_key, (kind, self.model)
         )
@@ -101,7 +101,7 @@ class Place:
                 f"The {manifest.kind} changed while it was being published: {'; '.join(str(item) for item in problems[:5])}. "
                 "Publish again when nothing writes to what it is made from."
             )
-        final = artefact_path(self.store, manifest.kind, self.model, name)
+        final = artifact_path(self.store, manifest.kind, self.model, name)
         if os.path.lexists(final):
             # Damaged, else we would not be here. It leaves with the workspace.
             os.rename(final, os.path.join(os.path.dirname(folder), "damaged"))
@@ -114,7 +114,7 @@ class Place:
             verify_model_signature(
                 self.public_key, read_small(os.path.join(folder, SIGNATURE)), manifest
             )
-        except (OSError, ArtefactError) as error:
+        except (OSError, ArtifactError) as error:
             raise PublishError(
                 f"The new signature of {manifest.kind} {manifest.digest[:12]} is not acceptable: {error}. "
                 "Check that the release public key belongs to the signing key in the token."
@@ -125,7 +125,7 @@ def clone_file(source: str, target: str) -> None:
     """Copy a file, sharing its blocks where the file system can; never by hard link.
 
     A hard link would make the operator's own file read-only, and a later change to it would damage a
-    published artefact.
+    published artifact.
     """
     ensure_folder(os.path.dirname(target))
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -11,7 +11,7 @@ module: engine_release
 short_description: Sign a compiled engine and store it under its key
 version_added: "0.1.0"
 description:
-  - Takes a folder that a build has left and stores it as an immutable artefact with manifest, Metalink and OpenSSF model signature.
+  - Takes a folder that a build has left and stores it as an immutable artifact with manifest, Metalink and OpenSSF model signature.
   - An engine is found by its key, the SHA-256 of the C(key.json) in it, and not named by a release, so that a new kind of GPU adds an
     engine to what is published.
   - Where a good engine of the same key is in the store, nothing is done, since two builds of one key may differ in their bytes.
@@ -88,9 +88,9 @@ rebuild_reason:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     HAS_CRYPTOGRAPHY,
-    ArtefactError,
+    ArtifactError,
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
@@ -145,7 +145,7 @@ def main():
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
         result = work(module)
-    except (OSError, ArtefactError, PublishError, ReplicaError) as error:
+    except (OSError, ArtifactError, PublishError, ReplicaError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

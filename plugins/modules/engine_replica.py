@@ -127,9 +127,9 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     HAS_CRYPTOGRAPHY,
-    ArtefactError,
+    ArtifactError,
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
@@ -208,7 +208,7 @@ def main():
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
         result = hold(module)
-    except (OSError, ArtefactError, ReplicaError) as error:
+    except (OSError, ArtifactError, ReplicaError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

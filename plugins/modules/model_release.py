@@ -12,7 +12,7 @@ short_description: Publish a signed model version from a checkpoint
 version_added: "0.1.0"
 description:
   - Checks and hashes a checkpoint, exports its decoder graph, prepares that in the precisions asked for, writes all as immutable
-    artefacts with manifest, Metalink and OpenSSF model signature, and writes the signed release that names them.
+    artifacts with manifest, Metalink and OpenSSF model signature, and writes the signed release that names them.
   - Makes only the graphs that the store does not have, from the same checkpoint or graph, with the same arguments, texts and tools.
   - A precision that fails its accuracy gate fails the module with the gate's report. Nothing of the release is published then.
   - The release file is written last. An interrupted publish has published nothing and is resumed by the next one.
@@ -41,8 +41,8 @@ options:
     description: Where the checkpoint comes from, for the manifest.
     type: str
     default: ""
-  licence:
-    description: Licence of the checkpoint, for the manifest.
+  license:
+    description: License of the checkpoint, for the manifest.
     type: str
     default: ""
   export:
@@ -149,9 +149,9 @@ import json
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     HAS_CRYPTOGRAPHY,
-    ArtefactError,
+    ArtifactError,
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check import check
@@ -219,7 +219,7 @@ def work(module):
         checkpoint=params["checkpoint"],
         public_key=read_small(params["public_key"]),
         source=params["source"],
-        licence=params["licence"],
+        license=params["license"],
         precisions=parse_precisions(params["precisions"]),
         max_len=params["max_len"],
         slots=params["slots"],
@@ -254,7 +254,7 @@ def main():
             "version": {"type": "str", "required": True},
             "checkpoint": {"type": "path", "required": True},
             "source": {"type": "str", "default": ""},
-            "licence": {"type": "str", "default": ""},
+            "license": {"type": "str", "default": ""},
             "precisions": precisions_option(),
             "export": {"type": "bool", "default": True},
             "allowed_files": {"type": "list", "elements": "str", "default": []},
@@ -269,7 +269,7 @@ def main():
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
         result = work(module)
-    except (OSError, ArtefactError, PublishError, ReplicaError, Pkcs11Error) as error:
+    except (OSError, ArtifactError, PublishError, ReplicaError, Pkcs11Error) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

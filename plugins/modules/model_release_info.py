@@ -39,7 +39,7 @@ options:
     description: Only this version. A release that is named by O(model) and O(version) is reported also when it is missing.
     type: str
   kinds:
-    description: Which artefacts of a release this host should hold.
+    description: Which artifacts of a release this host should hold.
     type: list
     elements: str
     choices: [checkpoint, graph]
@@ -137,16 +137,16 @@ releases:
       description: Whether the release carries a signature of the site's key, V(valid), V(invalid) or V(missing).
       type: str
       returned: success
-    artefacts:
+    artifacts:
       description:
-        - Kind, digest, path, size, number of files, bytes fetched, problems left, problems repaired and state of each artefact.
+        - Kind, digest, path, size, number of files, bytes fetched, problems left, problems repaired and state of each artifact.
         - The state is V(complete) when every byte was verified, V(present) when only sizes were, V(missing) or V(damaged), and
           after a pull also V(pulled) or V(repaired).
       type: list
       elements: dict
       returned: success
     size:
-      description: Bytes of payload of all artefacts together.
+      description: Bytes of payload of all artifacts together.
       type: int
       returned: success
     verified:
@@ -171,9 +171,9 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     HAS_CRYPTOGRAPHY,
-    ArtefactError,
+    ArtifactError,
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
@@ -246,7 +246,7 @@ def main():
     try:
         sources = Sources(module.params["sources"], fetcher(module))
         releases = survey(module.params, sources)
-    except (OSError, ArtefactError, ReplicaError) as error:
+    except (OSError, ArtifactError, ReplicaError) as error:
         module.fail_json(msg=str(error))
     problems = [
         f"{item['model']}/{item['version']}: {problem}"

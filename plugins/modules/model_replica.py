@@ -14,7 +14,7 @@ description:
   - Verifies this host's copy of a release and, where anything is missing or damaged, brings it from the given sources.
   - The release must carry the site's signature. Everything below it is pinned by digest, and aria2 checks every piece of 64 MiB
     while it fetches from all sources at once, so a source that is down, slow or corrupt does not matter as long as another is right.
-  - Artefacts appear under their final name only when every byte was verified, and the release file only after all of them.
+  - Artifacts appear under their final name only when every byte was verified, and the release file only after all of them.
   - Contacts no source when this host's copy is whole.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
@@ -23,7 +23,7 @@ attributes:
     description: Verifies this host's copy as usual, contacts no source and changes nothing.
     support: full
   diff_mode:
-    description: Shows which release and artefacts are added or repaired.
+    description: Shows which release and artifacts are added or repaired.
     support: full
 options:
   version:
@@ -31,7 +31,7 @@ options:
     type: str
     required: true
   kinds:
-    description: Which artefacts of the release to hold. An inference host needs only V(graph).
+    description: Which artifacts of the release to hold. An inference host needs only V(graph).
     type: list
     elements: str
     choices: [checkpoint, graph]
@@ -101,16 +101,16 @@ replica:
       description: Whether the release carries a signature of the site's key, V(valid), V(invalid) or V(missing).
       type: str
       returned: success
-    artefacts:
+    artifacts:
       description:
-        - Kind, digest, path, size, number of files, bytes fetched, problems left, problems repaired and state of each artefact.
+        - Kind, digest, path, size, number of files, bytes fetched, problems left, problems repaired and state of each artifact.
         - The state is V(complete) when every byte was verified, V(present) when only sizes were, V(missing) or V(damaged), and
           after a pull also V(pulled) or V(repaired).
       type: list
       elements: dict
       returned: success
     size:
-      description: Bytes of payload of all artefacts together.
+      description: Bytes of payload of all artifacts together.
       type: int
       returned: success
     verified:
@@ -139,9 +139,9 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     HAS_CRYPTOGRAPHY,
-    ArtefactError,
+    ArtifactError,
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
@@ -165,7 +165,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store_module impor
 def lines(state):
     """A copy as text, for the diff."""
     items = [f"release {state['model']}/{state['version']} {state['sha256'] or state['signature']}"]
-    for item in state["artefacts"]:
+    for item in state["artifacts"]:
         whole = item["state"] not in ("missing", "damaged")
         items.append(f"{item['kind']} {item['digest']} {'whole' if whole else item['state']}")
     return "".join(f"{item}\n" for item in items)
@@ -228,7 +228,7 @@ def main():
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
         result = hold(module)
-    except (OSError, ArtefactError, ReplicaError) as error:
+    except (OSError, ArtifactError, ReplicaError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -11,9 +11,9 @@ module: model_retire
 short_description: Remove a release that is not in use
 version_added: "0.1.0"
 description:
-  - Removes a release from this host's store, and those of its artefacts that no other release on this host names, with their engines.
+  - Removes a release from this host's store, and those of its artifacts that no other release on this host names, with their engines.
   - Refuses a version that is in use, and removes nothing while a release on this host is not what was signed, since then nobody can
-    tell which artefacts it needs.
+    tell which artifacts it needs.
   - Leaves a record, by which the version is not pulled again by this host, and not published again. An interrupted run is resumed by the next.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
@@ -74,9 +74,9 @@ freed:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
     HAS_CRYPTOGRAPHY,
-    ArtefactError,
+    ArtifactError,
     read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
@@ -121,7 +121,7 @@ def main():
         module.fail_json(msg=missing_required_lib("cryptography"))
     try:
         result = work(module)
-    except (OSError, ArtefactError, ReplicaError, RetireError) as error:
+    except (OSError, ArtifactError, ReplicaError, RetireError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -18,7 +18,7 @@ from support import (
     Token,
     serve,
     settings_text,
-    write_artefact,
+    write_artifact,
     write_release,
 )
 
@@ -79,7 +79,7 @@ def signed_store(tmp_path_factory: pytest.TempPathFactory, graph: Path, token: T
 def checkpoint_store(tmp_path_factory: pytest.TempPathFactory, graph: Path, token: Token) -> Path:
     """A store whose release names a signed checkpoint."""
     store = tmp_path_factory.mktemp("checkpoint-store")
-    digest = write_artefact(store, CHECKPOINT, token, kind="checkpoint")
+    digest = write_artifact(store, CHECKPOINT, token, kind="checkpoint")
     write_release(store, graph, token, checkpoint=digest)
     return store
 

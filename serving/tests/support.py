@@ -196,7 +196,7 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_artefact(
+def write_artifact(
     store: Path,
     source: Path,
     token: Token,
@@ -204,7 +204,7 @@ def write_artefact(
     name: str = MODEL,
     parents: Sequence[str] = (),
 ) -> str:
-    """Put a copy of `source` into the store as a signed artefact; return what it is found by.
+    """Put a copy of `source` into the store as a signed artifact; return what it is found by.
 
     That is the digest of its manifest, or of the key that an engine has.
     """
@@ -224,7 +224,7 @@ def write_artefact(
         "kind": kind,
         "name": name,
         "source": "tests",
-        "licence": "GPL-3.0-or-later",
+        "license": "GPL-3.0-or-later",
         "tools": {},
         "parameters": {},
         "evaluation": {},
@@ -252,7 +252,7 @@ def write_release(
     precision: str = "fp32",
     checkpoint: str = "0" * 64,
 ) -> str:
-    digest = write_artefact(store, graph, token)
+    digest = write_artifact(store, graph, token)
     release = {
         "schema": 1,
         "model": MODEL,

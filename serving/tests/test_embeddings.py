@@ -21,7 +21,7 @@ from support import (
     refused,
     serve,
     settings_text,
-    write_artefact,
+    write_artifact,
 )
 from test_encoder import encoder_checkpoint
 from tokenizers import Tokenizer
@@ -35,7 +35,7 @@ TEXTS = ["What is a release?", "A question of another kind", "x"]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory, token: Token) -> Path:
-    """An encoder's artefact in a store, with a tokenizer that cuts and pads as many do."""
+    """An encoder's artifact in a store, with a tokenizer that cuts and pads as many do."""
     folder = tmp_path_factory.mktemp("encoder")
     checkpoint = encoder_checkpoint(folder / "checkpoint", vocab_size=1024)
     tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
@@ -43,7 +43,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, token: Token) -> Path:
     tokenizer.enable_padding(length=32)
     tokenizer.save(str(checkpoint / "tokenizer.json"))
     export_encoder(checkpoint, folder / "out")
-    digest = write_artefact(folder / "store", folder / "out", token, name=NAME)
+    digest = write_artifact(folder / "store", folder / "out", token, name=NAME)
     return folder / "store" / "graph" / NAME / digest
 
 

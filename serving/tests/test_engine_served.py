@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import MODEL, VERSION, Authority, Token, command, settings_text, write_artefact
+from support import MODEL, VERSION, Authority, Token, command, settings_text, write_artifact
 from support import write_release as write
 
 from deepseek_serving.engine.builder import Request, build
@@ -58,7 +58,7 @@ def signed(
     for name, wish in (("cpu", Wish("onnxruntime")), ("sm80", RTX)):
         source = prepared["int8"] / "decoder.onnx"
         build(Request(source, folder / name, wish))
-        keys.append(write_artefact(store, folder / name, token, "engine", MODEL, [graph]))
+        keys.append(write_artifact(store, folder / name, token, "engine", MODEL, [graph]))
     return Place(store, token.public_key, *keys)
 
 
@@ -141,7 +141,7 @@ def test_an_engine_of_another_graph(
 ) -> None:
     build(Request(prepared["fp16"] / "decoder.onnx", tmp_path / "fp16", Wish("onnxruntime")))
     parents = [place.release.digest]
-    key = write_artefact(place.store, tmp_path / "fp16", token, "engine", MODEL, parents)
+    key = write_artifact(place.store, tmp_path / "fp16", token, "engine", MODEL, parents)
     with pytest.raises(VerificationError, match=r"was built from a decoder\.onnx with SHA-256"):
         place.open(key)
 
@@ -151,7 +151,7 @@ def test_an_engine_that_names_another_parent(place: Place, token: Token, tmp_pat
     shutil.move(place.folder(place.cpu), kept)
     for name in ("manifest.json", "model.sig", "pieces.meta4"):
         (kept / name).unlink()
-    write_artefact(place.store, kept, token, "engine", MODEL, ["1" * 64])
+    write_artifact(place.store, kept, token, "engine", MODEL, ["1" * 64])
     with pytest.raises(VerificationError, match=r"parents is \['1111"):
         place.open(place.cpu)
 

@@ -19,12 +19,12 @@ from support import (
     canonical,
     refused,
     settings_text,
-    write_artefact,
+    write_artifact,
     write_release,
 )
 
 from deepseek_serving.errors import EX_CONFIG, VerificationError
-from deepseek_serving.release import verify_artefact, verify_release
+from deepseek_serving.release import verify_artifact, verify_release
 from deepseek_serving.signing import verify_main
 
 
@@ -131,12 +131,12 @@ def test_a_graph_signed_with_another_key_is_refused(
     )
     folder = graph_folder(store)
     with pytest.raises(VerificationError, match="does not verify with"):
-        verify_artefact(folder, other)
+        verify_artifact(folder, other)
     with pytest.raises(VerificationError, match="its signature does not verify"):
         verify_release(store, MODEL, VERSION, other)
     key.with_suffix(".txt").write_text("no key", encoding="utf-8")
     with pytest.raises(VerificationError, match="not a PEM public key"):
-        verify_artefact(folder, key.with_suffix(".txt"))
+        verify_artifact(folder, key.with_suffix(".txt"))
 
 
 def test_a_path_out_of_the_folder_cannot_be_listed(store: Path, token: Token) -> None:
@@ -146,11 +146,11 @@ def test_a_path_out_of_the_folder_cannot_be_listed(store: Path, token: Token) ->
         "files": {"../outside": {"size": 1, "sha256": "0" * 64}},
         "pieces": {"size": 0, "sha256": "0" * 64},
     }
-    folder = store / "artefact"
+    folder = store / "artifact"
     folder.mkdir()
     (folder / "manifest.json").write_bytes(canonical(manifest))
     with pytest.raises(VerificationError, match=r"'\.\./outside' is not a path inside the folder"):
-        verify_artefact(folder, token.public_key)
+        verify_artifact(folder, token.public_key)
 
 
 def test_what_does_not_sign_says_why_and_leaves_no_signature(tmp_path: Path, token: Token) -> None:
@@ -179,12 +179,12 @@ def test_what_does_not_sign_says_why_and_leaves_no_signature(tmp_path: Path, tok
 
 
 def test_signing_again_replaces_the_signature(tmp_path: Path, graph: Path, token: Token) -> None:
-    digest = write_artefact(tmp_path, graph, token, "checkpoint")
+    digest = write_artifact(tmp_path, graph, token, "checkpoint")
     folder = tmp_path / "checkpoint" / MODEL / digest
     before = (folder / "model.sig").read_bytes()
     assert token.run_sign(folder).returncode == 0
     assert (folder / "model.sig").read_bytes() != before
-    assert verify_artefact(folder, token.public_key) == digest
+    assert verify_artifact(folder, token.public_key) == digest
 
 
 def test_the_service_does_not_start_with_a_precision_that_the_release_lacks(

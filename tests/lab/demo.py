@@ -132,7 +132,7 @@ def show_release(facts: dict[str, Any], served: str, console: Console) -> None:
     for name in ("host", "bytes", "files", "signature", "every byte verified"):
         table.add_column(name, justify="right" if name in ("bytes", "files") else "left")
     for host, copy in facts["copies"].items():
-        files = sum(artefact["files"] for artefact in copy["artefacts"])
+        files = sum(artifact["files"] for artifact in copy["artifacts"])
         table.add_row(
             host, f"{copy['size']:,}", str(files), copy["signature"], yes(copy["verified"])
         )

@@ -16,7 +16,7 @@ from deepseek_serving.check import check
 from deepseek_serving.documents import load_tokenizer, read_object
 from deepseek_serving.errors import EngineError, TokenizerError, library_error
 from deepseek_serving.files import RECORD_FILE
-from deepseek_serving.release import verify_artefact
+from deepseek_serving.release import verify_artifact
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EmbeddingSettings
@@ -121,9 +121,9 @@ class Embedder:
 
 
 def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> Embedder:
-    """Verify the encoder's artefact, then load it."""
+    """Verify the encoder's artifact, then load it."""
     folder = settings.graph
-    digest = verify_artefact(folder, public_key, folder.name)
+    digest = verify_artifact(folder, public_key, folder.name)
     check(folder, TokenizerError, decoder=False)
     encoder = OnnxRuntimeEncoder(folder, settings.threads)
     tokenizer = load_tokenizer(folder)

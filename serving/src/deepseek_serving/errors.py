@@ -35,7 +35,7 @@ class SettingsError(ServingError):
 
 
 class VerificationError(ServingError):
-    """A release, an artefact or a signature does not verify."""
+    """A release, an artifact or a signature does not verify."""
 
 
 class SigningError(ServingError):

@@ -90,17 +90,17 @@ def _check_file(folder: Path, name: str, entry: object) -> None:
     if not isinstance(entry, dict) or not DIGEST.fullmatch(str(entry.get("sha256"))):
         raise VerificationError(f"{folder / MANIFEST_FILE}: the entry of {name!r} is malformed")
     if path.is_symlink() or not path.is_file():
-        raise VerificationError(f"{path}: missing or not a plain file; pull the artefact again")
+        raise VerificationError(f"{path}: missing or not a plain file; pull the artifact again")
     size = path.stat().st_size
     if size != entry.get("size"):
         raise VerificationError(
-            f"{path}: {size} bytes, the manifest says {entry.get('size')}; pull the artefact again"
+            f"{path}: {size} bytes, the manifest says {entry.get('size')}; pull the artifact again"
         )
     actual = _sha256(path)
     if actual != entry["sha256"]:
         raise VerificationError(
             f"{path}: changed after signing: SHA-256 is {actual}, the manifest says "
-            f"{entry['sha256']}; pull the artefact again"
+            f"{entry['sha256']}; pull the artifact again"
         )
 
 
@@ -117,21 +117,21 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     if unknown:
         raise VerificationError(
             f"{folder}: not listed in the manifest: {', '.join(sorted(unknown))}; "
-            "remove it or pull the artefact again"
+            "remove it or pull the artifact again"
         )
     for name, entry in sorted(expected.items()):
         _check_file(folder, name, entry)
 
 
-def verify_artefact(folder: Path, public_key: Path, digest: str | None = None) -> str:
-    """Check an artefact's manifest, files and signature; return its digest."""
+def verify_artifact(folder: Path, public_key: Path, digest: str | None = None) -> str:
+    """Check an artifact's manifest, files and signature; return its digest."""
     path = folder / MANIFEST_FILE
     data = _read(path)
     actual = hashlib.sha256(data).hexdigest()
     if digest is not None and actual != digest:
         raise VerificationError(
             f"{path}: changed after signing: its digest is {actual}, expected {digest}; "
-            "pull the artefact again"
+            "pull the artifact again"
         )
     _check_files(folder, _object(path, data))
     _public_key(public_key)
@@ -180,7 +180,7 @@ def verify_release(
         named = ", ".join(sorted(graphs)) if isinstance(graphs, dict) else "none"
         raise VerificationError(f"{path}: names no {graph} graph (it names: {named})")
     folder = store / "graph" / name / digest
-    verify_artefact(folder, public_key, digest)
+    verify_artifact(folder, public_key, digest)
     return Release(model=name, version=version, digest=digest, graph=folder)
 
 
@@ -199,6 +199,6 @@ def verify_checkpoint(store: Path, name: str, version: str, public_key: Path) ->
     if actual != digest:
         raise VerificationError(
             f"{manifest}: changed after signing: its digest is {actual}, expected {digest}; "
-            "pull the artefact again"
+            "pull the artifact again"
         )
     return Release(model=name, version=version, digest=digest, graph=folder)

@@ -96,7 +96,7 @@ def verify_signature(folder: Path, public_key: Path) -> None:
 
     signature = folder / SIGNATURE_FILE
     if not signature.is_file():
-        raise VerificationError(f"{signature}: missing; the artefact is not signed")
+        raise VerificationError(f"{signature}: missing; the artifact is not signed")
     try:
         config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         config.set_hashing_config(_hashing()).verify(folder, signature)
@@ -129,10 +129,10 @@ def sign_main(argv: list[str] | None = None) -> int:
 
 
 def verify_main(argv: list[str] | None = None) -> int:
-    from deepseek_serving.release import verify_artefact
+    from deepseek_serving.release import verify_artifact
 
     parser = argparse.ArgumentParser(
-        prog="deepseek-verify", description="Check an artefact's manifest, files and signature."
+        prog="deepseek-verify", description="Check an artifact's manifest, files and signature."
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--public-key", required=True, type=Path, help="PEM file")
@@ -140,7 +140,7 @@ def verify_main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def verify() -> None:
-        digest = verify_artefact(options.folder, options.public_key, options.digest)
+        digest = verify_artifact(options.folder, options.public_key, options.digest)
         print(f"{options.folder}: verified, digest {digest}")
 
     return run("deepseek-verify", verify)

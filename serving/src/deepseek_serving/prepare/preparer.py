@@ -41,7 +41,7 @@ from deepseek_serving.prepare.tensors import read_model
 
 DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
-# what belongs to the exported artefact alone: its graph, its record, its manifest and signature
+# what belongs to the exported artifact alone: its graph, its record, its manifest and signature
 NOT_COPIED = frozenset(
     {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, GOLDEN_FILE}
     | {"manifest.json", "pieces.meta4", "model.sig"}

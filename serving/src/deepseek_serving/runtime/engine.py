@@ -26,7 +26,7 @@ from deepseek_serving.release import (
     MANIFEST_FILE,
     SCHEMA,
     Release,
-    verify_artefact,
+    verify_artifact,
 )
 from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.cuda import Gpu
@@ -153,7 +153,7 @@ def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> 
         raise VerificationError(
             f"{folder / KEY_FILE}: is the key of another engine, {actual}; pull the engine again"
         )
-    manifest = _manifest(folder, verify_artefact(folder, public_key))
+    manifest = _manifest(folder, verify_artifact(folder, public_key))
     _check_parents(folder, manifest, release)
     # the file may have been changed since it was hashed above, but not to these bytes
     parsed = _json(folder / KEY_FILE, fields)

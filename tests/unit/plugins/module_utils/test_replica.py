@@ -41,13 +41,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import (
-    artefact,
+    artifact,
     checkpoint,
     engine,
     publish,
     replica,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import ArtefactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import ArtifactError
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
     CheckpointError,
 )
@@ -66,7 +66,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
 from ansible_collections.onprem.deepseek.plugins.module_utils.writer import Place
 
 SMALL = 200_000
-PIECE = artefact.PIECE_SIZE
+PIECE = artifact.PIECE_SIZE
 # Two pieces, the second a small one.
 LARGE = PIECE + 3 * 1024 * 1024
 
@@ -93,8 +93,8 @@ class Signer:
 
     def sign_folder(self, folder: str) -> None:
         digests = {
-            path: artefact.hash_file(os.path.join(folder, path)).sha256
-            for path in artefact.list_folder(folder)
+            path: artifact.hash_file(os.path.join(folder, path)).sha256
+            for path in artifact.list_folder(folder)
         }
         resources = [
             {"name": path, "algorithm": "sha256", "digest": digest}
@@ -146,7 +146,7 @@ class Signer:
         os.mkdir(out)
         Path(out, "decoder.onnx").write_bytes(self.graph + precision.name.encode())
         read = {
-            what: {"sha256": artefact.sha256_file(path)} for what, path in precision.texts.items()
+            what: {"sha256": artifact.sha256_file(path)} for what, path in precision.texts.items()
         }
         record = {
             "parameters": {"opset": 24},
@@ -205,7 +205,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 # --- publish --------------------------------------------------------------------------------------
 
 
-def test_publish_writes_signed_artefacts_and_a_signed_release(plan: Plan, signer: Signer) -> None:
+def test_publish_writes_signed_artifacts_and_a_signed_release(plan: Plan, signer: Signer) -> None:
     done = publish.publish(plan, signer.tools())
     assert done.changed
     assert done.release is not None
@@ -213,7 +213,7 @@ def test_publish_writes_signed_artefacts_and_a_signed_release(plan: Plan, signer
     found = replica.inspect_replica(Request(plan.store, "tiny", "1.0.0", signer.pem))
     assert found.complete
     assert found.digest == publish.summary(plan, done)["sha256"]
-    graph = replica.read_manifest(found.artefacts[1].path, found.artefacts[1].digest)
+    graph = replica.read_manifest(found.artifacts[1].path, found.artifacts[1].digest)
     assert graph.parents == (done.release.checkpoint,)
     assert graph.tools == signer.versions
     assert graph.parameters == {
@@ -245,7 +245,7 @@ def test_check_mode_says_what_would_be_done_and_does_nothing(plan: Plan, signer:
 
 
 @pytest.mark.parametrize(
-    "change", [{"source": "elsewhere"}, {"licence": "MIT"}, {"max_len": 64}, {"slots": 2}]
+    "change", [{"source": "elsewhere"}, {"license": "MIT"}, {"max_len": 64}, {"slots": 2}]
 )
 def test_the_same_version_made_differently_is_refused(
     plan: Plan, signer: Signer, change: dict[str, object]
@@ -352,7 +352,7 @@ def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written
 ) -> None:
     names = sorted(path.name for path in Path(plan.checkpoint).iterdir())
     right = "".join(
-        f"{artefact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names
+        f"{artifact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names
     )
     path = tmp_path / "SHA256SUMS"
     path.write_text(right)
@@ -366,14 +366,14 @@ def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written
             publish.publish(plan, signer.tools(), check_mode)
     assert not os.path.exists(plan.store)
     path.write_text(
-        "".join(f"{artefact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
+        "".join(f"{artifact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
     )
     assert publish.publish(plan, signer.tools()).changed
 
 
 def test_a_changed_release_file_is_never_signed_again(plan: Plan, signer: Signer) -> None:
     publish.publish(plan, signer.tools())
-    path = Path(artefact.release_path(plan.store, "tiny", "1.0.0"))
+    path = Path(artifact.release_path(plan.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     with pytest.raises(PublishError, match="not what was signed"):
         publish.publish(plan, signer.tools())
@@ -467,8 +467,8 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
     assert sorted(graphs) == ["fp16", "fp32", "int8"]
     found = replica.inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem))
     assert found.complete
-    assert len(found.artefacts) == 4
-    folder = artefact.artefact_path(prepared.store, "graph", "tiny", graphs["int8"])
+    assert len(found.artifacts) == 4
+    folder = artifact.artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
     manifest = replica.read_manifest(folder, graphs["int8"])
     assert manifest.parents == (graphs["fp32"],)
     assert manifest.tools == signer.versions
@@ -482,8 +482,8 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
             "min_top1_agreement": 0.9,
             "max_kl_divergence": None,
         },
-        "held_out": artefact.sha256_file(prepared.precisions[1].held_out),
-        "calibration": artefact.sha256_file(str(prepared.precisions[1].calibration)),
+        "held_out": artifact.sha256_file(prepared.precisions[1].held_out),
+        "calibration": artifact.sha256_file(str(prepared.precisions[1].calibration)),
     }
 
 
@@ -638,10 +638,10 @@ def test_a_host_may_hold_the_graphs_of_some_precisions(prepared: Plan, signer: S
     request = Request(
         prepared.store, "tiny", "1.0.0", signer.pem, kinds=["graph"], precisions=["int8"]
     )
-    (only,) = replica.inspect_replica(request).artefacts
+    (only,) = replica.inspect_replica(request).artifacts
     assert only.digest == done.release.graphs["int8"]
     with pytest.raises(
-        ArtefactError, match=r"no graph of precision fp8 \(it has fp16, fp32, int8\)"
+        ArtifactError, match=r"no graph of precision fp8 \(it has fp16, fp32, int8\)"
     ):
         replica.inspect_replica(dataclasses.replace(request, precisions=["int8", "fp8"]))
 
@@ -655,7 +655,7 @@ class Site:
 
     root: Path
     signer: Signer
-    release: artefact.Release
+    release: artifact.Release
     ports: list[int]
     processes: dict[int, subprocess.Popen[bytes]]
 
@@ -834,7 +834,7 @@ def same(site: Site) -> bool:
     number=st.integers(1, 5),
 )
 def test_files_are_shared_out_evenly_and_none_is_lost(sizes: dict[str, int], number: int) -> None:
-    files = {path: artefact.FileHash(size, "", ()) for path, size in sizes.items()}
+    files = {path: artifact.FileHash(size, "", ()) for path, size in sizes.items()}
     shares = replica.shares_of(files, number)
     assert len(shares) <= number
     assert all(shares)
@@ -871,7 +871,7 @@ def test_pull_and_pull_again(site: Site) -> None:
     pulled = site.pull()
     assert pulled.changed
     assert pulled.complete
-    assert [item.state for item in pulled.artefacts] == ["pulled", "pulled"]
+    assert [item.state for item in pulled.artifacts] == ["pulled", "pulled"]
     assert same(site)
     assert {
         oct(item.stat().st_mode & 0o777)
@@ -882,7 +882,7 @@ def test_pull_and_pull_again(site: Site) -> None:
         site.stop(number)
     again = site.pull()
     assert not again.changed
-    assert [item.state for item in again.artefacts] == ["complete", "complete"]
+    assert [item.state for item in again.artifacts] == ["complete", "complete"]
 
 
 def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site: Site) -> None:
@@ -902,7 +902,7 @@ def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site
 
 def test_who_else_has_a_release(site: Site) -> None:
     site.stop(0)
-    path = Path(artefact.release_path(str(site.source(1)), "tiny", "1.0.0"))
+    path = Path(artifact.release_path(str(site.source(1)), "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     fetch = replica.https_fetcher(site.credentials(), 2)
     sources = replica.Sources(site.request().sources, fetch)
@@ -956,8 +956,8 @@ def test_a_damaged_copy_is_repaired_and_only_the_bad_piece_is_fetched(site: Site
     assert not site.pull(full=False).changed
     assert site.pull(check_mode=True).changed
     repaired = site.pull()
-    assert [item.state for item in repaired.artefacts] == ["repaired", "complete"]
-    assert [problem.kind for problem in repaired.artefacts[0].repaired] == ["sha256"]
+    assert [item.state for item in repaired.artifacts] == ["repaired", "complete"]
+    assert [problem.kind for problem in repaired.artifacts[0].repaired] == ["sha256"]
     assert same(site)
     sent = 0
     for number in range(3):
@@ -979,14 +979,14 @@ def test_missing_truncated_extra_and_writable_files_are_repaired(site: Site) -> 
     os.truncate(weights, 1000)
     for name in ("manifest.json", "pieces.meta4", "model.sig"):
         os.truncate(weights.parent / name, 10)
-    assert [item.state for item in site.pull().artefacts] == ["repaired", "repaired"]
+    assert [item.state for item in site.pull().artifacts] == ["repaired", "repaired"]
     assert same(site)
     assert not (graph / "extra").exists()
     for number in (0, 1, 2):
         site.stop(number)
     weights.chmod(0o666)
     (weights.parent / "more").write_text("x")
-    assert site.pull().artefacts[0].state == "repaired"
+    assert site.pull().artifacts[0].state == "repaired"
     assert same(site)
 
 
@@ -1091,7 +1091,7 @@ def test_a_mounted_store_is_a_source(site: Site) -> None:
     pulled = site.pull(sources=[mounted(site)])
     assert pulled.complete
     assert same(site)
-    assert [item.state for item in pulled.artefacts] == ["pulled", "pulled"]
+    assert [item.state for item in pulled.artifacts] == ["pulled", "pulled"]
     status = site.weights(site.root / "here").stat()
     assert (status.st_nlink, status.st_mode & 0o777) == (1, 0o444)
     assert not site.pull(sources=[mounted(site)]).changed
@@ -1165,7 +1165,7 @@ def test_a_copy_that_rotted_is_mended_from_a_mount(site: Site) -> None:
     site.pull()
     overwrite(site.weights(site.root / "here"), 500, b"#")
     mended = site.pull(sources=[mounted(site)])
-    assert [item.state for item in mended.artefacts] == ["repaired", "complete"]
+    assert [item.state for item in mended.artifacts] == ["repaired", "complete"]
     assert same(site)
 
 
@@ -1182,9 +1182,9 @@ def test_room_is_checked_before_anything_is_fetched(
 # --- engines --------------------------------------------------------------------------------------
 
 
-def write_build(folder: Path, release: artefact.Release, store: str, **key: object) -> Path:
+def write_build(folder: Path, release: artifact.Release, store: str, **key: object) -> Path:
     """What a build of an engine leaves behind."""
-    graph = artefact.artefact_path(store, "graph", "tiny", release.graphs["fp32"])
+    graph = artifact.artifact_path(store, "graph", "tiny", release.graphs["fp32"])
     files = replica.read_manifest(graph, release.graphs["fp32"]).files
     folder.mkdir()
     document = {
@@ -1193,7 +1193,7 @@ def write_build(folder: Path, release: artefact.Release, store: str, **key: obje
         "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1.116"},
         **key,
     }
-    (folder / "key.json").write_bytes(artefact.canonical_json(document))
+    (folder / "key.json").write_bytes(artifact.canonical_json(document))
     (folder / "engine.plan").write_bytes(random.Random(2).randbytes(SMALL))
     for name in ("golden.json", "inspector.json", "build.log"):
         (folder / name).write_text("{}")
@@ -1233,9 +1233,9 @@ class Engines:
     def forge(self, number: int, signer: Signer | None = None) -> None:
         """Change the plan at a source, and make metadata that fits, signed or not."""
         folder = self.source(number)
-        files = {path: artefact.hash_file(str(folder / path)) for path in self.forged(folder)}
-        old = artefact.parse_manifest((folder / "manifest.json").read_bytes())
-        manifest, pieces = artefact.describe(old.kind, old.name, files, parents=old.parents)
+        files = {path: artifact.hash_file(str(folder / path)) for path in self.forged(folder)}
+        old = artifact.parse_manifest((folder / "manifest.json").read_bytes())
+        manifest, pieces = artifact.describe(old.kind, old.name, files, parents=old.parents)
         for name, data in (("manifest.json", manifest.to_bytes()), ("pieces.meta4", pieces)):
             (folder / name).chmod(0o644)
             (folder / name).write_bytes(data)
@@ -1245,7 +1245,7 @@ class Engines:
 
     def forged(self, folder: Path) -> list[str]:
         overwrite(folder / "engine.plan", 5, b"evil")
-        return [path for path in artefact.list_folder(str(folder)) if path not in artefact.RESERVED]
+        return [path for path in artifact.list_folder(str(folder)) if path not in artifact.RESERVED]
 
 
 @pytest.fixture
@@ -1445,7 +1445,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     ("model", "version"), [("../x", "1"), ("m", "../1"), ("", "1"), ("m", "a/b")]
 )
 def test_names_cannot_leave_the_store(model: str, version: str) -> None:
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         Request("/store", model, version, b"")
-    with pytest.raises(ArtefactError):
+    with pytest.raises(ArtifactError):
         Plan("/store", model, version, "/c", b"")

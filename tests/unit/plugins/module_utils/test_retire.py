@@ -16,7 +16,7 @@ import pytest
 from test_replica import Signer, overwrite, plan, signer, tree, write_checkpoint
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import (
-    artefact,
+    artifact,
     publish,
     replica,
     retire,
@@ -66,7 +66,7 @@ def test_what_only_this_release_needs_goes_and_the_other_stays(plan: Plan, secon
     assert again.removed == []
 
 
-def test_artefacts_that_another_release_names_stay(plan: Plan, signer: Signer) -> None:
+def test_artifacts_that_another_release_names_stay(plan: Plan, signer: Signer) -> None:
     publish.publish(plan, signer.tools())
     publish.publish(replace(plan, version="1.0.1"), signer.tools())
     done = retire.retire(asked(plan))
@@ -88,7 +88,7 @@ def test_a_version_in_use_is_refused_and_nothing_is_touched(plan: Plan, second: 
 def test_nothing_goes_while_a_release_is_not_what_was_signed(
     plan: Plan, second: Plan, version: str
 ) -> None:
-    path = Path(artefact.release_path(plan.store, "tiny", version))
+    path = Path(artifact.release_path(plan.store, "tiny", version))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     before = tree(plan.store)
     with pytest.raises(RetireError, match=version + r".*not what was signed"):
@@ -101,8 +101,8 @@ def test_engines_go_with_their_graph(plan: Plan, second: Plan) -> None:
     for number, graph in enumerate(graphs):
         folder = Path(plan.store, "engine", "tiny", str(number) * 64)
         folder.mkdir(parents=True)
-        manifest, _unused = artefact.describe(
-            "engine", "tiny", {"engine.plan": artefact.FileHash(1, "a" * 64, ())}, parents=(graph,)
+        manifest, _unused = artifact.describe(
+            "engine", "tiny", {"engine.plan": artifact.FileHash(1, "a" * 64, ())}, parents=(graph,)
         )
         (folder / "manifest.json").write_bytes(manifest.to_bytes())
     Path(plan.store, "engine", "tiny", "unreadable").mkdir()
@@ -149,7 +149,7 @@ def test_a_host_without_the_release_notes_that_it_was_retired(plan: Plan) -> Non
 
 
 def test_a_record_that_is_none_is_named(plan: Plan) -> None:
-    record = Path(artefact.retired_path(plan.store, "tiny", "1.0.0"))
+    record = Path(artifact.retired_path(plan.store, "tiny", "1.0.0"))
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     with pytest.raises(RetireError, match=r"\.retired is not a record"):

@@ -28,7 +28,7 @@ from test_replica import (
 )
 
 from ansible_collections.onprem.deepseek.plugins.module_utils import (
-    artefact,
+    artifact,
     replica,
     store_care,
 )
@@ -130,7 +130,7 @@ def test_only_what_is_placed_here_and_was_not_retired_is_brought(host: Host) -> 
     assert host.does("sync") == 0
     assert tree(host.settings.store) == {}
     host.settings = replace(host.settings, hosts=[host.settings.name])
-    record = Path(artefact.retired_path(host.settings.store, "tiny", "1.0.0"))
+    record = Path(artifact.retired_path(host.settings.store, "tiny", "1.0.0"))
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     assert host.does("sync") == 0
@@ -155,7 +155,7 @@ def test_a_list_that_is_none_is_refused(text: bytes) -> None:
     if text == b"{}":
         assert store_care._listed(text, "file") == set()
         return
-    with pytest.raises(artefact.ArtefactError, match="no list"):
+    with pytest.raises(artifact.ArtifactError, match="no list"):
         store_care._listed(text, "file")
 
 
@@ -206,7 +206,7 @@ def test_what_is_rotten_everywhere_is_reported_and_not_served(host: Host) -> Non
 
 def test_a_release_that_was_changed_is_brought_again(host: Host) -> None:
     host.does("sync")
-    path = Path(artefact.release_path(host.settings.store, "tiny", "1.0.0"))
+    path = Path(artifact.release_path(host.settings.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     assert host.does("scrub") == 0
     assert same(host.site)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import artefact
+from ansible_collections.onprem.deepseek.plugins.module_utils import artifact
 from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.publish import Tools
 from ansible_collections.onprem.deepseek.plugins.modules import (
@@ -59,9 +59,9 @@ def sign_folder(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
         {
             "name": path,
             "algorithm": "sha256",
-            "digest": artefact.hash_file(os.path.join(folder, path)).sha256,
+            "digest": artifact.hash_file(os.path.join(folder, path)).sha256,
         }
-        for path in artefact.list_folder(folder)
+        for path in artifact.list_folder(folder)
     ]
     payload = json.dumps({"predicate": {"resources": resources}}).encode()
     kind = b"application/vnd.in-toto+json"
@@ -83,7 +83,7 @@ def export(_checkpoint: str, out: str) -> None:
 
 def prepare(_graph: str, out: str, precision: Precision) -> None:
     export("", out)
-    held_out = artefact.sha256_file(precision.held_out)
+    held_out = artifact.sha256_file(precision.held_out)
     Path(out, "evaluation.json").write_text(json.dumps({"held_out": {"sha256": held_out}}))
 
 
@@ -242,7 +242,7 @@ def test_model_release_info_reports_and_fails_only_when_told(
     assert release["sha256"] == done["release"]["sha256"]
     assert not info(call, site)["releases"][0]["verified"]
     assert info(call, site, model="other")["releases"] == []
-    graph = Path(release["artefacts"][1]["path"], "decoder.onnx")
+    graph = Path(release["artifacts"][1]["path"], "decoder.onnx")
     graph.chmod(0o644)
     graph.write_bytes(b"Graph")
     graph.chmod(0o444)
@@ -378,7 +378,7 @@ def test_model_release_with_a_prepared_precision(call: Call, in_fp16: dict[str, 
     refused = call(model_release, **{**in_fp16, "precisions": []})
     assert "already published in fp16, fp32, and asked for is fp32" in refused["msg"]
     (found,) = info(call, in_fp16, kinds=["graph"], precisions=["fp16"])["releases"]
-    assert [item["digest"] for item in found["artefacts"]] == [done["release"]["graphs"]["fp16"]]
+    assert [item["digest"] for item in found["artifacts"]] == [done["release"]["graphs"]["fp16"]]
     unknown = info(call, in_fp16, precisions=["int8"])
     assert "has no graph of precision int8 (it has fp16, fp32)" in unknown["msg"]
 
@@ -411,10 +411,10 @@ def built(
     folder = tmp_path / "build"
     folder.mkdir()
     document = {
-        "graph": {"decoder.onnx": artefact.sha256_hex(b"graph")},
+        "graph": {"decoder.onnx": artifact.sha256_hex(b"graph")},
         "tensorrt": {"flavour": "tensorrt", "version": "10.15.1"},
     }
-    (folder / "key.json").write_bytes(artefact.canonical_json(document))
+    (folder / "key.json").write_bytes(artifact.canonical_json(document))
     (folder / "engine.plan").write_bytes(b"plan")
     (folder / "golden.json").write_text("{}")
     monkeypatch.setattr(

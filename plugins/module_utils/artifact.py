@@ -1,11 +1,11 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Artefacts and releases: what they look like on disk, and whether they are what they claim.
+"""Artifacts and releases: what they look like on disk, and whether they are what they claim.
 
-An artefact is an immutable folder ``<store>/<kind>/<name>/<digest>/``. Its digest is the SHA-256 of
+An artifact is an immutable folder ``<store>/<kind>/<name>/<digest>/``. Its digest is the SHA-256 of
 its ``manifest.json``, which lists every payload file and pins ``pieces.meta4`` (Metalink, RFC 5854).
-A release names artefacts by digest and is signed, so one signature vouches for every byte below it:
+A release names artifacts by digest and is signed, so one signature vouches for every byte below it:
 release.sig -> release.json -> digest -> manifest.json -> files and pieces.
 """
 
@@ -54,8 +54,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _IN_TOTO = "application/vnd.in-toto+json"
 
 
-class ArtefactError(Exception):
-    """An artefact, release or path is not acceptable; the message says which and why."""
+class ArtifactError(Exception):
+    """An artifact, release or path is not acceptable; the message says which and why."""
 
 
 # --- names and paths ------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class ArtefactError(Exception):
 def check_name(value: object, what: str) -> str:
     """Return a model name, version or precision that is safe as one path component."""
     if not isinstance(value, str) or not _NAME.match(value):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{what} {value!r} is not usable: it must start with a letter or digit and contain only letters, "
             "digits, '.', '_' and '-' (at most 128)"
         )
@@ -74,33 +74,33 @@ def check_name(value: object, what: str) -> str:
 def check_digest(value: object, what: str) -> str:
     """Return a SHA-256 in lower-case hexadecimal."""
     if not isinstance(value, str) or not _HEX_DIGEST.match(value):
-        raise ArtefactError(f"{what} {value!r} is not a SHA-256 in lower-case hexadecimal")
+        raise ArtifactError(f"{what} {value!r} is not a SHA-256 in lower-case hexadecimal")
     return value
 
 
 def check_relative_path(value: object) -> str:
     """Return a payload path that can neither leave its folder nor clash with the store's own names."""
     if not isinstance(value, str) or not value:
-        raise ArtefactError(f"path {value!r} is not a non-empty string")
+        raise ArtifactError(f"path {value!r} is not a non-empty string")
     if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise ArtefactError(f"path {value!r} contains control or unencodable characters")
+        raise ArtifactError(f"path {value!r} contains control or unencodable characters")
     if any(ord(char) & 0xFFFE == 0xFFFE for char in value):
-        raise ArtefactError(f"path {value!r} contains characters that are none")
+        raise ArtifactError(f"path {value!r} contains characters that are none")
     if "\\" in value:
-        raise ArtefactError(f"path {value!r} contains a backslash")
+        raise ArtifactError(f"path {value!r} contains a backslash")
     if value.startswith("/"):
-        raise ArtefactError(f"path {value!r} is absolute")
+        raise ArtifactError(f"path {value!r} is absolute")
     if len(value.encode("utf-8")) > 1024:
-        raise ArtefactError(f"path {value!r} is longer than 1024 bytes")
+        raise ArtifactError(f"path {value!r} is longer than 1024 bytes")
     for part in value.split("/"):
         if part in ("", ".", ".."):
-            raise ArtefactError(f"path {value!r} contains the component {part!r}")
+            raise ArtifactError(f"path {value!r} contains the component {part!r}")
         if part.startswith("."):
-            raise ArtefactError(f"path {value!r} contains the hidden component {part!r}")
+            raise ArtifactError(f"path {value!r} contains the hidden component {part!r}")
     if value in RESERVED:
-        raise ArtefactError(f"path {value!r} is a name that the store uses itself")
+        raise ArtifactError(f"path {value!r} is a name that the store uses itself")
     if value.endswith(".aria2"):
-        raise ArtefactError(f"path {value!r} ends in .aria2, which marks unfinished downloads")
+        raise ArtifactError(f"path {value!r} ends in .aria2, which marks unfinished downloads")
     return value
 
 
@@ -110,14 +110,14 @@ def _check_paths(paths: Iterable[object]) -> None:
         parent = path.rpartition("/")[0]
         while parent:
             if parent in known:
-                raise ArtefactError(f"path {parent!r} is both a file and a folder")
+                raise ArtifactError(f"path {parent!r} is both a file and a folder")
             parent = parent.rpartition("/")[0]
 
 
 def list_folder(folder: str, skip_hidden: bool = False) -> list[str]:
     """List all files below *folder*, sorted; refuse symbolic links and special files by name."""
     if os.path.islink(folder) or not os.path.isdir(folder):
-        raise ArtefactError(f"{folder} is not a folder")
+        raise ArtifactError(f"{folder} is not a folder")
     found: list[str] = []
     pending = [""]
     while pending:
@@ -128,13 +128,13 @@ def list_folder(folder: str, skip_hidden: bool = False) -> list[str]:
                     continue
                 path = os.path.join(relative, entry.name)
                 if entry.is_symlink():
-                    raise ArtefactError(f"{os.path.join(folder, path)} is a symbolic link")
+                    raise ArtifactError(f"{os.path.join(folder, path)} is a symbolic link")
                 if entry.is_dir():
                     pending.append(path)
                 elif entry.is_file():
                     found.append(path)
                 else:
-                    raise ArtefactError(f"{os.path.join(folder, path)} is not a regular file")
+                    raise ArtifactError(f"{os.path.join(folder, path)} is not a regular file")
     return sorted(found)
 
 
@@ -211,7 +211,7 @@ def open_regular(path: str) -> Any:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ArtefactError(f"{path} is not a regular file")
+        raise ArtifactError(f"{path} is not a regular file")
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
@@ -259,7 +259,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     pieces: FileEntry
     source: str = ""
-    licence: str = ""
+    license: str = ""
     tools: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -272,7 +272,7 @@ class Manifest:
                 "kind": self.kind,
                 "name": self.name,
                 "source": self.source,
-                "licence": self.licence,
+                "license": self.license,
                 "tools": dict(self.tools),
                 "parameters": dict(self.parameters),
                 "evaluation": dict(self.evaluation),
@@ -300,17 +300,17 @@ def _parse_object(data: bytes, what: str, keys: Sequence[str]) -> dict[str, Any]
     try:
         value = json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
-        raise ArtefactError(f"{what} is not JSON: {error}") from error
+        raise ArtifactError(f"{what} is not JSON: {error}") from error
     except RecursionError as error:
-        raise ArtefactError(f"{what} is not acceptable: nested too deeply") from error
+        raise ArtifactError(f"{what} is not acceptable: nested too deeply") from error
     if not isinstance(value, dict):
-        raise ArtefactError(f"{what} is not a JSON object")
+        raise ArtifactError(f"{what} is not a JSON object")
     missing = sorted(set(keys) - set(value))
     unknown = sorted(set(value) - set(keys))
     if missing or unknown:
-        raise ArtefactError(f"{what} has missing keys {missing} and unknown keys {unknown}")
+        raise ArtifactError(f"{what} has missing keys {missing} and unknown keys {unknown}")
     if value["schema"] != SCHEMA or isinstance(value["schema"], bool):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{what} has schema {value['schema']!r}; this version reads schema {SCHEMA}"
         )
     return value
@@ -318,10 +318,10 @@ def _parse_object(data: bytes, what: str, keys: Sequence[str]) -> dict[str, Any]
 
 def _parse_entry(value: object, what: str) -> FileEntry:
     if not isinstance(value, dict) or set(value) != {"size", "sha256"}:
-        raise ArtefactError(f"{what} must have exactly 'size' and 'sha256'")
+        raise ArtifactError(f"{what} must have exactly 'size' and 'sha256'")
     size = value["size"]
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise ArtefactError(f"{what} has size {size!r}, which is not a number of bytes")
+        raise ArtifactError(f"{what} has size {size!r}, which is not a number of bytes")
     return FileEntry(size, check_digest(value["sha256"], f"{what}: sha256"))
 
 
@@ -332,7 +332,7 @@ def parse_manifest(data: bytes) -> Manifest:
         "kind",
         "name",
         "source",
-        "licence",
+        "license",
         "tools",
         "parameters",
         "evaluation",
@@ -342,19 +342,19 @@ def parse_manifest(data: bytes) -> Manifest:
     )
     value = _parse_object(data, MANIFEST, keys)
     if value["kind"] not in KINDS:
-        raise ArtefactError(
+        raise ArtifactError(
             "{} has kind {!r}; known kinds are {}".format(MANIFEST, value["kind"], ", ".join(KINDS))
         )
-    for key in ("source", "licence"):
+    for key in ("source", "license"):
         if not isinstance(value[key], str):
-            raise ArtefactError(f"{MANIFEST}: {key} must be a string")
+            raise ArtifactError(f"{MANIFEST}: {key} must be a string")
     for key in ("tools", "parameters", "evaluation", "files"):
         if not isinstance(value[key], dict):
-            raise ArtefactError(f"{MANIFEST}: {key} must be an object")
+            raise ArtifactError(f"{MANIFEST}: {key} must be an object")
     if not isinstance(value["parents"], list):
-        raise ArtefactError(f"{MANIFEST}: parents must be a list")
+        raise ArtifactError(f"{MANIFEST}: parents must be a list")
     if not value["files"]:
-        raise ArtefactError(f"{MANIFEST} lists no files")
+        raise ArtifactError(f"{MANIFEST} lists no files")
     _check_paths(value["files"])
     return Manifest(
         kind=value["kind"],
@@ -365,7 +365,7 @@ def parse_manifest(data: bytes) -> Manifest:
         },
         pieces=_parse_entry(value["pieces"], f"{MANIFEST}: pieces"),
         source=value["source"],
-        licence=value["licence"],
+        license=value["license"],
         tools=value["tools"],
         parameters=value["parameters"],
         evaluation=value["evaluation"],
@@ -378,7 +378,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 @dataclass(frozen=True)
 class Release:
-    """A model version and the artefacts it consists of."""
+    """A model version and the artifacts it consists of."""
 
     model: str
     version: str
@@ -396,16 +396,16 @@ class Release:
             }
         )
 
-    def artefacts(
+    def artifacts(
         self, kinds: Sequence[str] = RELEASE_KINDS, precisions: Sequence[str] = ()
     ) -> list[tuple[str, str]]:
-        """(kind, digest) of each artefact, without repetition, checkpoint first.
+        """(kind, digest) of each artifact, without repetition, checkpoint first.
 
         With *precisions*, only the graphs of these.
         """
         lacking = [name for name in precisions if name not in self.graphs]
         if lacking:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"release {self.model}/{self.version} has no graph of precision {', '.join(lacking)} "
                 f"(it has {', '.join(sorted(self.graphs)) or 'none'}): publish that precision under a new version"
             )
@@ -423,7 +423,7 @@ def parse_release(data: bytes, model: str | None = None, version: str | None = N
     value = _parse_object(data, "release", ("schema", "model", "version", "checkpoint", "graphs"))
     graphs = value["graphs"]
     if not isinstance(graphs, dict):
-        raise ArtefactError("release: graphs is no mapping")
+        raise ArtifactError("release: graphs is no mapping")
     release = Release(
         model=check_name(value["model"], "release: model"),
         version=check_name(value["version"], "release: version"),
@@ -440,11 +440,11 @@ def parse_release(data: bytes, model: str | None = None, version: str | None = N
         ("version", version, release.version),
     ):
         if expected is not None and expected != found:
-            raise ArtefactError(f"release is for {what} {found!r}, not {expected!r}")
+            raise ArtifactError(f"release is for {what} {found!r}, not {expected!r}")
     return release
 
 
-def artefact_path(store: str, kind: str, name: str, digest: str) -> str:
+def artifact_path(store: str, kind: str, name: str, digest: str) -> str:
     return os.path.join(store, kind, name, digest)
 
 
@@ -461,7 +461,7 @@ def retired_path(store: str, model: str, version: str) -> str:
 
 
 def metalink_bytes(files: Mapping[str, FileHash], piece_size: int = PIECE_SIZE) -> bytes:
-    """Write ``pieces.meta4`` with URLs relative to the artefact's folder: it must not know any host."""
+    """Write ``pieces.meta4`` with URLs relative to the artifact's folder: it must not know any host."""
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f'<metalink xmlns="{METALINK_NAMESPACE}">']
     for path in sorted(files):
         hashed = files[path]
@@ -485,17 +485,17 @@ def _tag(name: str) -> str:
 def parse_metalink(data: bytes) -> dict[str, FileHash]:
     """Read what :func:`metalink_bytes` wrote."""
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise ArtefactError(f"{PIECES} contains a document type definition")
+        raise ArtifactError(f"{PIECES} contains a document type definition")
     try:
         root = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
-        raise ArtefactError(f"{PIECES} is not XML: {error}") from error
+        raise ArtifactError(f"{PIECES} is not XML: {error}") from error
     files: dict[str, FileHash] = {}
     for element in root.findall(_tag("file")):
         path = check_relative_path(element.get("name"))
         size = element.findtext(_tag("size"), "")
         if not size.isascii() or not size.isdigit():
-            raise ArtefactError(f"{PIECES}: file {path} has no size")
+            raise ArtifactError(f"{PIECES}: file {path} has no size")
         pieces = tuple(
             check_digest(piece.text, f"{PIECES}: piece of {path}")
             for piece in element.findall("{}/{}".format(_tag("pieces"), _tag("hash")))
@@ -508,11 +508,11 @@ def parse_metalink(data: bytes) -> dict[str, FileHash]:
 def check_metalink(data: bytes, manifest: Manifest) -> dict[str, FileHash]:
     """Refuse a Metalink that is not the one the manifest pins or that describes other files."""
     if sha256_hex(data) != manifest.pieces.sha256 or len(data) != manifest.pieces.size:
-        raise ArtefactError(f"{PIECES} is not the one that {MANIFEST} pins")
+        raise ArtifactError(f"{PIECES} is not the one that {MANIFEST} pins")
     files = parse_metalink(data)
     described = {path: FileEntry(entry.size, entry.sha256) for path, entry in files.items()}
     if described != dict(manifest.files):
-        raise ArtefactError(f"{PIECES} and {MANIFEST} describe different files")
+        raise ArtifactError(f"{PIECES} and {MANIFEST} describe different files")
     return files
 
 
@@ -545,15 +545,15 @@ def expand_metalink(
 
 def _public_key(pem: bytes) -> Any:
     if not HAS_CRYPTOGRAPHY:
-        raise ArtefactError(
+        raise ArtifactError(
             "the Python library 'cryptography' is missing: install python3-cryptography"
         )
     try:
         key = load_pem_public_key(pem)
     except ValueError as error:
-        raise ArtefactError(f"the release public key is not a PEM public key: {error}") from error
+        raise ArtifactError(f"the release public key is not a PEM public key: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-        raise ArtefactError("the release public key is not an EC P-256 key")
+        raise ArtifactError("the release public key is not an EC P-256 key")
     return key
 
 
@@ -570,9 +570,9 @@ def verify_release_signature(pem: bytes, data: bytes, signature: bytes) -> None:
     try:
         der = base64.b64decode(signature.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ArtefactError("the release signature is not base64") from error
+        raise ArtifactError("the release signature is not base64") from error
     if not _verify_der(pem, der, data):
-        raise ArtefactError("the release signature does not verify against the release public key")
+        raise ArtifactError("the release signature does not verify against the release public key")
 
 
 def encode_signature(der: bytes) -> bytes:
@@ -588,18 +588,18 @@ def _bundle_statement(pem: bytes, bundle: bytes) -> Any:
         (signature,) = envelope["signatures"]
         der = base64.b64decode(signature["sig"], validate=True)
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtefactError(f"{SIGNATURE} is not a model-signing bundle") from error
+        raise ArtifactError(f"{SIGNATURE} is not a model-signing bundle") from error
     if kind != _IN_TOTO:
-        raise ArtefactError(f"{SIGNATURE} signs a payload of type {kind!r}")
+        raise ArtifactError(f"{SIGNATURE} signs a payload of type {kind!r}")
     encoded_kind = kind.encode("ascii")
     message = b"DSSEv1 %d %s %d %s" % (len(encoded_kind), encoded_kind, len(payload), payload)
     if not _verify_der(pem, der, message):
-        raise ArtefactError(f"{SIGNATURE} does not verify against the release public key")
+        raise ArtifactError(f"{SIGNATURE} does not verify against the release public key")
     return json.loads(payload.decode("utf-8"))
 
 
 def verify_model_signature(pem: bytes, bundle: bytes, manifest: Manifest) -> None:
-    """Check ``model.sig``: signed by the site's key, over exactly the files of this artefact.
+    """Check ``model.sig``: signed by the site's key, over exactly the files of this artifact.
 
     The bundle lists a SHA-256 per file. Comparing that list with the manifest is enough here: the
     bytes on disk are compared with the manifest by :func:`verify_folder`.
@@ -614,9 +614,9 @@ def verify_model_signature(pem: bytes, bundle: bytes, manifest: Manifest) -> Non
             item["name"]: item["digest"] for item in resources if item["algorithm"] == "sha256"
         }
     except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{SIGNATURE} has no list of signed files") from error
+        raise ArtifactError(f"{SIGNATURE} has no list of signed files") from error
     if signed != expected or len(resources) != len(expected):
-        raise ArtefactError(f"{SIGNATURE} was made for other files than {MANIFEST} lists")
+        raise ArtifactError(f"{SIGNATURE} was made for other files than {MANIFEST} lists")
 
 
 # --- verification of a folder ---------------------------------------------------------------------
@@ -624,7 +624,7 @@ def verify_model_signature(pem: bytes, bundle: bytes, manifest: Manifest) -> Non
 
 @dataclass(frozen=True)
 class Difference:
-    """One way in which a folder is not the artefact it should be."""
+    """One way in which a folder is not the artifact it should be."""
 
     path: str
     kind: str
@@ -642,7 +642,7 @@ def read_small(path: str, limit: int = 64 * 1024 * 1024) -> bytes:
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > limit:
-            raise ArtefactError(f"{path} has {size} bytes, more than the limit of {limit}")
+            raise ArtifactError(f"{path} has {size} bytes, more than the limit of {limit}")
         content: bytes = b"".join(iter(lambda: stream.read(BLOCK), b""))
         return content
 
@@ -650,7 +650,7 @@ def read_small(path: str, limit: int = 64 * 1024 * 1024) -> bytes:
 def _check_metadata(folder: str, digest: str, differences: list[Difference]) -> Manifest | None:
     try:
         data = read_small(os.path.join(folder, MANIFEST))
-    except (OSError, ArtefactError) as error:
+    except (OSError, ArtifactError) as error:
         differences.append(Difference(MANIFEST, "missing", str(error)))
         return None
     found = sha256_hex(data)
@@ -659,7 +659,7 @@ def _check_metadata(folder: str, digest: str, differences: list[Difference]) -> 
         return None
     try:
         return parse_manifest(data)
-    except ArtefactError as error:
+    except ArtifactError as error:
         differences.append(Difference(MANIFEST, "invalid", str(error)))
         return None
 
@@ -682,7 +682,7 @@ def _check_file(folder: str, path: str, expected: FileEntry, full: bool) -> Diff
         return None
     try:
         found = sha256_file(full_path)
-    except (OSError, ArtefactError) as error:
+    except (OSError, ArtifactError) as error:
         return Difference(path, "unreadable", str(error))
     if found != expected.sha256:
         return Difference(path, "sha256", f"expected {expected.sha256}, found {found}")
@@ -710,7 +710,7 @@ def verify_folder(
     public_key: bytes | None = None,
     expect: tuple[str, str] | None = None,
 ) -> tuple[Manifest | None, list[Difference]]:
-    """Compare a folder with the artefact *digest* and list every difference, not just the first.
+    """Compare a folder with the artifact *digest* and list every difference, not just the first.
 
     With *full*, every byte is hashed; otherwise sizes, modes and metadata are compared. With
     *public_key*, ``model.sig`` must verify too. *expect* is the (kind, name) the manifest must state.
@@ -730,7 +730,7 @@ def verify_folder(
     elif full:
         try:
             check_metalink(read_small(os.path.join(folder, PIECES)), manifest)
-        except ArtefactError as error:
+        except ArtifactError as error:
             differences.append(Difference(PIECES, "invalid", str(error)))
     differences.extend(_check_signature_file(folder, manifest, public_key))
     ordered = sorted(manifest.files, key=lambda path: -manifest.files[path].size)
@@ -750,12 +750,12 @@ def _check_signature_file(
 ) -> list[Difference]:
     path = os.path.join(folder, SIGNATURE)
     if not os.path.lexists(path):
-        return [Difference(SIGNATURE, "missing", "the artefact is not signed")]
+        return [Difference(SIGNATURE, "missing", "the artifact is not signed")]
     if public_key is None:
         return []
     try:
         verify_model_signature(public_key, read_small(path), manifest)
-    except (OSError, ArtefactError) as error:
+    except (OSError, ArtifactError) as error:
         return [Difference(SIGNATURE, "signature", str(error))]
     return []
 
@@ -788,7 +788,7 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def seal_folder(folder: str) -> None:
-    """Make a finished artefact read-only and durable: files 0444, folders 0755, all flushed."""
+    """Make a finished artifact read-only and durable: files 0444, folders 0755, all flushed."""
     for root, _unused_folders, files in os.walk(folder):
         os.chmod(root, FOLDER_MODE)
         for name in files:
@@ -814,7 +814,7 @@ def describe(
     name: str,
     files: Mapping[str, FileHash],
     source: str = "",
-    licence: str = "",
+    spdx: str = "",
     tools: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     parents: Sequence[str] = (),
@@ -828,7 +828,7 @@ def describe(
         files={path: FileEntry(item.size, item.sha256) for path, item in files.items()},
         pieces=FileEntry(len(pieces), sha256_hex(pieces)),
         source=source,
-        licence=licence,
+        license=spdx,
         tools=tools or {},
         parameters=parameters or {},
         evaluation=evaluation or {},

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import artefact
-from ansible_collections.onprem.deepseek.plugins.module_utils.artefact import (
-    ArtefactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+    ArtifactError,
     FileHash,
 )
 
@@ -31,8 +31,8 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 def acceptable(path: str) -> bool:
     try:
-        artefact.check_relative_path(path)
-    except ArtefactError:
+        artifact.check_relative_path(path)
+    except ArtifactError:
         return False
     return True
 
@@ -73,7 +73,7 @@ def bundle(key: ec.EllipticCurvePrivateKey, resources: list[dict[str, str]]) -> 
     return json.dumps({"dsseEnvelope": envelope}).encode()
 
 
-def signed(key: ec.EllipticCurvePrivateKey, manifest: artefact.Manifest) -> bytes:
+def signed(key: ec.EllipticCurvePrivateKey, manifest: artifact.Manifest) -> bytes:
     entries = {path: entry.sha256 for path, entry in manifest.files.items()}
     entries["manifest.json"] = manifest.digest
     entries["pieces.meta4"] = manifest.pieces.sha256
@@ -84,25 +84,25 @@ def signed(key: ec.EllipticCurvePrivateKey, manifest: artefact.Manifest) -> byte
 
 @pytest.fixture
 def folder(tmp_path: Path) -> tuple[Path, str, bytes]:
-    """A sealed artefact with two files, its digest and the key it is signed with."""
+    """A sealed artifact with two files, its digest and the key it is signed with."""
     work = tmp_path / "work"
     (work / "sub").mkdir(parents=True)
     (work / "config.json").write_bytes(b"{}\n")
     (work / "sub" / "weights.safetensors").write_bytes(os.urandom(3000))
-    files = artefact.hash_files(str(work), artefact.list_folder(str(work)))
-    manifest, pieces = artefact.describe("checkpoint", "tiny", files)
-    artefact.write_file(str(work / "manifest.json"), manifest.to_bytes())
-    artefact.write_file(str(work / "pieces.meta4"), pieces)
+    files = artifact.hash_files(str(work), artifact.list_folder(str(work)))
+    manifest, pieces = artifact.describe("checkpoint", "tiny", files)
+    artifact.write_file(str(work / "manifest.json"), manifest.to_bytes())
+    artifact.write_file(str(work / "pieces.meta4"), pieces)
     key, pem = key_pair()
-    artefact.write_file(str(work / "model.sig"), signed(key, manifest))
-    artefact.seal_folder(str(work))
+    artifact.write_file(str(work / "model.sig"), signed(key, manifest))
+    artifact.seal_folder(str(work))
     return work, manifest.digest, pem
 
 
 def kinds(
     folder: Path, digest: str, pem: bytes | None = None, full: bool = True
 ) -> set[tuple[str, str]]:
-    _manifest, differences = artefact.verify_folder(str(folder), digest, full, pem)
+    _manifest, differences = artifact.verify_folder(str(folder), digest, full, pem)
     return {(item.path, item.kind) for item in differences}
 
 
@@ -116,8 +116,8 @@ def kinds(
      "a" * 1025, "\ud800", "a\uffff", None, 3],
 )  # fmt: skip
 def test_unsafe_paths_are_refused(path: object) -> None:
-    with pytest.raises(ArtefactError):
-        artefact.check_relative_path(path)
+    with pytest.raises(ArtifactError):
+        artifact.check_relative_path(path)
 
 
 @given(st.lists(st.one_of(TEXT, st.sampled_from(["..", ".", "", "a"])), max_size=5).map("/".join))
@@ -131,19 +131,19 @@ def test_an_accepted_path_stays_in_its_folder(path: str) -> None:
     "name", ["", ".", "..", "a/b", "-a", "a b", "a\n", "é", None, 1, "a" * 129]
 )
 def test_unsafe_names_are_refused(name: object) -> None:
-    with pytest.raises(ArtefactError):
-        artefact.check_name(name, "model")
+    with pytest.raises(ArtifactError):
+        artifact.check_name(name, "model")
 
 
 def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "link").symlink_to("a")
-    with pytest.raises(ArtefactError, match="link is a symbolic link"):
-        artefact.list_folder(str(tmp_path))
+    with pytest.raises(ArtifactError, match="link is a symbolic link"):
+        artifact.list_folder(str(tmp_path))
     (tmp_path / "link").unlink()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ArtefactError, match="pipe is not a regular file"):
-        artefact.list_folder(str(tmp_path))
+    with pytest.raises(ArtifactError, match="pipe is not a regular file"):
+        artifact.list_folder(str(tmp_path))
 
 
 # --- hashing --------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
 def test_pieces_are_hashes_of_slices_however_the_bytes_arrive(
     blocks: list[bytes], piece_size: int
 ) -> None:
-    hasher = artefact.PieceHasher(piece_size)
+    hasher = artifact.PieceHasher(piece_size)
     for block in blocks:
         hasher.update(block)
     data = b"".join(blocks)
@@ -168,7 +168,7 @@ def test_hashing_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     (tmp_path / "link").symlink_to("secret")
     with pytest.raises(OSError, match="symbolic"):
-        artefact.hash_file(str(tmp_path / "link"))
+        artifact.hash_file(str(tmp_path / "link"))
 
 
 # --- manifest -------------------------------------------------------------------------------------
@@ -179,23 +179,23 @@ def test_a_manifest_survives_writing_and_reading(
     files: dict[str, FileHash], source: str, parents: list[str]
 ) -> None:
     source = source.encode("utf-8", "ignore").decode()
-    manifest, pieces = artefact.describe(
+    manifest, pieces = artifact.describe(
         "graph", "tiny", files, source, parents=parents, parameters={"a": [1, None]}
     )
-    assert artefact.parse_manifest(manifest.to_bytes()) == manifest
+    assert artifact.parse_manifest(manifest.to_bytes()) == manifest
     assert (
-        artefact.parse_manifest(manifest.to_bytes()).digest
+        artifact.parse_manifest(manifest.to_bytes()).digest
         == hashlib.sha256(manifest.to_bytes()).hexdigest()
     )
-    assert artefact.check_metalink(pieces, manifest) == files
+    assert artifact.check_metalink(pieces, manifest) == files
 
 
 @given(FILES)
 def test_the_digest_does_not_depend_on_order(files: dict[str, FileHash]) -> None:
     backwards = dict(reversed(list(files.items())))
     assert (
-        artefact.describe("graph", "m", files)[0].digest
-        == artefact.describe("graph", "m", backwards)[0].digest
+        artifact.describe("graph", "m", files)[0].digest
+        == artifact.describe("graph", "m", backwards)[0].digest
     )
 
 
@@ -204,13 +204,13 @@ JSON_VALUES = st.recursive(st.none() | st.integers() | st.text(), st.lists, max_
 
 @given(st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_refused_as_manifest_and_release(data: bytes) -> None:
-    for parse in (artefact.parse_manifest, artefact.parse_release):
-        with pytest.raises(ArtefactError):
+    for parse in (artifact.parse_manifest, artifact.parse_release):
+        with pytest.raises(ArtifactError):
             parse(data)
 
 
 def valid() -> dict[str, object]:
-    manifest, _pieces = artefact.describe("graph", "m", {"a": FileHash(1, "0" * 64, ("0" * 64,))})
+    manifest, _pieces = artifact.describe("graph", "m", {"a": FileHash(1, "0" * 64, ("0" * 64,))})
     value: dict[str, object] = json.loads(manifest.to_bytes())
     return value
 
@@ -239,36 +239,36 @@ def valid() -> dict[str, object]:
     ],
 )
 def test_a_manifest_with_one_wrong_value_is_refused(key: str, value: object) -> None:
-    with pytest.raises(ArtefactError):
-        artefact.parse_manifest(json.dumps({**valid(), key: value}).encode())
+    with pytest.raises(ArtifactError):
+        artifact.parse_manifest(json.dumps({**valid(), key: value}).encode())
 
 
 # --- release --------------------------------------------------------------------------------------
 
 
 def test_a_release_survives_and_is_refused_under_another_name() -> None:
-    release = artefact.Release("tiny", "1.0.0", "a" * 64, {"fp32": "b" * 64})
-    assert artefact.parse_release(release.to_bytes(), "tiny", "1.0.0") == release
-    with pytest.raises(ArtefactError, match=r"version '1\.0\.0', not '2\.0\.0'"):
-        artefact.parse_release(release.to_bytes(), "tiny", "2.0.0")
-    assert release.artefacts() == [("checkpoint", "a" * 64), ("graph", "b" * 64)]
-    assert release.artefacts(["graph"]) == [("graph", "b" * 64)]
+    release = artifact.Release("tiny", "1.0.0", "a" * 64, {"fp32": "b" * 64})
+    assert artifact.parse_release(release.to_bytes(), "tiny", "1.0.0") == release
+    with pytest.raises(ArtifactError, match=r"version '1\.0\.0', not '2\.0\.0'"):
+        artifact.parse_release(release.to_bytes(), "tiny", "2.0.0")
+    assert release.artifacts() == [("checkpoint", "a" * 64), ("graph", "b" * 64)]
+    assert release.artifacts(["graph"]) == [("graph", "b" * 64)]
 
 
 def test_release_signature() -> None:
     key, pem = key_pair()
-    signature = artefact.encode_signature(key.sign(b"data", ec.ECDSA(hashes.SHA256())))
-    artefact.verify_release_signature(pem, b"data", signature)
+    signature = artifact.encode_signature(key.sign(b"data", ec.ECDSA(hashes.SHA256())))
+    artifact.verify_release_signature(pem, b"data", signature)
     for data, sig, public in (
         (b"Data", signature, pem),
         (b"data", b"%%%", pem),
         (b"data", b"AAAA", pem),
         (b"data", signature, key_pair()[1]),
     ):
-        with pytest.raises(ArtefactError):
-            artefact.verify_release_signature(public, data, sig)
-    with pytest.raises(ArtefactError, match="not a PEM public key"):
-        artefact.verify_release_signature(b"no key", b"data", signature)
+        with pytest.raises(ArtifactError):
+            artifact.verify_release_signature(public, data, sig)
+    with pytest.raises(ArtifactError, match="not a PEM public key"):
+        artifact.verify_release_signature(b"no key", b"data", signature)
 
 
 # --- Metalink -------------------------------------------------------------------------------------
@@ -277,8 +277,8 @@ def test_release_signature() -> None:
 @given(FILES)
 def test_expansion_gives_each_file_one_url_per_source(files: dict[str, FileHash]) -> None:
     urls = ["https://10.0.0.1:8443/x/", "https://10.0.0.2:8443/x"]
-    data = artefact.expand_metalink(files, urls)
-    assert artefact.parse_metalink(data) == files
+    data = artifact.expand_metalink(files, urls)
+    assert artifact.parse_metalink(data) == files
     assert (
         data.count(b"<url>https://10.0.0.1:8443/x/")
         == data.count(b"<url>https://10.0.0.2:8443/x/")
@@ -288,23 +288,23 @@ def test_expansion_gives_each_file_one_url_per_source(files: dict[str, FileHash]
 
 def test_a_metalink_that_is_not_pinned_or_lists_other_files_is_refused() -> None:
     files = {"a": FileHash(1, "0" * 64, ("0" * 64,))}
-    manifest, pieces = artefact.describe("graph", "m", files)
-    with pytest.raises(ArtefactError, match="not the one"):
-        artefact.check_metalink(pieces + b" ", manifest)
-    other = artefact.metalink_bytes({"b": files["a"]})
-    pinned = artefact.Manifest(
-        "graph", "m", manifest.files, artefact.FileEntry(len(other), artefact.sha256_hex(other))
+    manifest, pieces = artifact.describe("graph", "m", files)
+    with pytest.raises(ArtifactError, match="not the one"):
+        artifact.check_metalink(pieces + b" ", manifest)
+    other = artifact.metalink_bytes({"b": files["a"]})
+    pinned = artifact.Manifest(
+        "graph", "m", manifest.files, artifact.FileEntry(len(other), artifact.sha256_hex(other))
     )
-    with pytest.raises(ArtefactError, match="different files"):
-        artefact.check_metalink(other, pinned)
-    with pytest.raises(ArtefactError, match="document type"):
-        artefact.parse_metalink(b'<!DOCTYPE x [<!ENTITY a "b">]><metalink/>')
+    with pytest.raises(ArtifactError, match="different files"):
+        artifact.check_metalink(other, pinned)
+    with pytest.raises(ArtifactError, match="document type"):
+        artifact.parse_metalink(b'<!DOCTYPE x [<!ENTITY a "b">]><metalink/>')
 
 
 # --- verification ---------------------------------------------------------------------------------
 
 
-def test_a_sealed_artefact_verifies(folder: tuple[Path, str, bytes]) -> None:
+def test_a_sealed_artifact_verifies(folder: tuple[Path, str, bytes]) -> None:
     path, digest, pem = folder
     assert kinds(path, digest, pem) == set()
     assert {oct(item.stat().st_mode & 0o777) for item in path.rglob("*") if item.is_file()} == {
@@ -373,15 +373,15 @@ def test_a_signature_by_another_key_or_over_other_files_is_refused(
     path, digest, _pem = folder
     other_key, other_pem = key_pair()
     assert kinds(path, digest, other_pem) == {("model.sig", "signature")}
-    manifest = artefact.parse_manifest((path / "manifest.json").read_bytes())
-    artefact.verify_model_signature(other_pem, signed(other_key, manifest), manifest)
-    with pytest.raises(ArtefactError, match="other files"):
-        artefact.verify_model_signature(other_pem, bundle(other_key, []), manifest)
+    manifest = artifact.parse_manifest((path / "manifest.json").read_bytes())
+    artifact.verify_model_signature(other_pem, signed(other_key, manifest), manifest)
+    with pytest.raises(ArtifactError, match="other files"):
+        artifact.verify_model_signature(other_pem, bundle(other_key, []), manifest)
 
 
-def test_an_artefact_of_another_model_is_refused(folder: tuple[Path, str, bytes]) -> None:
+def test_an_artifact_of_another_model_is_refused(folder: tuple[Path, str, bytes]) -> None:
     path, digest, pem = folder
-    _manifest, differences = artefact.verify_folder(
+    _manifest, differences = artifact.verify_folder(
         str(path), digest, True, pem, ("checkpoint", "other")
     )
     assert [str(item) for item in differences] == [
@@ -391,8 +391,8 @@ def test_an_artefact_of_another_model_is_refused(folder: tuple[Path, str, bytes]
 
 def test_writing_replaces_atomically_and_read_only(tmp_path: Path) -> None:
     target = tmp_path / "file"
-    artefact.write_file(str(target), b"one")
-    artefact.write_file(str(target), b"two")
+    artifact.write_file(str(target), b"one")
+    artifact.write_file(str(target), b"two")
     assert target.read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["file"]
     assert target.stat().st_mode & 0o777 == 0o444
