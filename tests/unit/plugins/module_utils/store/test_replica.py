@@ -44,11 +44,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import a
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
     ArtifactError,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+    inspect as checkpoint,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.files import (
     CheckpointError,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.inspect import (
-    inspect as checkpoint,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines as engine
