@@ -65,8 +65,8 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import requirements
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import common
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import DROPPED
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import report
 
 
 def preflight_report(

@@ -156,7 +156,7 @@ from dataclasses import asdict
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import host_of
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.snapshot import Snapshot
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import host_state
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import host_state
 
 
 def read_nics(module):

@@ -32,12 +32,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import (
     certificate as gateway_certificate,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import runtime_api as haproxy
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    session as pkcs11,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    x509 as pkcs11_x509,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 OPENSSL_CONF = "/etc/deepseek/gateway/openssl.cnf"

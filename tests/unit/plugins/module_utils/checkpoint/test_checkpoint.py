@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.inspect import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     files as checkpoint_files,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.inspect import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     inspect as checkpoint,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.inspect import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     weights as checkpoint_weights,
 )
 

@@ -17,13 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import dnf
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import plan as driver
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.apt import (
     Package,
     Source,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import dnf
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import (
-    plan as driver,
 )
 
 TOOLS = ("dnf", "rpm", "rpmbuild", "createrepo_c", "modifyrepo_c")

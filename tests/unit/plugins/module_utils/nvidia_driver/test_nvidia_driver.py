@@ -12,12 +12,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import pci
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import (
-    apt as packages,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import (
-    plan as driver,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import apt as packages
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import plan as driver
 
 RECORDED = Path(__file__).resolve().parents[4] / "fixtures" / "nvidia_driver"
 KERNEL = "6.1.0-56-amd64"

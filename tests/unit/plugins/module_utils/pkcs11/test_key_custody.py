@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    custody as key_custody,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import custody as key_custody
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 LUNA = "/usr/safenet/lunaclient/lib/libCryptoki2_64.so"

@@ -26,13 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     constraints as pkcs11_constraints,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    x509 as pkcs11_x509,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import Wanted
 
 NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)

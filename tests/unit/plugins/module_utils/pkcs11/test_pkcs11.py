@@ -22,9 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    session as pkcs11,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import public_key
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"

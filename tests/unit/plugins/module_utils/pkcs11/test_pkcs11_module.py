@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     arguments as pkcs11_module,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
 
 TPM, DISK = "--with-key=tpm2", "--with-key=host"
 

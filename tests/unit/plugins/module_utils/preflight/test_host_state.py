@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import host_state
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.host_state import (
     clock_error_ms,
     disk_of,
@@ -20,7 +21,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.host_sta
     read_rate,
     time_service,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import host_state
 
 
 def link(name: str, *addresses: str, mtu: int = 1500) -> dict[str, Any]:

@@ -23,6 +23,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import (
+    network_probe as probing,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import (
     Limits,
     Target,
@@ -35,9 +38,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_
     rtt_of,
     serve,
     stop,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import (
-    network_probe as probing,
 )
 
 ROOT = Path(__file__).resolve().parents[5]

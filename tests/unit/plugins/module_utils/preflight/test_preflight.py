@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.filter.preflight_report import preflight_report
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.requirements import DEFAULTS
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report as preflight
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import OK, SKIPPED
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.hosts import refusal_checks
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.pairs import pairs
@@ -29,9 +30,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report i
     checks,
     lines,
     table,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import (
-    report as preflight,
 )
 
 ROOT = Path(__file__).resolve().parents[5]

@@ -62,6 +62,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.release 
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     inspect as checkpoint,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+    inspect as checkpoint,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.files import (
     CheckpointError,
 )

@@ -19,11 +19,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones import ruleset as zone_rules
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.dependencies import dependencies
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.model import Matrix
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones.model import (
-    ruleset as zone_rules,
-)
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.needs import (
     clients_at,
     dependency_problems,

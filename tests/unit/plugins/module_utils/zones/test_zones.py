@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones import ruleset as zone_rules
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.checks import (
     access_problems,
     interface_problems,
@@ -29,9 +30,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zones.evidence imp
     wrong,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.model import Matrix, Span
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones.model import (
-    ruleset as zone_rules,
-)
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.reading import read
 
 SITE: dict[str, Any] = {
