@@ -31,7 +31,7 @@ help: ## this list
 .PHONY: demo
 demo: lab-packages venv ## from nothing to an answer: six hosts on this machine, the whole rollout, a question
 	$(call say,Wheels of the serving package)
-	@ansible-playbook playbooks/fetch.yml
+	@ansible-playbook playbooks/bundle_fetch.yml
 	$(call say,Six hosts)
 	@ansible-playbook tests/lab/create.yml
 	@ansible-playbook tests/lab/checkpoint.yml
