@@ -18,7 +18,9 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.tensorrt_engine import progress_path
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.engine_cli import (
+    progress_path,
+)
 
 STATUS = "ansible.legacy.async_status"
 # An engine that is the one asked for is found in a moment: the first answers are not waited for long.

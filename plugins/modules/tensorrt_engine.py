@@ -171,8 +171,8 @@ driver_changed:
 import json
 import os
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.tensorrt_engine import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.engine_cli import (
     EngineError,
     ask,
     build_command,
