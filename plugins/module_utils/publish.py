@@ -67,10 +67,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.writer import (
 VERSIONS_PROGRAM = """
 import hashlib, importlib.metadata, json, platform, sys
 made_by = {
-    "export": ("exporter", ("export/", "files.py"), ("deepseek-serving", "numpy", "onnx")),
+    "export": ("exporter", ("export/", "model_files/"), ("deepseek-serving", "numpy", "onnx")),
     "prepare": (
         "preparer",
-        ("files.py", "prepare/"),
+        ("model_files/", "prepare/"),
         ("deepseek-serving", "ml_dtypes", "numpy", "onnx", "onnxruntime", "tokenizers"),
     ),
 }
