@@ -39,7 +39,8 @@ from rich.console import Console
 from rich.table import Table
 from test_replica import Signer, Site, free_port, issue, overwrite, start_nginx
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import artifact, publish, replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDS = 4

@@ -85,4 +85,4 @@ def test_the_prepared_image_has_what_is_installed_and_no_more() -> None:
 def test_what_installs_from_nothing_begins_with_nothing() -> None:
     scenarios = [path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")]
     bare = {name for name in scenarios if image(name) == "bare"}
-    assert bare == {"nvidia_driver", "serving_package", "site"}
+    assert bare == {"nvidia_driver", "serving_environment", "site"}

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import Precision
-from ansible_collections.onprem.deepseek.plugins.module_utils.publish import Tools
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import Tools
 from ansible_collections.onprem.deepseek.plugins.modules import (
     checkpoint_info,
     engine_release,
