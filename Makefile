@@ -75,7 +75,7 @@ format: venv
 lint: venv
 	$(call say,Linters)
 	@ruff check --quiet .
-	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/sanity/run .ci/run
+	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run .ci/run
 	@antsibull-changelog lint
 	@yamllint --strict .
 	@ansible-lint --offline --profile production
