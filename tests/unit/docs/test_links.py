@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every page that is linked or named exists, and every page of docs/ can be reached from its index."""
+"""Pages that are linked or named exist, and those of docs/ can be reached from its index."""
 
 from __future__ import annotations
 
