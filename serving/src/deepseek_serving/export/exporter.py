@@ -23,6 +23,7 @@ from deepseek_serving.export.architecture import Decoder, describe, describe_enc
 from deepseek_serving.export.builder import Weight
 from deepseek_serving.export.config import read_config, read_object, whole
 from deepseek_serving.export.safetensors import read_checkpoint
+from deepseek_serving.export.unwritten import refuse_unwritten
 from deepseek_serving.files import (
     RECORD_FILE,
     Stored,
@@ -33,6 +34,7 @@ from deepseek_serving.files import (
     write_graph,
     write_json,
 )
+from deepseek_serving.template import TEMPLATE_FILE, TEMPLATE_FOLDER, TOOL_USE
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,11 @@ GRAPH_FILE = "decoder.onnx"
 ENCODER_FILE = "encoder.onnx"
 DEFAULT_MAX_LEN = 4096
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-DECODER_FILES = ("generation_config.json", "chat_template.jinja")
+DECODER_FILES = (
+    "generation_config.json",
+    TEMPLATE_FILE,
+    f"{TEMPLATE_FOLDER}/{TOOL_USE}.jinja",
+)
 # with the prompts that some encoders want before a question
 ENCODER_FILES = ("config_sentence_transformers.json",)
 
@@ -104,13 +110,23 @@ def _write(checkpoint: Path, out: Path, plan: _Plan) -> None:
     refuse_without_space(out, copied + size_of_weights(tensors), CheckpointError)
     with new_folder(out) as partial:
         for name in plan.copied:
+            (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(checkpoint / name, partial / name)
         write_graph(partial, plan.file, plan.model, tensors)
         write_json(partial / RECORD_FILE, plan.record)
 
 
-def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) -> None:
-    """Export a decoder to the new folder `out`; all is checked before a byte is written."""
+def export(
+    checkpoint: Path,
+    out: Path,
+    parameters: Parameters | None = None,
+    *,
+    zero_tensors: Sequence[str] = (),
+) -> None:
+    """Export a decoder to the new folder `out`; all is checked before a byte is written.
+
+    `zero_tensors`: names or patterns of tensors that may be full of zeros.
+    """
     parameters = parameters or Parameters()
     if parameters.slots < 1:
         raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
@@ -120,6 +136,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
     copied = _copied_files(checkpoint, DECODER_FILES)
     max_len = _max_len(decoder, parameters.max_len)
     tensors = read_checkpoint(checkpoint)
+    refuse_unwritten(tensors, zero_tensors)
     model, weights = decoder_graph.build(decoder, tensors, max_len)
     facts = {
         "parameters": {"max_len": max_len, "slots": parameters.slots},
@@ -177,7 +194,7 @@ def _longest_text(checkpoint: Path, max_positions: int) -> int:
     return min(longest, max_positions)
 
 
-def export_encoder(checkpoint: Path, out: Path) -> None:
+def export_encoder(checkpoint: Path, out: Path, *, zero_tensors: Sequence[str] = ()) -> None:
     """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
     refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
@@ -185,6 +202,7 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
     pooling = encoder_graph.read_pooling(checkpoint)
     copied = _copied_files(checkpoint, ENCODER_FILES)
     tensors = read_checkpoint(checkpoint)
+    refuse_unwritten(tensors, zero_tensors)
     model, weights = encoder_graph.build_encoder(encoder, pooling, tensors)
     facts = {
         "parameters": {"max_len": _longest_text(checkpoint, encoder.max_positions)},
