@@ -74,15 +74,15 @@ refused:
 """
 
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.nftables import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.nftables import (
     NftablesError,
     Table,
     listing,
     module_runner,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_probe import REACHED
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_simulation import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.probe import REACHED
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation import (
     sample,
     simulate,
 )

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import BinaryIO
 
 from deepseek_serving.errors import CheckpointError
-from deepseek_serving.export.safetensors import Tensor
+from deepseek_serving.model_files.safetensors import Tensor
 
 # No trained matrix has so many zero bytes in a row, and what a download reserves is more.
 ZEROS = 2**20
