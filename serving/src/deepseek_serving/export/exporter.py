@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from deepseek_serving.model_files.directories import (
 from deepseek_serving.model_files.graphs import Stored, size_of_weights, write_graph
 from deepseek_serving.model_files.layout import ENCODER_FILE, GRAPH_FILE, RECORD_FILE
 from deepseek_serving.model_files.safetensors import read_checkpoint
+from deepseek_serving.text.known_tokens import numbered
 from deepseek_serving.text.template import TEMPLATE_FILE, TEMPLATE_FOLDER, TOOL_USE
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ def export(
 def _warn_of_tokens_beyond(checkpoint: Path, vocabulary: int) -> None:
     """Tokens for which the model has no weights: the service refuses texts that hold them."""
     path = checkpoint / "tokenizer.json"
-    numbers = _numbers(read_object(path))
+    numbers = numbered(read_object(path))
     beyond = sorted(number for number in numbers if number >= vocabulary)
     if beyond:
         named = ", ".join(f"{numbers[number]!r} ({number})" for number in beyond[:5])
@@ -164,22 +165,6 @@ def _warn_of_tokens_beyond(checkpoint: Path, vocabulary: int) -> None:
             named,
             more,
         )
-
-
-def _numbers(tokenizer: Mapping[str, Any]) -> dict[int, str]:
-    """A tokenizer's tokens by their numbers, as far as its file says so."""
-    numbers: dict[int, str] = {}
-    model = tokenizer.get("model")
-    listed = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(listed, dict):
-        numbers = {number: text for text, number in listed.items() if isinstance(number, int)}
-    elif isinstance(listed, list):
-        numbers = {number: str(entry) for number, entry in enumerate(listed)}
-    added = tokenizer.get("added_tokens")
-    for token in added if isinstance(added, list) else []:
-        if isinstance(token, dict) and isinstance(token.get("id"), int):
-            numbers[token["id"]] = str(token.get("content"))
-    return numbers
 
 
 def _longest_text(checkpoint: Path, max_positions: int) -> int:
