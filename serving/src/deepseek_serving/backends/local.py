@@ -300,7 +300,9 @@ class Service:
         # the table of a model may be larger than its tokenizer's vocabulary, or smaller
         tokens = max(self.vocabulary, tokenizer.size)
         self.grammars = Grammars(release.graph, tokens, self.defaults.end_tokens)
-        self.tool_format = tool_format(tokenizer.template_source) if tokenizer.takes_tools else None
+        self.tool_format = (
+            tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
+        )
         # one token where the model was trained to think
         self._end_think = tokenizer.token(END_THINK)
         self._thinks = self._end_think is not None or any(

@@ -323,7 +323,9 @@ async def _forward(upstream: Upstream, ask: Ask, request: Request, who: Caller) 
 
 
 def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
-    chat, complete = (ReadForwarded(path, upstream.settings.model) for path in FORWARDED_PATHS)
+    chat, complete = (
+        ReadForwarded(path, upstream.settings.model, upstream.tokens) for path in FORWARDED_PATHS
+    )
 
     async def forward(ask: Ask, request: Request, who: Caller) -> Response:
         return await _forward(upstream, ask, request, who)
