@@ -192,7 +192,7 @@ class Upstream:
                 "the upstream refuses upstream.model %r with status %d: %s",
                 self.settings.model,
                 answer.status_code,
-                said(answer.content)[:500],
+                error_text(answer.content)[:500],
             )
             return False
         self.max_len = await self._longest()
@@ -240,7 +240,7 @@ class Upstream:
         return length if isinstance(length, int) else None
 
 
-def said(content: bytes) -> str:
+def error_text(content: bytes) -> str:
     """What a server's error says, in whichever of the usual shapes it has; empty if in none."""
     try:
         body = json.loads(content)

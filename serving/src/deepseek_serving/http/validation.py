@@ -140,7 +140,7 @@ class ReadEmbedding:
 
 
 @dataclass(frozen=True)
-class Ask:
+class UpstreamRequest:
     """A request as the upstream gets it, and what it may cost."""
 
     path: str
@@ -154,7 +154,9 @@ class Ask:
     most: int
 
     @classmethod
-    def of(cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str) -> Ask:
+    def of(
+        cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str
+    ) -> UpstreamRequest:
         """`sent` is the body as it came: what we have no field for cannot be in it."""
         forwarded = {**sent, "model": model}
         if asked.stream:
@@ -190,9 +192,9 @@ class ReadForwarded:
     path: str
     model: str
 
-    def read(self, data: bytes) -> Ask:
+    def read(self, data: bytes) -> UpstreamRequest:
         schema, most = FORWARDED[self.path]
         sent = _parsed(data, most)
         asked = _validated(schema, sent).asked()
         assert isinstance(sent, dict)
-        return Ask.of(self.path, asked, sent, self.model)
+        return UpstreamRequest.of(self.path, asked, sent, self.model)
