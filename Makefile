@@ -31,7 +31,7 @@ help: ## this list
 .PHONY: demo
 demo: lab-packages venv ## from nothing to an answer: six hosts on this machine, the whole rollout, a question
 	$(call say,Wheels of the serving package)
-	@ansible-playbook playbooks/fetch.yml
+	@ansible-playbook playbooks/bundle_fetch.yml
 	$(call say,Six hosts)
 	@ansible-playbook tests/lab/create.yml
 	@ansible-playbook tests/lab/checkpoint.yml
@@ -123,7 +123,7 @@ bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minut
 
 # Its storage hosts are those of the unit tests.
 bench-storage: packages venv
-	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils python benchmarks/storage.py $(ARGUMENTS)
+	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils/store python benchmarks/storage.py $(ARGUMENTS)
 
 bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty others: half an hour and more
 	@$(SERVING)/bin/python benchmarks/abuse.py $(ARGUMENTS)

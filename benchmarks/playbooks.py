@@ -4,14 +4,15 @@
 """What each playbook costs while clients ask: minutes, changes, and requests that failed.
 
     python benchmarks/playbooks.py [--inventory DIR] [--client here|gateway] [--only NAME ...]
-                                    [--write]
+                                    [--note TEXT] [--write]
 
 On the hosts of `make demo`, or those of another inventory that serves. About five requests a second
 go to the first gateway's service address: kept connections, new ones and streams. They come from
 this machine, which in the lab has an address in the service network as a client has, or from the
-gateway itself. With `--write` the table goes to docs/measurements/playbooks.md. What follows from a
-row is left as the next one wants it: settings and versions go forth and back. The zones are
-enforced first, so that all that follows is done under them.
+gateway itself. With `--write` the table goes to docs/measurements/playbooks.md; rows there that
+this run does not measure stay, each with its own date. What follows from a row is left as the next
+one wants it: settings and versions go forth and back. The zones are enforced first, so that all
+that follows is done under them.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYBOOK = str(Path(sys.prefix) / "bin" / "ansible-playbook")
+AD_HOC = str(Path(sys.prefix) / "bin" / "ansible")
 RESULT = ROOT / "docs" / "measurements" / "playbooks.md"
 GATEWAY = ROOT / "molecule" / "gateway"
 CLIENTS, STREAMS, PAUSE = 5, 1, 0.9
-NEXT = "1.1.0"
+NEXT, UNUSED = "1.1.0", "1.2.0"
+# Playbooks without a row, and why.
+LEFT_OUT = {"upgrade_driver": "needs hosts with GPUs"}
 
 
 HEAD = """\
@@ -44,7 +48,6 @@ HEAD = """\
 
 Written by `python benchmarks/playbooks.py --write` on the hosts of `make demo`.
 
-- Date: {date}
 - Machine: {machine}
 - Hosts: {hosts}
 - Requests: {clients} clients on {client}, each with one request at a time and {pause} s between
@@ -53,18 +56,25 @@ Written by `python benchmarks/playbooks.py --write` on the hosts of `make demo`.
 
 A request failed if its status was not 200, if it was cut, or if a stream had no end.
 
-| playbook | what is done | minutes | changed | failed requests | requests | slowest, s |
-|---|---|---|---|---|---|---|"""
+| playbook | what is done | minutes | changed | failed requests | requests | slowest, s | when |
+|---|---|---|---|---|---|---|---|"""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run of a playbook, with what is set by --extra-vars."""
+    """One run of a playbook, with what is set by --extra-vars, and an ad hoc task before it."""
 
     title: str
     playbook: str
     variables: dict[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> tuple[str, str]:
+        """The first two cells of the row: no two cases have the same."""
+        settings = " ".join(f"`{name}={value}`" for name, value in self.variables.items())
+        return f"`{self.playbook}.yml`", f"{self.title} {settings}".strip()
 
 
 @dataclass(frozen=True)
@@ -85,10 +95,19 @@ SETTING = {"inference_queue": 63}
 SWITCH = {"deepseek_model_version": NEXT}
 # longer than what the hosts have, which is for 90 days at most
 RENEWED = {"tls_internal_validity_days": 100, "tls_internal_renew_before_days": 95}
+UNSERVED = {"deepseek_model_version": UNUSED}
+RETIRED = {"retire_version": UNUSED, "retire_confirm": f"tiny-onprem/{UNUSED}"}
+# As a host that was installed again: no file of the store is left.
+EMPTY = (
+    *("storage-3", "--become", "--module-name=ansible.builtin.shell"),
+    "--args=rm -rf {{ deepseek_store_dir }}/*",
+)
+REPLACED = {"replace_new": "storage-3"}
 CASES = (
+    Case("wheels, all there", "bundle_fetch"),
     Case("look whether all is well", "verify"),
-    Case("packet filters between the zones", "segment"),
-    Case("every pair of hosts tried with packets", "verify_zones"),
+    Case("packet filters between the zones", "zones_enforce"),
+    Case("every pair of hosts tried with packets", "zones_verify"),
     Case("check before a rollout", "preflight"),
     Case("nothing to change", "site"),
     Case("nothing to change, `--check`", "site", arguments=("--check",)),
@@ -96,16 +115,21 @@ CASES = (
     Case("the setting before", "site"),
     Case("another version of the model", "site", SWITCH),
     Case("the version before", "site"),
-    Case("a version ahead of time", "cache_model", {"cache_version": NEXT}),
-    Case("say what would be removed", "retire_model", {"retire_version": NEXT}),
-    Case("other sources, nothing new", "upgrade_storage"),
+    Case("a version that is not served yet", "model_publish", UNSERVED),
+    Case("a version ahead of time", "model_cache", {"cache_version": UNUSED}),
+    Case("say what would be removed", "model_retire", {"retire_version": UNUSED}),
+    Case("remove a version", "model_retire", RETIRED),
+    Case("other sources, nothing new", "storage_upgrade"),
     Case("health of the copies", "storage_health"),
-    Case("certificates, none due", "renew_tls"),
-    Case("all certificates", "renew_tls", RENEWED),
-    Case("the gateway's key", "rotate_tls"),
-    Case("the issuing CA", "rotate_ca"),
-    Case("a host's certificates revoked", "revoke_tls", {"revoke_hosts": ["storage-2"]}),
-    Case("look whether all is well", "verify"),
+    Case("an empty host in the place of one", "storage_replace_host", REPLACED, before=EMPTY),
+    Case("no host has a GPU", "gpu_burn_in"),
+    Case("certificates, none due", "tls_renew"),
+    Case("all certificates", "tls_renew", RENEWED),
+    Case("the certificates that hosts have", "tls_reload"),
+    Case("the gateway's key", "tls_rotate_gateway_key"),
+    Case("the issuing CA", "tls_rotate_ca"),
+    Case("a host's certificates revoked", "tls_revoke", {"revoke_hosts": ["storage-2"]}),
+    Case("look whether all is well, at the end", "verify"),
 )
 
 
@@ -237,7 +261,13 @@ class LoadFromHere(Load):
 CLIENT = {"here": (LoadFromHere, "the controller"), "gateway": (Load, "the first gateway")}
 
 
+def prepare(case: Case, inventory: str) -> None:
+    if case.before:
+        subprocess.run([AD_HOC, f"--inventory={inventory}", *case.before], cwd=ROOT, check=True)
+
+
 def measure(case: Case, inventory: str, load: Load) -> Measured:
+    prepare(case, inventory)
     load.start()
     extra = (f"--extra-vars={json.dumps(case.variables)}",) if case.variables else ()
     playbook = ROOT / "playbooks" / f"{case.playbook}.yml"
@@ -259,19 +289,30 @@ def measure(case: Case, inventory: str, load: Load) -> Measured:
 
 def row(result: Measured) -> str:
     """A line of the table; what did not succeed says so."""
-    settings = " ".join(f"`{name}={value}`" for name, value in result.case.variables.items())
     said = "" if result.status == 0 else f", **status {result.status}**"
     failed = f"**{result.failed}**" if result.failed else "0"
+    playbook, done = result.case.cells
     cells = (
-        f"`{result.case.playbook}.yml`{said}",
-        f"{result.case.title} {settings}".strip(),
+        playbook + said,
+        done,
         f"{result.seconds / 60:.1f}",
         str(result.changed),
         failed,
         str(result.requests),
         f"{result.slowest:.1f}",
+        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def rows_before(text: str) -> dict[tuple[str, str], str]:
+    """The rows of a table that was written before, by their first two cells."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    return {
+        (first.partition(",")[0], second): line
+        for (first, second, *_rest), line in zip(cells, lines, strict=True)
+    }
 
 
 def machine() -> str:
@@ -281,12 +322,17 @@ def machine() -> str:
     return f"{cores} processors, {kib / 2**20:.0f} GiB, Linux {platform.release().split('-')[0]}"
 
 
-def table(results: Sequence[Measured], hosts: str, client: str, left_out: Sequence[str]) -> str:
+def table(
+    results: Sequence[Measured],
+    before: dict[tuple[str, str], str],
+    hosts: str,
+    client: str,
+    note: str,
+) -> str:
+    """What the file says: the rows measured now, and those of before that were not, in order."""
     busy = os.getloadavg()[2]
-    today = datetime.datetime.now(datetime.timezone.utc)
     head = HEAD.format(
-        date=f"{today:%Y-%m-%d}",
-        machine=f"{machine()}; load average over 15 minutes at the end {busy:.1f}",
+        machine=f"{machine()}; load average over 15 minutes at the end {busy:.1f}. {note}".strip(),
         hosts=hosts,
         clients=CLIENTS,
         client=client,
@@ -294,7 +340,9 @@ def table(results: Sequence[Measured], hosts: str, client: str, left_out: Sequen
         rate=f"{CLIENTS / PAUSE:.1f}",
         streams=STREAMS,
     )
-    lines = [head, *(row(result) for result in results)]
+    rows = before | {result.case.cells: row(result) for result in results}
+    ran = [case for case in CASES if case.cells in rows]
+    lines = [head, *(rows[case.cells] for case in ran)]
     problems = [
         f"- `{result.case.playbook}.yml`: {result.first_problem}"
         for result in results
@@ -302,14 +350,18 @@ def table(results: Sequence[Measured], hosts: str, client: str, left_out: Sequen
     ]
     if problems:
         lines += ["", "The first failed request of each:", "", *problems]
+    left_out = unmeasured(ran)
     lines += ["", f"Not run: {', '.join(left_out)}." if left_out else "All were run."]
     return "\n".join(lines) + "\n"
 
 
-def unmeasured(results: Sequence[Measured]) -> list[str]:
-    ran = {result.case.playbook for result in results}
+def unmeasured(ran: Sequence[Case]) -> list[str]:
+    """The playbooks of which no case ran, and why where that is known."""
     there = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
-    return [f"`{name}.yml`" for name in sorted(there - ran)]
+    without = sorted(there - {case.playbook for case in ran})
+    return [
+        f"`{name}.yml`" + (f" ({LEFT_OUT[name]})" if name in LEFT_OUT else "") for name in without
+    ]
 
 
 def main() -> None:
@@ -320,9 +372,13 @@ def main() -> None:
     parser.add_argument("--client", choices=CLIENT, default="here", help="where the clients are")
     parser.add_argument("--model", default="tiny-onprem", help="what the clients ask for")
     parser.add_argument("--only", nargs="*", help="playbooks, by name")
+    parser.add_argument(
+        "--note", default="", help="what else the machine did, for the table's head"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     wanted = parser.parse_args()
     results: list[Measured] = []
+    before = rows_before(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     with tempfile.TemporaryDirectory() as directory:
         kind, client = CLIENT[wanted.client]
         load = kind(wanted.inventory, Path(directory), wanted.model)
@@ -332,7 +388,7 @@ def main() -> None:
             results.append(measure(case, wanted.inventory, load))
             print(row(results[-1]), flush=True)
             hosts = f"inventory `{Path(wanted.inventory).name}`"
-            text = table(results, hosts, client, unmeasured(results))
+            text = table(results, before, hosts, client, wanted.note)
             if wanted.write:
                 RESULT.parent.mkdir(parents=True, exist_ok=True)
                 RESULT.write_text(text, encoding="utf-8")

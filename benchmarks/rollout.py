@@ -156,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inventory = inventory_beside(folder)
-        play(inventory, ROOT / "playbooks" / "fetch.yml")
+        play(inventory, ROOT / "playbooks" / "bundle_fetch.yml")
         try:
             play(inventory, ROOT / "tests" / "lab" / "create.yml")
             play(inventory, ROOT / "tests" / "lab" / "checkpoint.yml")

@@ -39,7 +39,8 @@ from rich.console import Console
 from rich.table import Table
 from test_replica import Signer, Site, free_port, issue, overwrite, start_nginx
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import artifact, publish, replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import PIECE_SIZE
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 4
@@ -262,7 +263,7 @@ def measure(root: Path, size: int, rounds: int) -> dict[str, Row]:
 
         def rot() -> None:
             for path in here.rglob("*.safetensors"):
-                for offset in range(1000, path.stat().st_size, artifact.PIECE_SIZE):
+                for offset in range(1000, path.stat().st_size, PIECE_SIZE):
                     overwrite(path, offset, b"rotten")
 
         seconds = timed(rounds, lambda: pull(site), rot)

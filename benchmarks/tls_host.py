@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import (
-    gateway_certificate,
-    haproxy,
-    pkcs11,
-    pkcs11_x509,
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import (
+    certificate as gateway_certificate,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import runtime_api as haproxy
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 OPENSSL_CONF = "/etc/deepseek/gateway/openssl.cnf"

@@ -262,8 +262,8 @@ def hosts() -> dict[str, float]:
         (inventory / "hosts.yml").write_text(text)
         try:
             play(inventory, "tests/lab/create.yml")
-            first, printed = play(inventory, "playbooks/segment.yml", "-v")
-            second, _unused = play(inventory, "playbooks/segment.yml")
+            first, printed = play(inventory, "playbooks/zones_enforce.yml", "-v")
+            second, _unused = play(inventory, "playbooks/zones_enforce.yml")
         finally:
             play(inventory, "tests/lab/destroy.yml")
     each = [float(value) for value in re.findall(r"^ +seconds: ([\d.]+)$", printed, re.MULTILINE)]

@@ -36,7 +36,9 @@ import time
 from ansible import context
 from ansible.plugins.callback import CallbackBase
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.vaulted_files import vaulted_files
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.vaulted_files import (
+    vaulted_files,
+)
 
 # What is of no role.
 _PLAYS = "(plays)"

@@ -36,7 +36,7 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.verdict import failure_words
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.verdict import failure_words
 
 
 class FilterModule:

@@ -41,7 +41,9 @@ _value:
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.placement import holders as chosen
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.placement import (
+    holders as chosen,
+)
 
 
 def holders(hosts: Sequence[str], release: str) -> list[str]:

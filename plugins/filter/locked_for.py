@@ -52,7 +52,10 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import LockError, applicable
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.lockfile import (
+    LockError,
+    applicable,
+)
 
 
 def locked_for(

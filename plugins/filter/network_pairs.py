@@ -41,7 +41,7 @@ _value:
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.network_pairs import pairs, targets
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.pairs import pairs, targets
 
 
 def network_pairs(

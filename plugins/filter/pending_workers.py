@@ -58,7 +58,7 @@ _value:
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pending import pending
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.pending import pending
 
 
 def pending_workers(

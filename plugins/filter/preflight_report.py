@@ -63,9 +63,10 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import minimums, preflight
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_check import DROPPED
-from ansible_collections.onprem.deepseek.plugins.module_utils.site import common
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import requirements
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import common
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import DROPPED
 
 
 def preflight_report(
@@ -77,24 +78,24 @@ def preflight_report(
 ) -> dict[str, Any]:
     """Return everything that was judged."""
     try:
-        described = [preflight.Host(**host) for host in _with_site(hosts, site)]
-        measured = preflight.Network(**(network or {}))
+        described = [report.Host(**host) for host in _with_site(hosts, site)]
+        measured = report.Network(**(network or {}))
     except TypeError as error:
         raise AnsibleFilterError(
             f"preflight_report: a host or the network is not described as expected: {error}"
         ) from error
-    checks = preflight.checks(groups, described, measured)
-    failed = sum(check.status == preflight.FAILED for check in checks)
+    checks = report.checks(groups, described, measured)
+    failed = sum(check.status == report.FAILED for check in checks)
     given = common(described).get("deepseek_minimums")
     return {
         "ok": not failed,
         "failed": failed,
         "at": at,
         "hosts": [host.name for host in described],
-        "minimums": minimums.merged(given),
+        "minimums": requirements.merged(given),
         "network": asdict(measured),
         "checks": [asdict(check) for check in checks],
-        "lines": preflight.lines(checks, len(described)),
+        "lines": report.lines(checks, len(described)),
     }
 
 

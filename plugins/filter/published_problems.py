@@ -52,16 +52,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
-    ArtifactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     verify_release_signature,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.lockfile import (
     LockError,
     Requirement,
     addition,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.own_wheel import differences
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.own_wheel import differences
 
 PACKAGE = "deepseek-serving"
 

@@ -40,7 +40,7 @@ _value:
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import units
+from ansible_collections.onprem.deepseek.plugins.module_utils.common import units
 
 
 def unit_problems(shown: str, expected: Sequence[str] = ()) -> list[str]:

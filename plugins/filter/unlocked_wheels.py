@@ -42,7 +42,10 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.lockfile import LockError, unlocked
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.lockfile import (
+    LockError,
+    unlocked,
+)
 
 
 def unlocked_wheels(sums: str, lock: str) -> list[str]:

@@ -70,7 +70,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.verdict import verdict_of
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.verdict import verdict_of
 
 FACTS = ("asked", "problems", "answer")
 

@@ -48,7 +48,9 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.workers import workers as filled_in
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.workers import (
+    workers as filled_in,
+)
 
 
 def workers(listed: Any, port: int, online: str = "") -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import need_words
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.evidence import need_words
 
 
 class FilterModule:

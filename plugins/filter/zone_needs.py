@@ -60,8 +60,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_needs import clients_at, needs
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.needs import clients_at, needs
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.reading import read
 
 
 def zone_needs(

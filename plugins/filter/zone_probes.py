@@ -51,8 +51,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import probes
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.evidence import probes
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.reading import read
 
 
 def zone_probes(

@@ -59,15 +59,15 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_checks import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.checks import (
     access_problems,
     interface_problems,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_needs import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.needs import (
     dependency_problems,
     need_problems,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.reading import read
 
 
 def zone_problems(

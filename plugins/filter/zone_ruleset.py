@@ -56,8 +56,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_reading import read
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_rules import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.ruleset import (
     closed_ruleset,
     ruleset,
 )

@@ -46,7 +46,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_evidence import wrong
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.evidence import wrong
 
 
 def zone_wrong(

@@ -45,7 +45,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.lookup import LookupBase
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import role_variables
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_variables
 
 try:
     from ansible.template import trust_as_template

@@ -126,23 +126,23 @@ checkpoint:
 """
 
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.files import (
+    CheckpointError,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.inspect import (
     failure_message,
     inspect,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check import (
-    can_check,
-    check,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_files import (
-    CheckpointError,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import (
     parse_precisions,
     precision_problems,
     precisions_option,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.service_check import (
+    can_check,
+    check,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 
 
 def read_by_service(module, report):

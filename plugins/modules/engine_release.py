@@ -88,23 +88,26 @@ rebuild_reason:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
-    Build,
-    store_engine,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
-from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
     folder_signer,
     signing_arguments,
     store_arguments,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.writer import Place, PublishError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.engines import (
+    Build,
+    store_engine,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import (
+    Place,
+    PublishError,
+)
 
 
 def work(module):

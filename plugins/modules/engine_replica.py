@@ -127,20 +127,13 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.engine import (
-    Request,
-    Wanted,
-    hold_engine,
-    missing_message,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
-from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
     cache_arguments,
     credentials_of,
     evictor,
@@ -149,6 +142,13 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store_module impor
     source_arguments,
     store_arguments,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.engines import (
+    Request,
+    Wanted,
+    hold_engine,
+    missing_message,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
 
 
 def hold(module):

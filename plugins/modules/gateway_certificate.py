@@ -82,18 +82,18 @@ seconds:
 
 import os
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gateway_certificate import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.certificate import (
     CertificateError,
     Listener,
     exchange,
     fingerprint_of,
     write,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.haproxy import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.runtime_api import (
     HaproxyError,
     process_id,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def text_of(path):

@@ -93,17 +93,17 @@ unknown:
 
 import os
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.haproxy import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.runtime_api import (
     HaproxyError,
     process_id,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.haproxy_servers import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.servers import (
     ServersError,
     drain,
     ready,
     servers_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def is_running(control):

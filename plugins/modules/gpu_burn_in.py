@@ -276,7 +276,8 @@ import os
 import zipfile
 from dataclasses import asdict
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_burn_in import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.burn_in import (
     Settings,
     burn,
     expectations_of,
@@ -286,14 +287,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_burn_in import
     refusals,
     unpack,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.expectations import (
     ExpectationsError,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import python_of, read
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
-    problems_of,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import python_of, read
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.verdict import problems_of
 
 
 def main():

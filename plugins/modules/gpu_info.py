@@ -305,12 +305,12 @@ log_problem:
 """
 
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import (
     arguments,
     facts,
     read_host,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
 
 
 def main():

@@ -135,18 +135,14 @@ expectations:
 
 from dataclasses import asdict
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_checks import (
-    judge,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_expectations import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.checks import judge
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.expectations import (
     ExpectationsError,
     expectations_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import arguments, read_host
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_verdict import (
-    problems_of,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import arguments, read_host
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.verdict import problems_of
 
 
 def main():

@@ -153,10 +153,10 @@ import os
 import time
 from dataclasses import asdict
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import host_state
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import host_of
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import Snapshot
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import host_of
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.snapshot import Snapshot
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import host_state
 
 
 def read_nics(module):

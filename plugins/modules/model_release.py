@@ -149,19 +149,26 @@ import json
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint_check import check
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.precisions import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import (
     parse_precisions,
     precisions_option,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.service_check import check
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
+    data_signer,
+    folder_signer,
+    run_program,
+    signing_arguments,
+    store_arguments,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import (
     VERSIONS_PROGRAM,
     Plan,
     PublishError,
@@ -169,14 +176,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.publish import (
     publish,
     summary,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
-from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
-    data_signer,
-    folder_signer,
-    run_program,
-    signing_arguments,
-    store_arguments,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
 
 
 def options(values):

@@ -139,19 +139,13 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import (
-    ReplicaError,
-    Request,
-    ensure_replica,
-    inspect_replica,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.store_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
     cache_arguments,
     credentials_of,
     evictor,
@@ -159,6 +153,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store_module impor
     runner,
     source_arguments,
     store_arguments,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import (
+    ReplicaError,
+    Request,
+    ensure_replica,
+    inspect_replica,
 )
 
 

@@ -74,14 +74,14 @@ freed:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.replica import ReplicaError
-from ansible_collections.onprem.deepseek.plugins.module_utils.retire import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.retire import (
     RetireError,
     Retirement,
     retire,

@@ -203,8 +203,8 @@ results:
 import ipaddress
 from dataclasses import asdict
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.network_probe import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import (
     Limits,
     Target,
     detach,

@@ -212,10 +212,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import ROOT, runner
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import Wish, examine
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_packages import Source
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import ROOT, runner
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.apt import Source
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import (
+    Wish,
+    examine,
+)
 
 
 def wish_of(params):

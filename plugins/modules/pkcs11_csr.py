@@ -68,14 +68,14 @@ uri_pem:
 """
 
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import key_uri, uri_pem
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments import (
     common_arguments,
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import key_uri, uri_pem
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
     signing_request,
     token_key,
 )

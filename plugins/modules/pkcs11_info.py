@@ -101,15 +101,8 @@ proof:
 import datetime
 import os
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
-    Pkcs11Error,
-    key_label,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_constraints import (
-    constraints_of,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments import (
     common_arguments,
     key_result,
     library_of,
@@ -117,7 +110,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
     run,
     token_result,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.constraints import (
+    constraints_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+    Pkcs11Error,
+    key_label,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
     check_clock,
     describe,
     label_of,

@@ -118,18 +118,18 @@ recreate_reason:
 """
 
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
-    KeySpec,
-    Pkcs11Error,
-    key_uri,
-    uri_pem,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments import (
     common_arguments,
     key_result,
     run,
     session_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+    KeySpec,
+    Pkcs11Error,
+    key_uri,
+    uri_pem,
 )
 
 

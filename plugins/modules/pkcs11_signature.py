@@ -74,14 +74,14 @@ import base64
 import hashlib
 import json
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments import (
     common_arguments,
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import public_pem
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import public_pem
 
 
 def document_of(content):

@@ -78,13 +78,8 @@ token:
 
 import os
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
-    Pkcs11Error,
-    load_pin,
-    write_new_pin,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments import (
     common_arguments,
     decryptor,
     encryptor,
@@ -92,6 +87,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_module impo
     pin_of,
     run,
     token_result,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+    Pkcs11Error,
+    load_pin,
+    write_new_pin,
 )
 
 

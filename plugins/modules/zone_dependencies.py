@@ -49,8 +49,8 @@ unresolved:
 
 import subprocess
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_dependencies import dependencies
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.dependencies import dependencies
 
 
 def ask(argv):

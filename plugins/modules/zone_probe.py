@@ -76,8 +76,8 @@ namespaces:
 """
 
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.zone_probe import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.probe import (
     inside,
     namespaces,
     probe_all,

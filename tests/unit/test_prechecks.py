@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight_hosts import COVERED
-from ansible_collections.onprem.deepseek.plugins.module_utils.role_variables import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.role_variables import (
     CONTROLLER_FILES,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.hosts import COVERED
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"

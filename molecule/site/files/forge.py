@@ -15,8 +15,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import open_library, read_pin
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_x509 import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+    open_library,
+    read_pin,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
     Wanted,
     certificate_pem,
     issue,

@@ -37,6 +37,7 @@ from support import (
     upstream_settings,
 )
 
+from deepseek_serving.backends.outcomes import Outcomes
 from deepseek_serving.policy import keys
 
 CHAT = "/v1/chat/completions"
@@ -95,6 +96,8 @@ class Behind:
         self.asked: list[dict[str, Any]] = []
         self.running = 0
         self.key = ""
+        # whatever becomes of requests, so that they take readiness from no other test
+        self.answers_questions = False
         self.app = Starlette(
             routes=[
                 Route("/health", lambda _request: PlainTextResponse("")),
@@ -119,6 +122,8 @@ class Behind:
         self.asked.append(body)
         if body["model"] != "behind":
             return JSONResponse({"error": {"message": "no such model"}}, 404)
+        if self.answers_questions and body.get("max_tokens") == 1 and "messages" in body:
+            return _usual(body)
         answer = self.behave(body)
         return answer if isinstance(answer, Response) else await answer
 
@@ -143,6 +148,7 @@ class Behind:
 @pytest.fixture(scope="module")
 def behind() -> Iterator[Behind]:
     server = Behind()
+    server.answers_questions = True
     with serve_app(server.app, server.port):
         yield server
 
@@ -562,6 +568,144 @@ def test_an_upstream_that_hangs_is_left_until_it_answers(
         hangs.clear()
         until(lambda: http.get("/readyz").status_code == 200)
         assert http.post(CHAT, json=ASK).status_code == 200
+
+
+# ... and what becomes of requests shows it long before one of them has waited for all its time
+
+
+@pytest.fixture
+def doubted(
+    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
+) -> Iterator[tuple[Behind, httpx.Client]]:
+    server = Behind()
+    text = upstream_settings(checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}")
+    text += "doubt_seconds = 0.2\nquestion_seconds = 0.5\n"
+    with (
+        serve_app(server.app, server.port),
+        serve(tmp_path, text) as running,
+        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http,
+    ):
+        yield server, http
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstream_that_hangs_is_left_while_its_requests_still_wait(
+    doubted: tuple[Behind, httpx.Client], *, stream: bool
+) -> None:
+    server, http = doubted
+    ends = asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def hang(body: dict[str, Any]) -> Response:
+        loops.append(asyncio.get_running_loop())
+        await ends.wait()
+        return _usual(body)
+
+    async def hang_after_the_head(body: dict[str, Any]) -> Response:
+        if not body.get("stream"):
+            return await hang(body)
+
+        async def begin() -> AsyncIterator[str]:
+            yield ": nothing yet\n\n"
+            await hang(body)
+            for event in _events():
+                yield event
+
+        return StreamingResponse(begin(), media_type="text/event-stream")
+
+    server.behave = hang_after_the_head
+    replies: list[httpx.Response] = []
+    waiting = threading.Thread(
+        target=lambda: replies.append(http.post(CHAT, json={**ASK, "stream": stream}, timeout=60))
+    )
+    waiting.start()
+    try:
+        until(lambda: http.get("/readyz").status_code == 503)
+        assert http.post(CHAT, json=ASK).status_code == 503
+        assert not replies
+    finally:
+        server.behave = _usual
+        until(lambda: bool(loops))
+        loops[0].call_soon_threadsafe(ends.set)
+        waiting.join()
+    # nothing was taken from who waited, and a question that is answered ends the doubt
+    assert replies[0].status_code == 200
+    until(lambda: http.get("/readyz").status_code == 200)
+
+
+@pytest.mark.parametrize("answer", ["a status", "breaks off", "no answer of its kind"])
+def test_an_upstream_that_fails_all_requests_is_left_until_it_answers(
+    doubted: tuple[Behind, httpx.Client], answer: str
+) -> None:
+    server, http = doubted
+
+    def fail(body: dict[str, Any]) -> Response:
+        if body.get("max_tokens") == 1 or answer == "a status":
+            return JSONResponse({"error": {"message": "the engine is dead"}}, 500)
+        if answer == "breaks off":
+            return _stream(_events(finish=None, done=False))
+        return PlainTextResponse("what?")
+
+    server.behave = fail
+    stream = answer == "breaks off"
+    for _turn in range(3):
+        assert http.get("/readyz").status_code == 200
+        http.post(CHAT, json={**ASK, "stream": stream})
+    until(lambda: http.get("/readyz").status_code == 503)
+    server.behave = _usual
+    until(lambda: http.get("/readyz").status_code == 200)
+    assert http.post(CHAT, json=ASK).status_code == 200
+
+
+def test_a_client_whose_requests_fail_takes_the_upstream_from_nobody(
+    doubted: tuple[Behind, httpx.Client],
+) -> None:
+    server, http = doubted
+
+    def fail(body: dict[str, Any]) -> Response:
+        if "temperature" in body:
+            return JSONResponse({"error": {"message": "of this request"}}, 500)
+        return _usual(body)
+
+    server.behave = fail
+    began = len(server.asked)
+    for _turn in range(20):
+        assert http.post(CHAT, json={**ASK, "temperature": 1}).status_code == 502
+        assert http.get("/readyz").status_code == 200
+    # it was asked in between, and answered
+    until(lambda: any(body.get("max_tokens") == 1 for body in server.asked[began:]))
+    assert http.post(CHAT, json=ASK).status_code == 200
+
+
+def test_doubts_are_raised_by_silence_towards_all_and_by_failures_in_a_row() -> None:
+    now = [0.0]
+    outcomes = Outcomes(10, lambda: now[0])
+    now[0] = 1000.0
+    # nobody waits, so nothing is owed
+    assert not outcomes.doubtful
+    outcomes.begin("long")
+    now[0] += 9
+    assert not outcomes.doubtful
+    outcomes.came()  # to another
+    now[0] += 9
+    assert outcomes.waited == 9
+    now[0] += 1
+    assert outcomes.doubtful
+    outcomes.end("long")
+    assert not outcomes.doubtful
+    for _time in range(2):
+        outcomes.failed()
+    # an answer that then breaks off is none
+    outcomes.came()
+    assert outcomes.failures == 2
+    outcomes.answered()
+    outcomes.failed()
+    assert not outcomes.doubtful
+    for _time in range(2):
+        outcomes.failed()
+    assert outcomes.doubtful
+    outcomes.answered()
+    assert not outcomes.doubtful
 
 
 def test_a_server_that_never_comes_is_not_waited_for_forever(

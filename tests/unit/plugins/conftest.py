@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import gpu_nvml
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_host import Host, host_of
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu_snapshot import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import nvml as gpu_nvml
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import Host, host_of
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.snapshot import (
     Snapshot,
     snapshot_of,
 )

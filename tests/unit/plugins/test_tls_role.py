@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11_constraints import subtrees_of
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.constraints import subtrees_of
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTS: dict[str, dict[str, Any]] = {

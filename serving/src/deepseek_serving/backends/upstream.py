@@ -18,6 +18,7 @@ import httpx2
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from deepseek_serving.backends.outcomes import Outcomes
 from deepseek_serving.errors import ServingError, SettingsError
 from deepseek_serving.generation.concurrency import ConcurrencyLimiter
 from deepseek_serving.metrics import Metrics, readiness
@@ -58,6 +59,7 @@ class Upstream:
         self.settings = settings
         self.gate = ConcurrencyLimiter(settings.concurrency, settings.queue, settings.queue_per_key)
         self.metrics = Metrics(_State(self))
+        self.outcomes = Outcomes(settings.doubt_seconds)
         self.created = int(time.time())
         self.max_len: int | None = None
         # the server behind is its own unit, which systemd looks after
@@ -161,10 +163,31 @@ class Upstream:
             await self._warm()
             return 0
         if await self._alive():
+            if self.outcomes.doubtful:
+                await self._doubt()
             return 0
         if misses + 1 >= MISSES:
             self.lost()
         return misses + 1
+
+    async def _doubt(self) -> None:
+        """Ask the question whose answer decides: one that fails requests may call itself healthy.
+
+        Without an answer it is not ready, until it has answered one.
+        """
+        failures, waited = self.outcomes.failures, self.outcomes.waited
+        if await self._answers():
+            self.outcomes.answered()
+            return
+        if self._ready:
+            logger.error(
+                "the upstream %s failed %d requests in a row, those it has wait for %.0f s, and it "
+                "does not answer a question; not ready until it does",
+                self.settings.url,
+                failures,
+                waited,
+            )
+        self._ready = False
 
     async def _alive(self) -> bool:
         try:
@@ -178,14 +201,24 @@ class Upstream:
         """One token, so that readiness means that the whole path works."""
         if not await self._alive() or not await self._asks_for_a_key():
             return False
+        if not await self._answers():
+            return False
+        self.max_len = await self._longest()
+        logger.info("the upstream %s is ready", self.settings.url)
+        self._ready = self._answered = True
+        self.outcomes.answered()
+        return True
+
+    async def _answers(self) -> bool:
+        """Whether it answers a question of one token."""
         question = {"role": "user", "content": "Hello"}
         body = {"model": self.settings.model, "messages": [question], "max_tokens": 1}
         try:
-            answer = await self.client.post(
-                "/v1/chat/completions", json=body, timeout=self._patience
-            )
-        except httpx2.HTTPError as error:
-            logger.error("the upstream broke off at its first question: %r", error)
+            # the client's own limit is one for each part of an answer
+            asking = self.client.post("/v1/chat/completions", json=body, timeout=self._patience)
+            answer = await asyncio.wait_for(asking, self._patience)
+        except (httpx2.HTTPError, asyncio.TimeoutError) as error:
+            logger.error("the upstream did not answer a question: %r", error)
             return False
         if not answer.is_success:
             logger.error(
@@ -195,16 +228,15 @@ class Upstream:
                 error_text(answer.content)[:500],
             )
             return False
-        self.max_len = await self._longest()
-        logger.info("the upstream %s is ready", self.settings.url)
-        self._ready = self._answered = True
         return True
 
     @property
     def _patience(self) -> float:
-        """Seconds for the first answer: long while a server loads."""
+        """Seconds for the answer to a question: many while a server loads."""
         times = self.settings
-        return times.silent_seconds if self._answered else times.start_seconds
+        if not self._answered:
+            return times.start_seconds
+        return min(times.question_seconds, times.silent_seconds)
 
     async def _asks_for_a_key(self) -> bool:
         """Whether it lets nobody in without a key, where every user of this host can reach it."""

@@ -101,7 +101,7 @@ def _build(options: argparse.Namespace) -> dict[str, Any]:
 
 def _smoke(options: argparse.Namespace) -> dict[str, Any]:
     # it loads what runs engines, which building them does not need
-    from deepseek_serving.engine import smoke
+    from deepseek_serving.compile import smoke
 
     given = {name: value for name, value in vars(options).items() if name != "action"}
     return smoke.smoke(smoke.Request(**given))

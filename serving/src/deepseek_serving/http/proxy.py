@@ -83,6 +83,7 @@ class ProxiedRequest:
         except QueueFullError as error:
             raise queue_full(error) from error
         self._placed = time.monotonic()
+        upstream.outcomes.begin(self)
         try:
             request = upstream.client.build_request(
                 "POST", self._asked.path, content=self._asked.body, headers=JSON
@@ -93,13 +94,18 @@ class ProxiedRequest:
             raise _failed(503, "The engine does not answer; try again later.") from error
         except httpx2.ReadTimeout as error:
             upstream.silent()
+            upstream.outcomes.failed()
             raise _failed(504, "The engine did not begin to answer in time.") from error
         except httpx2.HTTPError as error:
+            upstream.outcomes.failed()
             logger.error("the upstream broke off before it answered: %r", error)
             raise _failed(502, "The engine broke off before it answered.") from error
         self._stack.push_async_callback(response.aclose)
         if response.status_code != 200:
-            raise await _refusal(response)
+            refusal = await _refusal(response)
+            if refusal.status >= 500:
+                upstream.outcomes.failed()
+            raise refusal
         return response
 
     async def whole(self, response: httpx2.Response) -> dict[str, Any]:
@@ -110,9 +116,11 @@ class ProxiedRequest:
                 raise _BrokenError
         except (httpx2.HTTPError, ValueError, _BrokenError) as error:
             self._finish = "error"
-            self._note_silence(error)
+            self._note_failure(error)
             raise _failed(502, "The engine broke off before its answer was complete.") from error
         self._note(body)
+        if self._finish in FINISHES:
+            self._upstream.outcomes.answered()
         return self._named(body)
 
     async def events(self, response: httpx2.Response) -> AsyncIterator[str]:
@@ -130,11 +138,12 @@ class ProxiedRequest:
         except (httpx2.HTTPError, httpx2.SSEError, ValueError, _BrokenError) as error:
             logger.error("the upstream broke off in an answer: %r", error)
             self._finish = "error"
-            self._note_silence(error)
+            self._note_failure(error)
             broken = _failed(502, "The engine broke off before its answer was complete.")
             yield f"data: {json.dumps(broken.body())}\n\n"
 
-    def _note_silence(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
+        self._upstream.outcomes.failed()
         if isinstance(error, httpx2.ReadTimeout):
             self._upstream.silent()
 
@@ -150,6 +159,7 @@ class ProxiedRequest:
             return event
         if self._finish not in FINISHES:
             raise _BrokenError("no choice has come to its end")
+        self._upstream.outcomes.answered()
         return None
 
     def _shown(self, data: str) -> dict[str, Any] | None:
@@ -177,6 +187,7 @@ class ProxiedRequest:
             if finish is not None:
                 self._finish = finish if finish in FINISHES else "stop"
         if choices:
+            self._upstream.outcomes.came()
             self._events += 1
             if self._first is None:
                 self._first = time.monotonic()
@@ -198,6 +209,7 @@ class ProxiedRequest:
         """Let go of the upstream, which stops generating, and settle the account; once."""
         if not self._closed:
             self._closed = True
+            self._upstream.outcomes.end(self)
             self._settle()
             await self._stack.aclose()
 

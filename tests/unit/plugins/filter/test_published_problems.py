@@ -24,7 +24,7 @@ from ansible_collections.onprem.deepseek.plugins.filter import (
     published_problems,
     unlocked_wheels,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils import own_wheel
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving import own_wheel
 
 INFO = "deepseek_serving-0.1.0.dist-info"
 POINTS = "[console_scripts]\ndeepseek-verify = deepseek_serving.signing:main\n"

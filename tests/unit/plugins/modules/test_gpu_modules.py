@@ -37,7 +37,7 @@ def run(
     journal.write_text(f"#!/bin/sh\nexec cat {tmp_path}/journal\n")
     journal.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    monkeypatch.setattr(f"{COLLECTION}.module_utils.gpu_host.ROOT", recorded.root)
+    monkeypatch.setattr(f"{COLLECTION}.module_utils.gpu.host.ROOT", recorded.root)
 
     def module(name: str, check: bool = False, **arguments: Any) -> dict[str, Any]:
         journal = "\n".join(recorded.log) + "\n"
@@ -163,7 +163,7 @@ def test_examples_are_expectations(run: Run) -> None:
 def burn_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run gpu_burn_in on GPUs that take no time to be measured."""
     for name in ("HOST_SECONDS", "COPY_SECONDS"):
-        monkeypatch.setattr(f"{COLLECTION}.module_utils.gpu_burn_in.{name}", 0.05)
+        monkeypatch.setattr(f"{COLLECTION}.module_utils.gpu.burn_in.{name}", 0.05)
 
     def module(**arguments: Any) -> dict[str, Any]:
         return run("burn_in", **{"seconds": 1, "timeout": 20, "matrix_size": 1024, **arguments})
@@ -345,6 +345,6 @@ def test_burn_in_takes_wheels(burn_in: Run, recorded: Any, tmp_path: Path) -> No
 
 
 def test_examples_of_burn_in_are_expectations() -> None:
-    burn = importlib.import_module(f"{COLLECTION}.module_utils.gpu_burn_in")
+    burn = importlib.import_module(f"{COLLECTION}.module_utils.gpu.burn_in")
     for task in documented("burn_in", "EXAMPLES"):
         burn.expectations_of(task["onprem.deepseek.gpu_burn_in"].get("expectations", {}))

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.onprem.deepseek.plugins.module_utils import pkcs11, pkcs11_x509
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 TOKEN = "unit"

@@ -1,0 +1,465 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an inventory must say before a rollout may change anything. What its hosts must be is in :mod:`preflight`.
+
+Everything that is wrong is found in one go: each function gives all problems of its subject.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint.precisions import EXPORTED, PREPARED
+from ..pkcs11 import custody
+from . import requirements, workers
+
+STORAGE_HOSTS = 3
+
+# The zones that a host of each group must have an address in.
+ZONES = {
+    "gateway": ("management", "service", "inference"),
+    "inference": ("management", "inference", "storage"),
+    "storage": ("management", "storage"),
+    "release": ("management", "storage"),
+}
+KNOWN_ZONES = ("management", "service", "inference", "storage")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it is, what it is, and what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """Give the problem as one line."""
+        return f"{self.where}: {self.what}. {self.remedy}."
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the inventory says of one host. ``unread`` says of variables that cannot be read why."""
+
+    name: str
+    addresses: Any = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+def common(hosts: Sequence[Host]) -> dict[str, Any]:
+    """The site's variables: what the first host that has one says, since one host may have none that can be read."""
+    return {name: value for host in reversed(hosts) for name, value in host.variables.items()}
+
+
+Check = Callable[[Any], bool]
+
+
+def _matches(pattern: str) -> Check:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _is_port(value: Any) -> bool:
+    text = str(value)
+    return not isinstance(value, bool) and text.isdecimal() and 1 <= int(text) <= 65535
+
+
+def _is_unprivileged_port(value: Any) -> bool:
+    return _is_port(value) and int(str(value)) >= 1024
+
+
+def _is_sources(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(
+            isinstance(url, str) and re.fullmatch(r"https://[^/\s]+|file:///\S+", url)
+            for url in value
+        )
+    )
+
+
+def only_mounted(hosts: Sequence[Host]) -> bool:
+    """Whether all hosts read the store where it is mounted: then something else keeps the copies."""
+
+    def mounted(sources: Any) -> bool:
+        return _is_sources(sources) and all(url.startswith("file:") for url in sources)
+
+    readable = [host for host in hosts if "deepseek_store_sources" not in host.unread]
+    return bool(readable) and all(
+        mounted(host.variables.get("deepseek_store_sources")) for host in readable
+    )
+
+
+def _is_precisions(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(item, Mapping) and _is_prepared(item.get("name")) for item in value)
+    )
+
+
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) and _is_word(text)
+        for name, text in value.items()
+    )
+
+
+def _is_word(text: Any) -> bool:
+    """Whether systemd and a command line take it as one word."""
+    return isinstance(text, str) and re.fullmatch(r"[^\s'\"\\%$]+", text) is not None
+
+
+def _is_prepared(name: Any) -> bool:
+    return isinstance(name, str) and name in PREPARED
+
+
+_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
+_dns = _matches(
+    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A site variable: what it must be, in words and as a test."""
+
+    rule: str
+    accepts: Check
+    required: bool = True
+
+
+# What runs the model: ONNX Runtime on the graph itself, on the processor or on a GPU, or an engine that is compiled first.
+UNCOMPILED = "none"
+ON_CUDA = "onnxruntime_cuda"
+FLAVOURS = (UNCOMPILED, ON_CUDA, "onnxruntime", "tensorrt", "tensorrt_rtx")
+GPU_FLAVOURS = (ON_CUDA, "tensorrt", "tensorrt_rtx")
+# What ONNX Runtime's CUDA provider has kernels for.
+CUDA_PRECISIONS = ("fp16", "bf16")
+
+# Every site variable, and no other deepseek_* variable exists. inventories/production.example explains them.
+VARIABLES = {
+    "deepseek_service_name": Variable("a DNS name in lower case", _dns),
+    "deepseek_model_name": Variable("letters, digits, dots, underscores and hyphens", _name),
+    "deepseek_model_version": Variable(
+        "letters, digits, dots, underscores and hyphens, in quotes so that it stays a string", _name
+    ),
+    "deepseek_checkpoint": Variable("an absolute path on the release host", _folder),
+    "deepseek_precisions": Variable(
+        f"a list of mappings, each with the name of a precision ({', '.join(PREPARED)}) and its texts",
+        _is_precisions,
+        required=False,
+    ),
+    "deepseek_precision": Variable(
+        f"one of {', '.join((EXPORTED, *PREPARED))}",
+        lambda value: value == EXPORTED or _is_prepared(value),
+        required=False,
+    ),
+    "deepseek_export": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
+    "deepseek_engine_flavour": Variable(
+        f"one of {', '.join(FLAVOURS)}",
+        lambda value: isinstance(value, str) and value in FLAVOURS,
+        required=False,
+    ),
+    "deepseek_manage_gpu_driver": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
+    "deepseek_api_keys_file": Variable(
+        "an absolute path on the controller, or '' for a service without keys",
+        lambda value: value == "" or _folder(value),
+        required=False,
+    ),
+    "deepseek_minimums": Variable(
+        "a mapping", lambda value: isinstance(value, Mapping), required=False
+    ),
+    "deepseek_config_dir": Variable("an absolute path", _folder),
+    "deepseek_tls_dir": Variable("an absolute path", _folder),
+    "deepseek_release_public_key_file": Variable("an absolute path", _folder),
+    "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _folder),
+    "deepseek_pkcs11_environment": Variable(
+        "a mapping of names to texts", _is_environment, required=False
+    ),
+    "deepseek_accepted_key_risks": Variable(
+        f"a list of {', '.join(custody.RISKS)}",
+        lambda value: not custody.unknown_risks(value),
+        required=False,
+    ),
+    "deepseek_store_dir": Variable("an absolute path", _folder),
+    "deepseek_store_sources": Variable(
+        "a list of https://<address>:<port>, or of file:///<path> where a store is mounted",
+        _is_sources,
+    ),
+    "deepseek_venv_dir": Variable("an absolute path", _folder),
+    "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
+    "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
+    "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
+    "deepseek_zones": Variable(
+        "a mapping of zones", lambda value: isinstance(value, Mapping), required=False
+    ),
+    "deepseek_flows": Variable(
+        "a list of mappings",
+        lambda value: (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and all(isinstance(item, Mapping) for item in value)
+        ),
+        required=False,
+    ),
+    "deepseek_zones_enforced": Variable(
+        "true or false", lambda value: isinstance(value, bool), required=False
+    ),
+}
+# Of each host, and not the same on all of them.
+HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
+
+
+def group_problems(groups: Mapping[str, Sequence[str]], mounted: bool = False) -> Iterator[Problem]:
+    """Find groups that have too few hosts, or too many. *mounted*: the store is no host's, but mounted."""
+    count = {name: len(groups.get(name, ())) for name in ZONES}
+    if count["storage"] < STORAGE_HOSTS and not (mounted and count["storage"] == 0):
+        yield Problem(
+            "group storage",
+            f"it has {_hosts(count['storage'])}, and every model is kept on {STORAGE_HOSTS}",
+            f"Add {_hosts(STORAGE_HOSTS - count['storage'])} to the group",
+        )
+    if count["release"] != 1:
+        yield Problem(
+            "group release",
+            f"it has {_hosts(count['release'])}, and exactly one keeps the CA and signing keys",
+            "Name one of the inference hosts",
+        )
+    for name in ("gateway", "inference"):
+        if not count[name]:
+            yield Problem(f"group {name}", "it has no host", "Add at least one host to the group")
+
+
+def _hosts(count: int) -> str:
+    return f"{count or 'no'} host{'' if count == 1 else 's'}"
+
+
+def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find site variables that are missing, malformed, unknown, or not the same on all hosts."""
+    for name, variable in VARIABLES.items():
+        values = {host.name: host.variables.get(name) for host in hosts if name not in host.unread}
+        lacking = [host for host, value in values.items() if value is None]
+        if lacking and not variable.required and len(lacking) == len(values):
+            continue
+        if lacking:
+            yield Problem(
+                name, f"it is not set for {', '.join(lacking)}", "Set it in group_vars/all"
+            )
+            continue
+        if len({repr(value) for value in values.values()}) > 1:
+            said = "; ".join(f"{value!r} for {host}" for host, value in values.items())
+            yield Problem(name, f"hosts differ: {said}", "Set it once, in group_vars/all")
+        for value in {repr(value): value for value in values.values()}.values():
+            if not variable.accepts(value):
+                yield Problem(
+                    name, f"it is {value!r}", f"It must be {variable.rule}{_typed(name, value)}"
+                )
+    unknown = (
+        {name for host in hosts for name in host.variables} - VARIABLES.keys() - set(HOST_VARIABLES)
+    )
+    for name in sorted(unknown):
+        close = difflib.get_close_matches(name, VARIABLES, n=1)
+        yield Problem(
+            name,
+            "there is no site variable of this name",
+            f"Did you mean {close[0]}"
+            if close
+            else "Remove it, or name your own variables otherwise",
+        )
+    yield from _port_problems(hosts)
+    yield from _precision_problems(hosts)
+    yield from _flavour_problems(hosts)
+    yield from _export_problems(hosts)
+    yield from _minimum_problems(hosts)
+    yield from _zone_problems(hosts)
+
+
+def _typed(name: str, value: Any) -> str:
+    """What to write where text was given for something else, as -e name=value always does."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return f"; on the command line: -e '{{\"{name}\": {value.lower()}}}'"
+    return ""
+
+
+def unread_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find variables that cannot be read, each once for all hosts that it is so on."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for host in hosts:
+        for name, why in host.unread.items():
+            found.setdefault((name, why), []).append(host.name)
+    for (name, why), names in found.items():
+        remedy = (
+            "Give the password with --ask-vault-pass or --vault-password-file, or encrypt the variable with the password of this run"
+            if "vault" in why.lower() or "decrypt" in why.lower()
+            else "Correct it in the variables of these hosts or of their groups"
+        )
+        yield Problem(name, f"it cannot be read for {', '.join(names)}: {why.rstrip('.')}", remedy)
+
+
+def _zone_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find zones that are to be enforced and are not there."""
+    values = common(hosts)
+    if values.get("deepseek_zones_enforced") is True and not values.get("deepseek_zones"):
+        yield Problem(
+            "deepseek_zones_enforced",
+            "it is true, and deepseek_zones is not set",
+            "Write the networks of each zone into deepseek_zones",
+        )
+
+
+def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find minimums that do not exist, or cannot be compared with."""
+    value = common(hosts).get("deepseek_minimums")
+    if isinstance(value, Mapping):
+        for where, what, remedy in requirements.problems(value):
+            yield Problem(f"deepseek_minimums.{where}", what, remedy)
+
+
+def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find what would be made from a graph where none is made."""
+    values = common(hosts)
+    if values.get("deepseek_export") is not False:
+        return
+    for name in ("deepseek_precisions", "deepseek_engine_flavour"):
+        if values.get(name) not in (None, UNCOMPILED, []):
+            yield Problem(
+                name,
+                f"it is {values[name]!r}, which needs a graph, and deepseek_export is false",
+                "Leave it out, or deepseek_export",
+            )
+
+
+def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find an engine that would have to be compiled from the graph as exported."""
+    values = common(hosts)
+    flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
+    if flavour == ON_CUDA and precision not in CUDA_PRECISIONS:
+        yield Problem(
+            "deepseek_engine_flavour",
+            f"it is {flavour!r}, and deepseek_precision is {precision or EXPORTED!r}",
+            f"Set deepseek_precision to one of {', '.join(CUDA_PRECISIONS)}",
+        )
+    elif flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
+        yield Problem(
+            "deepseek_engine_flavour",
+            f"it is {flavour!r}, and deepseek_precision is {EXPORTED!r}, from which no engine is compiled",
+            f"Set deepseek_precision to one of {', '.join(PREPARED)}, or this to {UNCOMPILED!r}",
+        )
+
+
+def _precision_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find a precision that is to be served and is not published."""
+    values = common(hosts)
+    precision, listed = values.get("deepseek_precision"), values.get("deepseek_precisions") or []
+    if not _is_prepared(precision) or not _is_precisions(listed):
+        return
+    if precision not in [item["name"] for item in listed]:
+        yield Problem(
+            "deepseek_precision",
+            f"it is {precision!r}, which deepseek_precisions does not list",
+            f"Add it there with its texts, or serve {EXPORTED!r}",
+        )
+
+
+def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+    """Find two services of one host (release and inference hosts have both) on one port."""
+    values = common(hosts)
+    storage, inference = values.get("deepseek_storage_port"), values.get("deepseek_inference_port")
+    if storage is not None and str(storage) == str(inference):
+        yield Problem(
+            "deepseek_storage_port",
+            f"it is {storage}, as deepseek_inference_port is",
+            "Change one of them",
+        )
+
+
+def worker_problems(host: Host) -> Iterator[Problem]:
+    """Find workers that cannot be, or that would listen where the store is served."""
+    listed, port = (
+        host.variables.get("deepseek_workers"),
+        host.variables.get("deepseek_inference_port"),
+    )
+    if listed is None or not _is_unprivileged_port(port):
+        return
+    where = f"{host.name}, deepseek_workers"
+    wrong = workers.problems(listed, port)
+    for what in wrong:
+        yield Problem(where, what, "Correct it in the host's variables")
+    storage = host.variables.get("deepseek_storage_port")
+    for worker in [] if wrong else workers.workers(listed, int(str(port))):
+        if str(worker["port"]) == str(storage) != str(port):
+            yield Problem(
+                where,
+                f"worker {worker['name']} has port {storage}, as deepseek_storage_port is",
+                "Change one of them",
+            )
+
+
+def address_problems(
+    groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]
+) -> Iterator[Problem]:
+    """Find hosts without an address in a zone of theirs, and addresses that are wrong or used twice."""
+    users: dict[str, list[str]] = {}
+    for host in hosts:
+        if "deepseek_zone_addresses" in host.unread:
+            continue
+        if not isinstance(host.addresses, Mapping):
+            yield Problem(
+                host.name,
+                "deepseek_zone_addresses is not set"
+                if host.addresses is None
+                else "deepseek_zone_addresses is no mapping",
+                "Map each zone of the host to its address there",
+            )
+            continue
+        mine = [name for name in ZONES if host.name in groups.get(name, ())]
+        for zone in dict.fromkeys(zone for name in mine for zone in ZONES[name]):
+            if zone not in host.addresses:
+                yield Problem(
+                    host.name,
+                    f"it has no address in the {zone} zone, and is in group {', '.join(mine)}",
+                    f"Set deepseek_zone_addresses.{zone}",
+                )
+        for zone, text in host.addresses.items():
+            yield from _address_problems(host.name, str(zone), text, _zones(host))
+            users.setdefault(str(text), []).append(host.name)
+    for text, names in users.items():
+        if len(set(names)) > 1:
+            yield Problem(
+                ", ".join(names), f"they share the address {text}", "Give each host its own"
+            )
+
+
+def _zones(host: Host) -> list[str]:
+    """Give the zones that services of this collection are in, and those that the site has beside them."""
+    more = host.variables.get("deepseek_zones")
+    return list(
+        dict.fromkeys([*KNOWN_ZONES, *(map(str, more) if isinstance(more, Mapping) else ())])
+    )
+
+
+def _address_problems(name: str, zone: str, text: Any, known: Sequence[str]) -> Iterator[Problem]:
+    where = f"{name}, deepseek_zone_addresses.{zone}"
+    if zone not in known:
+        yield Problem(where, "there is no such zone", f"The zones are {', '.join(known)}")
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        yield Problem(where, f"{text!r} is not an IP address", "Correct it")

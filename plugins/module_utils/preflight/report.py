@@ -1,0 +1,79 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Everything that is judged before a rollout, as one list of checks: the inventory, each host, and the network between them.
+
+Each function gives all checks of its subject, those that are met too. :func:`checks` gives all of them, and :func:`table` the text for a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..inventory import requirements, site_variables
+from .check import DEFERRED, FAILED, Check, Groups, Host, Network
+from .hosts import host_checks, refusal_checks
+from .inventory import inventory_checks, zone_checks
+from .network import mtu_checks, network_checks
+
+
+def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Check]:
+    """Judge everything, the inventory first and the network last."""
+    least = requirements.merged(site_variables.common(hosts).get("deepseek_minimums"))
+    rows = [
+        *inventory_checks(groups, hosts),
+        *zone_checks(hosts),
+        *(check for host in hosts for check in host_checks(host, groups, least)),
+        *mtu_checks(hosts, least),
+        *network_checks(groups, hosts, network, least),
+    ]
+    return [*rows, *(check for host in hosts for check in _refusals(host, hosts, rows))]
+
+
+def _refusals(host: Host, hosts: Sequence[Host], rows: Sequence[Check]) -> Iterator[Check]:
+    """What roles would refuse on a host, beside what is wrong with it or with the inventory anyway."""
+    others = {one.name for one in hosts} - {host.name}
+    failed = {row.name for row in rows if row.status == FAILED and row.host not in others}
+    return refusal_checks(host, failed)
+
+
+# The report
+
+
+_WIDEST = 60
+
+
+def table(rows: Sequence[Check]) -> list[str]:
+    """Columns of text, one line for each check; a cell that is wider than the widest column moves what follows."""
+    if not rows:
+        return []
+    cells: list[tuple[str, ...]] = [("HOST", "CHECK", "FOUND", "EXPECTED", "REMEDY")]
+    cells += [
+        tuple(
+            " ".join(text.split()) or "-"
+            for text in (row.host, row.name, row.found, row.expected, row.remedy)
+        )
+        for row in rows
+    ]
+    columns = range(len(cells[0]) - 1)
+    widths = [min(_WIDEST, max(len(line[column]) for line in cells)) for column in columns]
+    return [
+        "  ".join([*(line[column].ljust(widths[column]) for column in columns), line[-1]])
+        for line in cells
+    ]
+
+
+def lines(rows: Sequence[Check], hosts: int) -> list[str]:
+    """What a run says: how much is wrong, the table of it, and what was not judged."""
+    failed = [row for row in rows if row.status == FAILED]
+    deferred = [row for row in rows if row.status == DEFERRED]
+    if failed:
+        things = "thing" if len(failed) == 1 else "things"
+        said = [f"{len(failed)} {things} to put right; nothing was changed.", *table(failed)]
+    else:
+        said = [f"{hosts} hosts and the inventory are as they must be."]
+    if deferred:
+        said += ["Not judged yet:"]
+        said += [f"{row.host}, {row.name}: {row.found}" for row in deferred]
+    return said
