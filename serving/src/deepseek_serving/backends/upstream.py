@@ -229,7 +229,7 @@ class Upstream:
                 "the upstream refuses upstream.model %r with status %d: %s",
                 self.settings.model,
                 answer.status_code,
-                said(answer.content)[:500],
+                error_text(answer.content)[:500],
             )
             return False
         return True
@@ -283,7 +283,7 @@ def _known_tokens(checkpoint: Path) -> KnownTokens:
     return KnownTokens.of(read_object(checkpoint / "config.json", CheckpointError), tokenizer)
 
 
-def said(content: bytes) -> str:
+def error_text(content: bytes) -> str:
     """What a server's error says, in whichever of the usual shapes it has; empty if in none."""
     try:
         body = json.loads(content)

@@ -141,7 +141,7 @@ class ReadEmbedding:
 
 
 @dataclass(frozen=True)
-class Ask:
+class UpstreamRequest:
     """A request as the upstream gets it, and what it may cost."""
 
     path: str
@@ -155,7 +155,9 @@ class Ask:
     most: int
 
     @classmethod
-    def of(cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str) -> Ask:
+    def of(
+        cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str
+    ) -> UpstreamRequest:
         """`sent` is the body as it came: what we have no field for cannot be in it."""
         forwarded = {**sent, "model": model}
         if asked.stream:
@@ -192,13 +194,13 @@ class ReadForwarded:
     model: str
     tokens: KnownTokens = field(default_factory=KnownTokens)
 
-    def read(self, data: bytes) -> Ask:
+    def read(self, data: bytes) -> UpstreamRequest:
         schema, most = FORWARDED[self.path]
         sent = _parsed(data, most)
         asked = _validated(schema, sent).asked()
         assert isinstance(sent, dict)
         self._refuse_unknown(asked, sent)
-        return Ask.of(self.path, asked, sent, self.model)
+        return UpstreamRequest.of(self.path, asked, sent, self.model)
 
     def _refuse_unknown(self, asked: Chat | Completion, sent: Mapping[str, Any]) -> None:
         """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
