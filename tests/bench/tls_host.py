@@ -28,12 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import (
-    certificate as gateway_certificate,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import runtime_api as haproxy
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
+from deepseek_host.gateway import certificate as gateway_certificate
+from deepseek_host.gateway import runtime_api as haproxy
+from deepseek_host.pkcs11 import session as pkcs11
+from deepseek_host.pkcs11 import x509 as pkcs11_x509
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 OPENSSL_CONF = "/etc/deepseek/gateway/openssl.cnf"
