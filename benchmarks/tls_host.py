@@ -28,24 +28,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import (
+from deepseek_host.gateway import (
     certificate as gateway_certificate,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import runtime_api as haproxy
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
+from deepseek_host.gateway import runtime_api as haproxy
+from deepseek_host.pkcs11.certificates import (
     certificate_pem,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.encoding import (
+from deepseek_host.pkcs11.encoding import (
     key_uri,
     uri_pem,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import (
+from deepseek_host.pkcs11.issuing import (
     Wanted,
     self_signed,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import KeySpec
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import open_library
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import token_key
+from deepseek_host.pkcs11.objects import KeySpec
+from deepseek_host.pkcs11.session import open_library
+from deepseek_host.pkcs11.token_keys import token_key
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 OPENSSL_CONF = "/etc/deepseek/gateway/openssl.cnf"

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
         "check", "errors", "generation", "metrics", "model_files", "runtime", "settings", "text",
         "trust",
     },
-    "compile": {"__init__", "cli", "errors", "model_files", "runtime", "trust"},
+    "compile": {"cli", "errors", "model_files", "runtime", "trust"},
     "export": {"__init__", "check", "cli", "errors", "model_files", "text"},
     "prepare": {"__init__", "cli", "errors", "model_files", "text", "trust"},
     "metrics": {"generation", "policy", "trust"},
