@@ -196,7 +196,9 @@ def tools_of(module):
     def export(checkpoint, out):
         size = {"max_len": params["max_len"], "slots": params["slots"]}
         purpose = f"Exporting the graph of {checkpoint}"
-        run_program(module, "deepseek-export", [checkpoint, out, *options(size)], purpose)
+        # Of unwritten tensors publish has judged; it need not be read for them once more.
+        judged = ["--zero-tensors", "*"]
+        run_program(module, "deepseek-export", [checkpoint, out, *options(size), *judged], purpose)
 
     def prepare(graph, out, precision):
         asked = {"precision": precision.name, **precision.texts, **precision.arguments}

@@ -30,8 +30,10 @@ options:
     required: true
   needs:
     description:
-      - Connections over TCP, mappings with C(source), C(target) (an address of this host) and C(port); 512 at most. Other keys are ignored,
-        so that what P(onprem.deepseek.zone_needs#filter) returns can be given.
+      - Connections over TCP, mappings with C(source), C(target) (an address of this host) and C(port), and with C(why) what sorts them.
+        Other keys are ignored, so that what P(onprem.deepseek.zone_needs#filter) returns can be given.
+      - Of more than 512, so many are tried, the same each time. Of each target, port and C(why) these are the lowest and the highest source
+        and others spread evenly between.
     type: list
     elements: dict
     required: true
@@ -54,11 +56,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 outcomes:
-  description: What became of each connection, in their order, C(reached) if it was let in.
+  description: What became of each connection that was tried, C(reached) if it was let in.
   type: list
   elements: str
   returned: success
   sample: [reached, silent]
+needed:
+  description: How many connections were given, of which as many were tried as there are RV(outcomes).
+  type: int
+  returned: success
+  sample: 2
 refused:
   description: The needs that were not let in.
   type: list
@@ -75,7 +82,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zones.nftables imp
     module_runner,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.probe import REACHED
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation import simulate
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation import (
+    sample,
+    simulate,
+)
 
 
 def main():
@@ -87,14 +97,15 @@ def main():
         },
         supports_check_mode=True,
     )
-    run, needs = module_runner(module), module.params["needs"]
+    run, needed = module_runner(module), module.params["needs"]
     try:
+        needs = sample(needed)
         content = listing(run, Table(module.params["table"], ""), counted=True)
         outcomes = simulate(run, content, needs, module.params["seconds"]) if needs else []
     except (KeyError, ValueError, OSError, NftablesError) as error:
         module.fail_json(msg=f"{module.params['table']}: {error}")
     refused = [need for need, outcome in zip(needs, outcomes) if outcome != REACHED]
-    module.exit_json(changed=False, outcomes=outcomes, refused=refused)
+    module.exit_json(changed=False, outcomes=outcomes, refused=refused, needed=len(needed))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ ALLOWED = {
     "roles/inference/tasks/upstream_remove.yml": "after the workers have been restarted without it",
     "roles/gateway/tasks/turn.yml": "tasks/turns.yml",
     "roles/gateway/handlers/main.yml": "reload without loss, and throttled to one",
-    "roles/nvidia_driver/tasks/load.yml": "another driver only in upgrade_driver.yml: serial",
+    "roles/nvidia_driver/tasks/load.yml": "another driver only in driver_upgrade.yml: serial",
     "roles/nvidia_driver/tasks/remove.yml": "a driver of a host that serves without",
     "roles/model_storage/handlers/main.yml": "reload without loss; restart throttled to one",
+    "roles/gateway/tasks/run.yml": "timer of the probe, which serves nobody",
     "roles/model_storage/tasks/run.yml": "timers of the store, which serve nobody",
-    "playbooks/upgrade_storage.yml": "serial: 1",
+    "playbooks/storage_upgrade.yml": "serial: 1",
 }
 
 

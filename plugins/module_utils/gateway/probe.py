@@ -89,7 +89,3 @@ def main() -> int:
         # refused by systemd when the unit was started too often of late
         subprocess.run(["/usr/bin/systemctl", "restart", "--no-block", options.unit], check=False)
     return 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -352,7 +352,7 @@ def no_python(python: str, error: OSError) -> Problem:
     return Problem(
         "no_python",
         f"{python} does not run: {error.strerror}",
-        "Correct venv, or run role onprem.deepseek.serving_package, which makes it.",
+        "Correct venv, or run role onprem.deepseek.serving_environment, which makes it.",
     )
 
 

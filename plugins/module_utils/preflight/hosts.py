@@ -382,7 +382,7 @@ def _gpu_checks(host: Host, groups: Groups) -> Iterator[Check]:
             host.name,
             "gpus",
             DEFERRED,
-            f"{len(gpu['pci'])} on the PCI bus, driver {gpu['driver']}; they are judged once role serving_package has brought "
+            f"{len(gpu['pci'])} on the PCI bus, driver {gpu['driver']}; they are judged once role serving_environment has brought "
             "nvidia-ml-py, or now if gpu_validation_wheel names a wheel of it on the host",
         )
     elif host.variables.get("deepseek_manage_gpu_driver") is True:

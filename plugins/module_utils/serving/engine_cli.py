@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules tensorrt_engine and tensorrt_engine_info ask deepseek-engine, and what it answers.
+"""What the modules model_engine and model_engine_info ask deepseek-engine, and what it answers.
 
 The serving environment decides and builds: its packages are part of an engine's key.
 """
@@ -78,7 +78,7 @@ def ask(command: Sequence[str], run: Run) -> dict[str, Any]:
     """The program's answer; raises EngineError with its own message."""
     if not os.access(command[0], os.X_OK):
         raise EngineError(
-            f"{command[0]} is not on this host. Run role onprem.deepseek.serving_package on it first."
+            f"{command[0]} is not on this host. Run role onprem.deepseek.serving_environment on it first."
         )
     rc, stdout, stderr = run(command)
     if rc != 0:

@@ -5,7 +5,7 @@
 
 Run by systemd on the host, without Ansible:
 
-    python3 -m ansible_collections.onprem.deepseek.plugins.module_utils.store.agent sync|scrub SETTINGS
+    deepseek-store sync|scrub SETTINGS
 
 Other hosts only say what there is. A release counts when it carries the site's signature, and everything
 below it is pinned by digest, so a host that lies can offer nothing that was not published.
@@ -487,7 +487,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -194,7 +194,7 @@ def missing_message(request: Request, held: Held) -> str:
     said = "; ".join(f"{url}: {reason}" for url, reason in sorted(held.source_problems.items()))
     return (
         f"This host has no engine {wanted.key[:12]} of {wanted.model} that may be used ({held.reason}), and no source has it: "
-        f"{said or 'no sources are configured'}. Build it with role tensorrt_engine, or check the storage hosts."
+        f"{said or 'no sources are configured'}. Build it with role model_engine, or check the storage hosts."
     )
 
 

@@ -129,8 +129,8 @@ def report(matrix: Matrix, evidence: Mapping[str, Mapping[str, Any]], made: str)
 
     ``evidence`` has for each host ``probes`` and ``outcomes``, ``namespaces`` (as zone_probe gives them), ``canaries``
     (those probes' outcomes by address), ``counters`` (packets by name, before the probes), ``default_routes``,
-    ``ruleset_sha256``, ``enforced``, ``refused_needs`` (as zone_simulation gives them) of ``tried_needs`` (how many), ``units``
-    (lines of systemctl show) and ``unit_ports``. ``made`` is the time.
+    ``ruleset_sha256``, ``enforced``, ``refused_needs`` (as zone_simulation gives them) of ``tried_needs`` and ``needs`` (how many
+    were tried, and how many there are), ``units`` (lines of systemctl show) and ``unit_ports``. ``made`` is the time.
     """
     lines = [f"{host.name} was not asked" for host in matrix.hosts if host.name not in evidence]
     for name, found in evidence.items():
@@ -174,13 +174,18 @@ def _host_lines(matrix: Matrix, name: str, found: Mapping[str, Any]) -> list[str
                     f"container {space['command']} (process {space['pid']}) on {name}: {words(probe)} was reached"
                 )
     for need in found["refused_needs"]:
-        lines.append(need_words(need))
+        lines.append(need_words(need) + _of_how_many(found))
     for address, outcomes in found["canaries"].items():
         if REACHED in outcomes:
             lines.append(f"{name} reached {address}, which is in no zone")
     if found["default_routes"] and not found["may_have_default_route"]:
         lines.append(f"{name} has a default route: {'; '.join(found['default_routes'])}")
     return lines + unit_problems(matrix, name, found["units"], found["unit_ports"])
+
+
+def _of_how_many(found: Mapping[str, Any]) -> str:
+    tried, needs = found["tried_needs"], found["needs"]
+    return f" ({tried} of {needs} such connections were tried)" if tried < needs else ""
 
 
 def unit_problems(
@@ -262,7 +267,8 @@ def _host_summary(found: Mapping[str, Any]) -> dict[str, Any]:
             }
             for space in found["namespaces"]
         ],
-        "needs": found["tried_needs"],
+        "needs": found["needs"],
+        "tried_needs": found["tried_needs"],
         "refused_needs": [need_words(need) for need in found["refused_needs"]],
         "canaries": dict(found["canaries"]),
     }

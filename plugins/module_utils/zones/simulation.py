@@ -10,6 +10,7 @@ client's. Nothing of it can be seen on a real network, so the client may have an
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import subprocess
 import time
@@ -19,7 +20,7 @@ from typing import Any
 from .nftables import NftablesError, Run
 from .probe import Namespace, inside, probe_all
 
-# More addresses than this would say nothing new, and take long to set up.
+# More addresses than this would take long to set up.
 MOST_NEEDS = 512
 _SECONDS_TO_BEGIN = 20.0
 
@@ -40,6 +41,42 @@ def simulate(
         probes = [{**need, "protocol": "tcp"} for need in needs]
         outcomes: list[str] = inside(client, lambda: probe_all(probes, seconds))
         return outcomes
+
+
+def sample(needs: Sequence[Mapping[str, Any]], most: int = MOST_NEEDS) -> list[Mapping[str, Any]]:
+    """Give all needs, or ``most`` of them: the same each time, the lowest and the highest source of each kind and others spread between.
+
+    Needs of one kind differ in their sources alone; kinds share ``most`` evenly, and what one does not need the others have.
+    """
+    if len(needs) <= most:
+        return list(needs)
+    kinds: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for need in needs:
+        kinds.setdefault(
+            (str(need.get("why", "")), str(need["target"]), int(need["port"])), []
+        ).append(need)
+    found: list[Mapping[str, Any]] = []
+    smallest_first = sorted(kinds, key=lambda kind: (len(kinds[kind]), kind))
+    for place, kind in enumerate(smallest_first):
+        share = (most - len(found)) // (len(kinds) - place)
+        found += _spread(sorted(kinds[kind], key=_source), share)
+    return found
+
+
+def _source(need: Mapping[str, Any]) -> tuple[int, int]:
+    address = ipaddress.ip_address(need["source"])
+    return address.version, int(address)
+
+
+def _spread(needs: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    last = len(needs) - 1
+    if last < most:
+        return list(needs)
+    return (
+        [needs[last * place // (most - 1)] for place in range(most)]
+        if most > 1
+        else list(needs[:most])
+    )
 
 
 @contextlib.contextmanager

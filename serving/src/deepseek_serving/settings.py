@@ -119,6 +119,15 @@ class UpstreamSettings(_Section):
         allow_inf_nan=False,
         description="an answer of which nothing comes for so long has failed",
     )
+    doubt_seconds: float = Field(
+        default=10,
+        gt=0,
+        allow_inf_nan=False,
+        description="when nothing comes for so long to any request, the server is asked a question",
+    )
+    question_seconds: float = Field(
+        default=60, gt=0, allow_inf_nan=False, description="the time that it has for the answer"
+    )
     key_file: AbsolutePath | None = Field(
         default=None, description="what the server asks of its clients, as a bearer token"
     )

@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 BOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 # What a controller does for itself, and judges no host.
-OF_THE_CONTROLLER = {"fetch.yml"}
+OF_THE_CONTROLLER = {"bundle_fetch.yml"}
 UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 HOSTS = {"gw-1": {}, "in-1": {}, "st-1": {}, "st-2": {}}
 GROUPS = {
@@ -46,9 +46,9 @@ def test_every_verdict_has_a_host_with_every_option() -> None:
     judging = [(book, play) for book, play in plays() if "localhost" in str(play.get("hosts"))]
     judging = [(book, play) for book, play in judging if book not in OF_THE_CONTROLLER]
     assert {book for book, _play in judging} >= {
-        "burn_in.yml",
+        "gpu_burn_in.yml",
         "preflight.yml",
-        "replace_storage_host.yml",
+        "storage_replace_host.yml",
         "storage_health.yml",
         "verify.yml",
     }
@@ -154,9 +154,9 @@ def test_verify_is_red_in_check_mode_and_names_a_host_that_is_down(tmp_path: Pat
         ("verify", ["--tags", "gateway"], "gw-1: it was not asked about tls, gateway"),
         ("verify", ["--start-at-task", "Expect that nothing is wrong"], "gw-1: it was not asked"),
         ("storage_health", ["--limit", "gw-1"], "st-1: it was not asked about health"),
-        ("burn_in", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
-        ("retire_model", ["--limit", "gw-1"], "st-1: it was not asked about health"),
-        ("replace_storage_host", ["--limit", "st-1"], "Left out were gw-1, in-1, st-2."),
+        ("gpu_burn_in", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
+        ("model_retire", ["--limit", "gw-1"], "st-1: it was not asked about health"),
+        ("storage_replace_host", ["--limit", "st-1"], "Left out were gw-1, in-1, st-2."),
     ],
 )
 def test_a_run_that_leaves_the_questions_out_is_refused(
@@ -168,7 +168,7 @@ def test_a_run_that_leaves_the_questions_out_is_refused(
 
 
 def test_an_inventory_without_hosts_is_not_verified(tmp_path: Path) -> None:
-    for book in ("verify", "storage_health", "burn_in"):
+    for book in ("verify", "storage_health", "gpu_burn_in"):
         status, said = run(tmp_path, book, hosts={}, groups={})
         assert status == 2, said
         assert "Nothing was asked" in said
@@ -176,10 +176,12 @@ def test_an_inventory_without_hosts_is_not_verified(tmp_path: Path) -> None:
 
 def test_a_burn_in_without_gpus_says_so(tmp_path: Path) -> None:
     variables = {"deepseek_engine_flavour": "none", "deepseek_venv_dir": "/nowhere"}
-    status, said = run(tmp_path, "burn_in", **variables)
+    status, said = run(tmp_path, "gpu_burn_in", **variables)
     assert status == 0, said
     assert "Nothing was burnt in: no engine of in-1 needs a GPU" in said
     assert "Passed" not in said
-    status, said = run(tmp_path, "burn_in", "-e", "gpu_validation_burn_in_seconds=600", **variables)
+    status, said = run(
+        tmp_path, "gpu_burn_in", "-e", "gpu_validation_burn_in_seconds=600", **variables
+    )
     assert status == 2
     assert "- 'NOT PASSED. 1 found:' - 'Nothing was burnt in: no engine" in said

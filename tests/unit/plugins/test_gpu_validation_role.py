@@ -57,7 +57,7 @@ def play(
 
 
 def playbook(folder: Path, hosts: dict[str, dict[str, Any]], *options: str) -> tuple[int, str]:
-    """playbooks/burn_in.yml on inference hosts that are all this machine."""
+    """playbooks/gpu_burn_in.yml on inference hosts that are all this machine."""
     common = {
         **BURN_IN,
         "ansible_connection": "local",
@@ -69,7 +69,7 @@ def playbook(folder: Path, hosts: dict[str, dict[str, Any]], *options: str) -> t
     inventory = folder / "hosts.json"
     group = {"inference": {"hosts": hosts, "vars": common}}
     inventory.write_text(json.dumps({"all": {"children": group}}))
-    return run("--inventory", str(inventory), *options, str(ROOT / "playbooks" / "burn_in.yml"))
+    return run("--inventory", str(inventory), *options, str(ROOT / "playbooks" / "gpu_burn_in.yml"))
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -39,7 +39,7 @@ TASKS = """
   gather_facts: false
   tasks:
     - name: Build
-      onprem.deepseek.tensorrt_engine:
+      onprem.deepseek.model_engine:
         onnx: "{onnx}"
         dest: "{folder}/engine"
         venv: "{folder}"
@@ -91,7 +91,7 @@ def play(folder: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[
 def test_a_long_build_says_how_far_it_is(folder: Path) -> None:
     status, output = play(folder)
     assert status == 0, output
-    assert output.count("[localhost] tensorrt_engine: 40% tactics (7 s)") == 1
+    assert output.count("[localhost] model_engine: 40% tactics (7 s)") == 1
     result = json.loads((folder / "result.json").read_text())
     assert result["changed"] is True
     assert result["rebuild_reason"] == "no engine yet"

@@ -470,7 +470,12 @@ def test_gpu_checks_are_taken_over() -> None:
         ({"pci": []}, True, "failed", "no NVIDIA GPU on the PCI bus"),
         ({"driver": None}, False, "failed", "no NVIDIA driver is loaded"),
         ({"driver": None}, True, "deferred", "once the rollout has installed the driver"),
-        ({"venv": False}, False, "deferred", "once role serving_package has brought nvidia-ml-py"),
+        (
+            {"venv": False},
+            False,
+            "deferred",
+            "once role serving_environment has brought nvidia-ml-py",
+        ),
     ],
 )
 def test_gpus_that_cannot_be_judged(

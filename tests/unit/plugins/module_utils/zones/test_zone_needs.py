@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import ipaddress
+import itertools
 import json
 import os
 import subprocess
@@ -30,6 +31,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zones.needs import
     samples,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.reading import read
+from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation import (
+    MOST_NEEDS,
+    sample,
+)
 
 ROOT = Path(__file__).resolve().parents[5]
 SERVES = {
@@ -312,6 +317,75 @@ def test_a_mirror_without_a_flow_is_told_before_the_rules_block_it() -> None:
         "storage-1: a package index of apt is at 10.7.0.1, "
         "and no flow lets the host reach tcp port 80" in lines[0]
     )
+
+
+# More than can be tried
+
+
+def many_readers(readers: int) -> dict[str, Any]:
+    """A site with so many inference hosts, in racks of 200, with addresses of both families."""
+    made = site()
+    storage = made["zones"]["storage"]["networks"]
+    storage[:] = ["10.2.0.0/16", "fd00:2::/64"]
+    made["hosts"] = [
+        *(
+            [name, ["storage"], {"storage": f"10.2.0.{last}"}, {"storage": f"fd00:2::{last}"}]
+            for name, last in (("storage-1", 31), ("storage-2", 32))
+        ),
+        *(
+            [
+                f"inference-{number}",
+                ["inference"],
+                {"storage": f"10.2.{1 + number // 200}.{1 + number % 200}"},
+                {"storage": f"fd00:2::1:{number:x}"},
+            ]
+            for number in range(readers)
+        ),
+    ]
+    return made
+
+
+def test_of_2000_readers_as_many_are_tried_as_can_be_from_all_over() -> None:
+    matrix, _unused = read(many_readers(2000))
+    wanted = [need.plain() for need in needs(matrix, SERVES, "storage-1")]
+    assert len(wanted) == 2 * 2001  # of both families, and the other storage host reads, too
+    tried = sample(wanted)
+    assert len(tried) == MOST_NEEDS
+    assert tried == sample(list(reversed(wanted)))
+    for target in ("10.2.0.31", "fd00:2::31"):
+        every = sorted(
+            (ipaddress.ip_address(need["source"]) for need in wanted if need["target"] == target),
+            key=int,
+        )
+        taken = [
+            every.index(ipaddress.ip_address(need["source"]))
+            for need in tried
+            if need["target"] == target
+        ]
+        assert len(taken) == MOST_NEEDS // 2
+        assert (taken[0], taken[-1]) == (0, len(every) - 1)
+        assert {after - before for before, after in itertools.pairwise(taken)} == {7, 8}
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), most=st.integers(1, 120))
+def test_a_sample_has_of_each_kind_its_edges_and_no_place_is_lost(
+    sizes: list[int], most: int
+) -> None:
+    wanted = [
+        {"source": f"10.0.{kind}.{number}", "target": f"10.9.9.{kind}", "port": 1, "why": "reads"}
+        for kind, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    tried = sample(wanted, most)
+    assert len(tried) == min(most, len(wanted))
+    assert len({need["source"] for need in tried}) == len(tried)
+    for kind, size in enumerate(sizes):
+        taken = [need for need in tried if need["target"] == f"10.9.9.{kind}"]
+        assert len(taken) == size or len(taken) >= most // len(sizes)
+        if len(taken) >= 2:
+            assert {f"10.0.{kind}.0", f"10.0.{kind}.{size - 1}"} <= {
+                need["source"] for need in taken
+            }
 
 
 # With packets

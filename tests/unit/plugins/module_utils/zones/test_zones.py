@@ -355,6 +355,7 @@ def found_by(matrix: Matrix, name: str, **changes: Any) -> dict[str, Any]:
         "namespaces": [],
         "refused_needs": [],
         "tried_needs": 3,
+        "needs": 3,
         "canaries": {"192.0.2.1": ["no route", "denied here"]},
         "counters": {flow.name: 3 for flow in matrix.flows} | {"denied-in.storage": 2},
         "default_routes": [],
