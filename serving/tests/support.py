@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from starlette.types import ASGIApp
 
-from deepseek_serving.text import ChatTokenizer
+from deepseek_serving.text.tokenizer import ChatTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "tests" / "fixtures" / "checkpoint"

@@ -23,18 +23,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artifacts.artifact import (
+from ..artifacts.files import ensure_directory, read_small
+from ..artifacts.hashing import FileHash, hash_file
+from ..artifacts.manifest import parse_manifest
+from ..artifacts.metalink import check_metalink
+from ..artifacts.names import (
     MANIFEST,
     PIECES,
     ArtifactError,
-    FileHash,
     check_digest,
-    check_metalink,
     check_name,
-    ensure_folder,
-    hash_file,
-    parse_manifest,
-    read_small,
     retired_path,
 )
 from .engines import KIND as ENGINE
@@ -208,7 +206,7 @@ class Care:
 
     def sync(self) -> dict[str, Any]:
         """Bring what this host lacks, by sizes and metadata."""
-        ensure_folder(self.settings.store)
+        ensure_directory(self.settings.store)
         whole: dict[tuple[str, str], str] = {}
         fetched = 0
         wanted = self.wanted()
@@ -369,7 +367,7 @@ def read_state(path: str) -> dict[str, float]:
 
 def write_text(path: str, text: str) -> None:
     """At once, so that nobody reads half of it."""
-    ensure_folder(os.path.dirname(path))
+    ensure_directory(os.path.dirname(path))
     temporary = f"{path}.tmp"
     with open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)

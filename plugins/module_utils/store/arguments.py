@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..artifacts.artifact import read_small
+from ..artifacts.files import read_small
 from ..pkcs11.session import read_pin, sign_bytes
 from .eviction import Evictor, last_served
 from .replica import Completed, Credentials, Fetch, ReplicaError, Run, https_fetcher, run_command

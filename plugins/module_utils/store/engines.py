@@ -17,26 +17,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artifacts.artifact import (
+from ..artifacts.build import describe
+from ..artifacts.files import ensure_directory, list_directory, read_small
+from ..artifacts.hashing import hash_files, sha256_hex
+from ..artifacts.manifest import Manifest, canonical_json, parse_manifest
+from ..artifacts.names import (
     MANIFEST,
     SIGNATURE,
     ArtifactError,
-    Difference,
-    Manifest,
     artifact_path,
-    canonical_json,
     check_digest,
     check_name,
-    describe,
-    ensure_folder,
-    hash_files,
-    list_folder,
-    parse_manifest,
-    read_small,
-    sha256_hex,
-    verify_folder,
-    verify_model_signature,
 )
+from ..artifacts.signatures import verify_model_signature
+from ..artifacts.verify import Difference, verify_directory
 from .replica import (
     LOCK_SECONDS,
     ArtifactState,
@@ -94,7 +88,7 @@ class Wanted:
             digest = sha256_hex(read_small(os.path.join(folder, MANIFEST)))
         except (OSError, ArtifactError):
             digest = ""
-        manifest, problems = verify_folder(folder, digest, full, self.public_key, self.expect)
+        manifest, problems = verify_directory(folder, digest, full, self.public_key, self.expect)
         if manifest is not None:
             problems.extend(self.differences(manifest))
         return manifest, problems
@@ -197,7 +191,7 @@ def hold_engine(
         if not mendable(found):
             bring.offers(holding)
         if not check_mode:
-            ensure_folder(request.store)
+            ensure_directory(request.store)
             with store_lock(request.store, lock_seconds):
                 found = bring.ensure(holding, request.full)
     except NoSourceError:
@@ -257,7 +251,7 @@ def store_engine(
     graph = _read_graph(build)
     _check_key(build, document, graph)
     if not check_mode:
-        ensure_folder(place.store)
+        ensure_directory(place.store)
         with store_lock(place.store):
             _write(build, sign_folder, wanted, document, graph)
     return Stored(True, key, path, reason)
@@ -271,7 +265,7 @@ def _write(
     graph: Manifest,
 ) -> None:
     place = build.place
-    files = hash_files(build.folder, list_folder(build.folder))
+    files = hash_files(build.folder, list_directory(build.folder))
     flavour = document["tensorrt"]
     manifest, pieces = describe(
         KIND,

@@ -15,7 +15,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..artifacts.artifact import read_small, release_path
+from ..artifacts.files import read_small
+from ..artifacts.names import release_path
 from .replica import ReplicaError, list_releases
 from .retire import RetireError, Retirement, evict, sweep
 

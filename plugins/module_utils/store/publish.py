@@ -15,25 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artifacts.artifact import (
-    ArtifactError,
-    FileHash,
-    Manifest,
-    Release,
-    artifact_path,
-    check_name,
-    describe,
-    encode_signature,
-    ensure_folder,
-    hash_files,
-    list_folder,
-    read_small,
-    release_path,
-    retired_path,
-    sha256_file,
-    sha256_hex,
-    verify_release_signature,
-)
+from ..artifacts.build import describe
+from ..artifacts.files import ensure_directory, list_directory, read_small
+from ..artifacts.hashing import FileHash, hash_files, sha256_file, sha256_hex
+from ..artifacts.manifest import Manifest
+from ..artifacts.names import ArtifactError, artifact_path, check_name, release_path, retired_path
+from ..artifacts.release import Release
+from ..artifacts.signatures import encode_signature, verify_release_signature
 from ..checkpoint.files import CheckpointError
 from ..checkpoint.inspect import (
     READ_LIMIT,
@@ -52,10 +40,10 @@ from .writer import Place, PublishError, clone_file
 VERSIONS_PROGRAM = """
 import hashlib, importlib.metadata, json, platform, sys
 made_by = {
-    "export": ("exporter", ("export/", "files.py"), ("deepseek-serving", "numpy", "onnx")),
+    "export": ("exporter", ("export/", "model_files/"), ("deepseek-serving", "numpy", "onnx")),
     "prepare": (
         "preparer",
-        ("files.py", "prepare/"),
+        ("model_files/", "prepare/"),
         ("deepseek-serving", "ml_dtypes", "numpy", "onnx", "onnxruntime", "tokenizers"),
     ),
 }
@@ -214,7 +202,7 @@ def publish(plan: Plan, tools: Tools, check_mode: bool = False) -> Published:
     if check_mode:
         _predict(plan, look)
         return look.done
-    ensure_folder(plan.store)
+    ensure_directory(plan.store)
     with store_lock(plan.store):
         if _existing(plan) != look.existing:
             # Another publish of this version came first: what it wrote is the version now.
@@ -571,7 +559,7 @@ def _make(plan: Plan, recipe: Recipe, parent: str, out: str, existing: Existing 
 
 
 def _describe_graph(plan: Plan, recipe: Recipe, parent: str, out: str) -> tuple[Manifest, bytes]:
-    files: dict[str, FileHash] = hash_files(out, list_folder(out))
+    files: dict[str, FileHash] = hash_files(out, list_directory(out))
     recorded = _read_record(out, "export.json").get("parameters")
     parameters = dict(recorded) if isinstance(recorded, dict) else {}
     parameters["arguments"] = recipe.arguments

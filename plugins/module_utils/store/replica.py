@@ -28,39 +28,32 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from ..artifacts.artifact import (
+from ..artifacts.files import ensure_directory, read_small, seal_directory, sync_path, write_file
+from ..artifacts.hashing import (
     BLOCK,
+    FileHash,
+    PieceHasher,
+    hash_file,
+    open_regular,
+    sha256_hex,
+    worker_count,
+)
+from ..artifacts.manifest import Manifest, parse_manifest
+from ..artifacts.metalink import check_metalink, expand_metalink
+from ..artifacts.names import (
     MANIFEST,
     PIECES,
     RELEASE_KINDS,
     RESERVED,
     SIGNATURE,
     ArtifactError,
-    Difference,
-    FileHash,
-    Manifest,
-    PieceHasher,
-    Release,
     check_digest,
-    check_metalink,
     check_name,
-    ensure_folder,
-    expand_metalink,
-    hash_file,
-    open_regular,
-    parse_manifest,
-    parse_release,
-    read_small,
     release_path,
-    seal_folder,
-    sha256_hex,
-    sync_path,
-    verify_folder,
-    verify_model_signature,
-    verify_release_signature,
-    worker_count,
-    write_file,
 )
+from ..artifacts.release import Release, parse_release
+from ..artifacts.signatures import verify_model_signature, verify_release_signature
+from ..artifacts.verify import Difference, verify_directory
 
 # Exit status of aria2c, as in section EXIT STATUS of its manual.
 _ARIA2_NO_SPACE = 9
@@ -250,7 +243,7 @@ def holding_of(request: Request, kind: str, digest: str) -> Holding:
     expect = (kind, request.model)
 
     def judge(folder: str, full: bool) -> tuple[Manifest | None, list[Difference]]:
-        return verify_folder(folder, digest, full, request.public_key, expect)
+        return verify_directory(folder, digest, full, request.public_key, expect)
 
     def offer(get: Get) -> bytes:
         data = get(f"{kind}/{request.model}/{digest}/{MANIFEST}")
@@ -447,7 +440,7 @@ def ensure_replica(
     _check_pinned(request, found.digest)
     if found.complete or check_mode:
         return replace(found, changed=not found.complete)
-    ensure_folder(request.store)
+    ensure_directory(request.store)
     with store_lock(request.store, lock_seconds):
         bring = Bring(
             request.store,
@@ -493,7 +486,7 @@ def _pull(request: Request, bring: Bring) -> Replica:
 
 def write_release(store: str, release: Release, data: bytes, signature: bytes) -> None:
     path = release_path(store, release.model, release.version)
-    ensure_folder(os.path.dirname(path))
+    ensure_directory(os.path.dirname(path))
     write_file(f"{path}.sig", signature)
     write_file(path, data)
 
@@ -543,7 +536,7 @@ class Bring:
         manifest = holding.judge(found.path, False)[0] if mendable(found) else None
         if manifest is not None:
             _tidy(found.path, manifest)
-            seal_folder(found.path)
+            seal_directory(found.path)
             fetched = 0
         else:
             fetched = self._download(holding)
@@ -582,7 +575,7 @@ class Bring:
         self._fetch(part, wanted, urls, path)
         for name, content in ((MANIFEST, data), (PIECES, pieces), (SIGNATURE, signature)):
             write_file(os.path.join(part, name), content)
-        seal_folder(part)
+        seal_directory(part)
         _unused_manifest, problems = holding.judge(part, True)
         if problems:
             raise ReplicaError(
@@ -681,7 +674,7 @@ def _needed(folder: str, wanted: Mapping[str, FileHash]) -> int:
 
 def _withdraw(folder: str, part: str) -> None:
     """Make the working folder. What is wrong loses its final name first, so that nobody uses it."""
-    ensure_folder(os.path.dirname(folder))
+    ensure_directory(os.path.dirname(folder))
     for path in (folder, part):
         if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
             os.unlink(path)
@@ -690,7 +683,7 @@ def _withdraw(folder: str, part: str) -> None:
             shutil.rmtree(part)
         os.rename(folder, part)
         sync_path(os.path.dirname(folder))
-    ensure_folder(part)
+    ensure_directory(part)
 
 
 def _tidy(folder: str, manifest: Manifest) -> None:
@@ -720,7 +713,7 @@ def _copy_mounted(
         return dict(wanted)
 
     for path in wanted:
-        ensure_folder(os.path.dirname(os.path.join(part, path)))
+        ensure_directory(os.path.dirname(os.path.join(part, path)))
 
     def brought(path: str) -> bool:
         target = os.path.join(part, path)
@@ -790,7 +783,7 @@ def _run_aria2(
 ) -> None:
     for path, expected in wanted.items():
         full = os.path.join(part, path)
-        ensure_folder(os.path.dirname(full))
+        ensure_directory(os.path.dirname(full))
         if os.path.lexists(full):
             # Sealed, as it was when it was whole. Its owner may not write to it, unless that is a root with all privileges.
             os.chmod(full, 0o644)

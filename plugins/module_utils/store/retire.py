@@ -15,21 +15,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..artifacts.artifact import (
+from ..artifacts.files import ensure_directory, read_small, sync_path, write_file
+from ..artifacts.manifest import SCHEMA, canonical_json, parse_manifest
+from ..artifacts.names import (
     MANIFEST,
-    SCHEMA,
     ArtifactError,
     artifact_path,
-    canonical_json,
     check_digest,
     check_name,
-    ensure_folder,
-    parse_manifest,
-    read_small,
     release_path,
     retired_path,
-    sync_path,
-    write_file,
 )
 from .replica import list_releases, read_release, store_lock
 
@@ -77,7 +72,7 @@ def retire(asked: Retirement, check_mode: bool = False) -> Retired:
         )
     if check_mode:
         return _retire(asked, True)
-    ensure_folder(asked.store)
+    ensure_directory(asked.store)
     with store_lock(asked.store):
         return _retire(asked, False)
 
@@ -91,7 +86,7 @@ def _retire(asked: Retirement, check_mode: bool) -> Retired:
     if not recorded:
         done.changed = True
         if not check_mode:
-            ensure_folder(os.path.dirname(record))
+            ensure_directory(os.path.dirname(record))
             write_file(record, _record(asked, artifacts))
     _take_away(asked, artifacts - needed, done, check_mode)
     return done

@@ -13,22 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..artifacts.artifact import (
-    MANIFEST,
-    PIECES,
-    SIGNATURE,
-    ArtifactError,
-    Manifest,
-    artifact_path,
-    check_name,
-    ensure_folder,
-    read_small,
-    seal_folder,
-    sync_path,
-    verify_folder,
-    verify_model_signature,
-    write_file,
-)
+from ..artifacts.files import ensure_directory, read_small, seal_directory, sync_path, write_file
+from ..artifacts.manifest import Manifest
+from ..artifacts.names import MANIFEST, PIECES, SIGNATURE, ArtifactError, artifact_path, check_name
+from ..artifacts.signatures import verify_model_signature
+from ..artifacts.verify import verify_directory
 from .replica import SPACE_RESERVE
 
 # The ioctl that shares blocks between files on XFS and btrfs: FICLONE in linux/fs.h.
@@ -54,7 +43,7 @@ class Place:
     def problems(self, kind: str, digest: str, full: bool = True) -> str:
         """What is wrong with an artifact that is known by its digest, empty when nothing is."""
         folder = artifact_path(self.store, kind, self.model, digest)
-        _unused_manifest, differences = verify_folder(
+        _unused_manifest, differences = verify_directory(
             folder, digest, full, self.public_key, (kind, self.model)
         )
         return "; ".join(str(item) for item in differences[:5])
@@ -71,7 +60,7 @@ class Place:
     def workspace(self, kind: str) -> Iterator[str]:
         """A folder beside the final place, so that a rename is enough; hidden, so that it is not served."""
         parent = os.path.join(self.store, kind, self.model)
-        ensure_folder(parent)
+        ensure_directory(parent)
         for name in os.listdir(parent):
             if name.startswith(".publish-"):
                 # Left by a publish that was interrupted: the lock says that nobody else is at work.
@@ -94,8 +83,10 @@ class Place:
         write_file(os.path.join(folder, MANIFEST), manifest.to_bytes())
         write_file(os.path.join(folder, PIECES), pieces)
         self._sign(sign_folder, folder, manifest)
-        seal_folder(folder)
-        _unused_manifest, problems = verify_folder(folder, manifest.digest, True, self.public_key)
+        seal_directory(folder)
+        _unused_manifest, problems = verify_directory(
+            folder, manifest.digest, True, self.public_key
+        )
         if problems:
             raise PublishError(
                 f"The {manifest.kind} changed while it was being published: {'; '.join(str(item) for item in problems[:5])}. "
@@ -127,7 +118,7 @@ def clone_file(source: str, target: str) -> None:
     A hard link would make the operator's own file read-only, and a later change to it would damage a
     published artifact.
     """
-    ensure_folder(os.path.dirname(target))
+    ensure_directory(os.path.dirname(target))
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as reading, open(target, "xb") as writing:
         try:

@@ -15,29 +15,25 @@ import onnx
 from onnx import TensorProto
 
 import deepseek_serving
-from deepseek_serving.check import check
+from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export import encoder as encoder_graph
 from deepseek_serving.export import graph as decoder_graph
 from deepseek_serving.export.architecture import Decoder, describe, describe_encoder
 from deepseek_serving.export.builder import Weight
 from deepseek_serving.export.config import read_config, read_object, whole
-from deepseek_serving.export.safetensors import read_checkpoint
-from deepseek_serving.files import (
-    RECORD_FILE,
-    Stored,
+from deepseek_serving.model_files.directories import (
     new_folder,
     refuse_existing,
     refuse_without_space,
-    size_of_weights,
-    write_graph,
     write_json,
 )
+from deepseek_serving.model_files.graphs import Stored, size_of_weights, write_graph
+from deepseek_serving.model_files.layout import ENCODER_FILE, GRAPH_FILE, RECORD_FILE
+from deepseek_serving.model_files.safetensors import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-GRAPH_FILE = "decoder.onnx"
-ENCODER_FILE = "encoder.onnx"
 DEFAULT_MAX_LEN = 4096
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 DECODER_FILES = ("generation_config.json", "chat_template.jinja")

@@ -16,21 +16,15 @@ import onnx
 import onnxruntime
 
 import deepseek_serving
-from deepseek_serving.documents import load_tokenizer
 from deepseek_serving.errors import GateError, PrepareError
-from deepseek_serving.export.exporter import GRAPH_FILE
-from deepseek_serving.files import (
-    GOLDEN_FILE,
-    RECORD_FILE,
-    data_file,
+from deepseek_serving.model_files.directories import (
     new_folder,
     refuse_existing,
     refuse_without_space,
-    sha256,
-    size_of_weights,
-    write_graph,
     write_json,
 )
+from deepseek_serving.model_files.graphs import size_of_weights, write_graph
+from deepseek_serving.model_files.layout import GOLDEN_FILE, GRAPH_FILE, RECORD_FILE, data_file
 from deepseek_serving.prepare import evaluation
 from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
 from deepseek_serving.prepare.golden import Golden
@@ -38,6 +32,8 @@ from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import read_model
+from deepseek_serving.text.documents import load_tokenizer
+from deepseek_serving.trust.hashing import sha256
 
 DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"

@@ -18,16 +18,8 @@ from typing import Any, Literal, cast
 
 import onnxruntime
 
-from deepseek_serving.engine.layout import KEY_FILE, OPTIMIZED_FILE, PLAN_FILE
 from deepseek_serving.errors import EngineError, VerificationError
-from deepseek_serving.files import RECORD_FILE
-from deepseek_serving.release import (
-    DIGEST,
-    MANIFEST_FILE,
-    SCHEMA,
-    Release,
-    verify_artifact,
-)
+from deepseek_serving.model_files.layout import KEY_FILE, OPTIMIZED_FILE, PLAN_FILE, RECORD_FILE
 from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.cuda import Gpu
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
@@ -38,6 +30,13 @@ from deepseek_serving.runtime.tensorrt import (
     TensorRtEncoder,
     TensorRtEngine,
     import_flavour,
+)
+from deepseek_serving.trust.release import (
+    DIGEST,
+    MANIFEST_FILE,
+    SCHEMA,
+    Release,
+    verify_artifact,
 )
 
 Provider = Literal["cpu", "cuda"]

@@ -19,7 +19,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import list_directory
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
+    hash_file,
+    sha256_file,
+    sha256_hex,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    canonical_json,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import Tools
 from ansible_collections.onprem.deepseek.plugins.modules import (
@@ -59,9 +67,9 @@ def sign_folder(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
         {
             "name": path,
             "algorithm": "sha256",
-            "digest": artifact.hash_file(os.path.join(folder, path)).sha256,
+            "digest": hash_file(os.path.join(folder, path)).sha256,
         }
-        for path in artifact.list_folder(folder)
+        for path in list_directory(folder)
     ]
     payload = json.dumps({"predicate": {"resources": resources}}).encode()
     kind = b"application/vnd.in-toto+json"
@@ -83,7 +91,7 @@ def export(_checkpoint: str, out: str) -> None:
 
 def prepare(_graph: str, out: str, precision: Precision) -> None:
     export("", out)
-    held_out = artifact.sha256_file(precision.held_out)
+    held_out = sha256_file(precision.held_out)
     Path(out, "evaluation.json").write_text(json.dumps({"held_out": {"sha256": held_out}}))
 
 
@@ -411,10 +419,10 @@ def built(
     folder = tmp_path / "build"
     folder.mkdir()
     document = {
-        "graph": {"decoder.onnx": artifact.sha256_hex(b"graph")},
+        "graph": {"decoder.onnx": sha256_hex(b"graph")},
         "tensorrt": {"flavour": "tensorrt", "version": "10.15.1"},
     }
-    (folder / "key.json").write_bytes(artifact.canonical_json(document))
+    (folder / "key.json").write_bytes(canonical_json(document))
     (folder / "engine.plan").write_bytes(b"plan")
     (folder / "golden.json").write_text("{}")
     monkeypatch.setattr(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from test_replica import SMALL, Site, overwrite, signer, site, write_checkpoint
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import release_path
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.eviction import (
     Evictor,
@@ -38,7 +38,7 @@ def many(site: Site) -> Site:
         publish.publish(plan, site.signer.tools())
     for number, version in enumerate(VERSIONS[:3]):
         assert site.pull(version=version).complete
-        path = artifact.release_path(str(site.root / "here"), "tiny", version)
+        path = release_path(str(site.root / "here"), "tiny", version)
         os.utime(path, (1000.0 + number, 1000.0 + number))
     return site
 
@@ -149,7 +149,7 @@ def test_what_the_pulled_release_shares_with_an_old_one_stays(
 def test_a_release_that_cannot_be_judged_stays_with_all_that_it_might_name(
     many: Site, disk: Callable[[int], None]
 ) -> None:
-    path = Path(artifact.release_path(str(many.root / "here"), "tiny", "1.0.0"))
+    path = Path(release_path(str(many.root / "here"), "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     disk(SMALL // 10)
     with pytest.raises(ReplicaError, match="bytes free"):

@@ -40,9 +40,27 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import list_directory
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
+    PIECE_SIZE,
+    FileHash,
+    hash_file,
+    sha256_file,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    canonical_json,
+    parse_manifest,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    RESERVED,
     ArtifactError,
+    artifact_path,
+    release_path,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.release import Release
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
+    inspect as checkpoint,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     inspect as checkpoint,
@@ -67,7 +85,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica impo
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import Place
 
 SMALL = 200_000
-PIECE = artifact.PIECE_SIZE
+PIECE = PIECE_SIZE
 # Two pieces, the second a small one.
 LARGE = PIECE + 3 * 1024 * 1024
 
@@ -94,8 +112,7 @@ class Signer:
 
     def sign_folder(self, folder: str) -> None:
         digests = {
-            path: artifact.hash_file(os.path.join(folder, path)).sha256
-            for path in artifact.list_folder(folder)
+            path: hash_file(os.path.join(folder, path)).sha256 for path in list_directory(folder)
         }
         resources = [
             {"name": path, "algorithm": "sha256", "digest": digest}
@@ -146,9 +163,7 @@ class Signer:
             raise PublishError(f"deepseek-prepare: accuracy gate failed: {precision.name}")
         os.mkdir(out)
         Path(out, "decoder.onnx").write_bytes(self.graph + precision.name.encode())
-        read = {
-            what: {"sha256": artifact.sha256_file(path)} for what, path in precision.texts.items()
-        }
+        read = {what: {"sha256": sha256_file(path)} for what, path in precision.texts.items()}
         record = {
             "parameters": {"opset": 24},
             "preparation": {"calibration": read.get("calibration")},
@@ -352,9 +367,7 @@ def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written
     plan: Plan, signer: Signer, tmp_path: Path
 ) -> None:
     names = sorted(path.name for path in Path(plan.checkpoint).iterdir())
-    right = "".join(
-        f"{artifact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names
-    )
+    right = "".join(f"{sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
     path = tmp_path / "SHA256SUMS"
     path.write_text(right)
     plan = dataclasses.replace(plan, checksums=str(path))
@@ -367,14 +380,14 @@ def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written
             publish.publish(plan, signer.tools(), check_mode)
     assert not os.path.exists(plan.store)
     path.write_text(
-        "".join(f"{artifact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
+        "".join(f"{sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
     )
     assert publish.publish(plan, signer.tools()).changed
 
 
 def test_a_changed_release_file_is_never_signed_again(plan: Plan, signer: Signer) -> None:
     publish.publish(plan, signer.tools())
-    path = Path(artifact.release_path(plan.store, "tiny", "1.0.0"))
+    path = Path(release_path(plan.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     with pytest.raises(PublishError, match="not what was signed"):
         publish.publish(plan, signer.tools())
@@ -469,7 +482,7 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
     found = replica.inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem))
     assert found.complete
     assert len(found.artifacts) == 4
-    folder = artifact.artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
+    folder = artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
     manifest = replica.read_manifest(folder, graphs["int8"])
     assert manifest.parents == (graphs["fp32"],)
     assert manifest.tools == signer.versions
@@ -483,8 +496,8 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
             "min_top1_agreement": 0.9,
             "max_kl_divergence": None,
         },
-        "held_out": artifact.sha256_file(prepared.precisions[1].held_out),
-        "calibration": artifact.sha256_file(str(prepared.precisions[1].calibration)),
+        "held_out": sha256_file(prepared.precisions[1].held_out),
+        "calibration": sha256_file(str(prepared.precisions[1].calibration)),
     }
 
 
@@ -656,7 +669,7 @@ class Site:
 
     root: Path
     signer: Signer
-    release: artifact.Release
+    release: Release
     ports: list[int]
     processes: dict[int, subprocess.Popen[bytes]]
 
@@ -835,7 +848,7 @@ def same(site: Site) -> bool:
     number=st.integers(1, 5),
 )
 def test_files_are_shared_out_evenly_and_none_is_lost(sizes: dict[str, int], number: int) -> None:
-    files = {path: artifact.FileHash(size, "", ()) for path, size in sizes.items()}
+    files = {path: FileHash(size, "", ()) for path, size in sizes.items()}
     shares = replica.shares_of(files, number)
     assert len(shares) <= number
     assert all(shares)
@@ -903,7 +916,7 @@ def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site
 
 def test_who_else_has_a_release(site: Site) -> None:
     site.stop(0)
-    path = Path(artifact.release_path(str(site.source(1)), "tiny", "1.0.0"))
+    path = Path(release_path(str(site.source(1)), "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     fetch = replica.https_fetcher(site.credentials(), 2)
     sources = replica.Sources(site.request().sources, fetch)
@@ -1183,9 +1196,9 @@ def test_room_is_checked_before_anything_is_fetched(
 # --- engines --------------------------------------------------------------------------------------
 
 
-def write_build(folder: Path, release: artifact.Release, store: str, **key: object) -> Path:
+def write_build(folder: Path, release: Release, store: str, **key: object) -> Path:
     """What a build of an engine leaves behind."""
-    graph = artifact.artifact_path(store, "graph", "tiny", release.graphs["fp32"])
+    graph = artifact_path(store, "graph", "tiny", release.graphs["fp32"])
     files = replica.read_manifest(graph, release.graphs["fp32"]).files
     folder.mkdir()
     document = {
@@ -1194,7 +1207,7 @@ def write_build(folder: Path, release: artifact.Release, store: str, **key: obje
         "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1.116"},
         **key,
     }
-    (folder / "key.json").write_bytes(artifact.canonical_json(document))
+    (folder / "key.json").write_bytes(canonical_json(document))
     (folder / "engine.plan").write_bytes(random.Random(2).randbytes(SMALL))
     for name in ("golden.json", "inspector.json", "build.log"):
         (folder / name).write_text("{}")
@@ -1234,9 +1247,9 @@ class Engines:
     def forge(self, number: int, signer: Signer | None = None) -> None:
         """Change the plan at a source, and make metadata that fits, signed or not."""
         folder = self.source(number)
-        files = {path: artifact.hash_file(str(folder / path)) for path in self.forged(folder)}
-        old = artifact.parse_manifest((folder / "manifest.json").read_bytes())
-        manifest, pieces = artifact.describe(old.kind, old.name, files, parents=old.parents)
+        files = {path: hash_file(str(folder / path)) for path in self.forged(folder)}
+        old = parse_manifest((folder / "manifest.json").read_bytes())
+        manifest, pieces = describe(old.kind, old.name, files, parents=old.parents)
         for name, data in (("manifest.json", manifest.to_bytes()), ("pieces.meta4", pieces)):
             (folder / name).chmod(0o644)
             (folder / name).write_bytes(data)
@@ -1246,7 +1259,7 @@ class Engines:
 
     def forged(self, folder: Path) -> list[str]:
         overwrite(folder / "engine.plan", 5, b"evil")
-        return [path for path in artifact.list_folder(str(folder)) if path not in artifact.RESERVED]
+        return [path for path in list_directory(str(folder)) if path not in RESERVED]
 
 
 @pytest.fixture

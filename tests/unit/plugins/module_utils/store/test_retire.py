@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 from test_replica import Signer, overwrite, plan, signer, tree, write_checkpoint
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import FileHash
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    release_path,
+    retired_path,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica, retire
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import (
     Plan,
@@ -87,7 +92,7 @@ def test_a_version_in_use_is_refused_and_nothing_is_touched(plan: Plan, second: 
 def test_nothing_goes_while_a_release_is_not_what_was_signed(
     plan: Plan, second: Plan, version: str
 ) -> None:
-    path = Path(artifact.release_path(plan.store, "tiny", version))
+    path = Path(release_path(plan.store, "tiny", version))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     before = tree(plan.store)
     with pytest.raises(RetireError, match=version + r".*not what was signed"):
@@ -100,8 +105,8 @@ def test_engines_go_with_their_graph(plan: Plan, second: Plan) -> None:
     for number, graph in enumerate(graphs):
         folder = Path(plan.store, "engine", "tiny", str(number) * 64)
         folder.mkdir(parents=True)
-        manifest, _unused = artifact.describe(
-            "engine", "tiny", {"engine.plan": artifact.FileHash(1, "a" * 64, ())}, parents=(graph,)
+        manifest, _unused = describe(
+            "engine", "tiny", {"engine.plan": FileHash(1, "a" * 64, ())}, parents=(graph,)
         )
         (folder / "manifest.json").write_bytes(manifest.to_bytes())
     Path(plan.store, "engine", "tiny", "unreadable").mkdir()
@@ -148,7 +153,7 @@ def test_a_host_without_the_release_notes_that_it_was_retired(plan: Plan) -> Non
 
 
 def test_a_record_that_is_none_is_named(plan: Plan) -> None:
-    record = Path(artifact.retired_path(plan.store, "tiny", "1.0.0"))
+    record = Path(retired_path(plan.store, "tiny", "1.0.0"))
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     with pytest.raises(RetireError, match=r"\.retired is not a record"):

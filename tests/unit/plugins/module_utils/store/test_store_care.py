@@ -27,7 +27,11 @@ from test_replica import (
     tree,
 )
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    ArtifactError,
+    release_path,
+    retired_path,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import agent as store_care
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import replica
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.agent import Care, Settings
@@ -128,7 +132,7 @@ def test_only_what_is_placed_here_and_was_not_retired_is_brought(host: Host) -> 
     assert host.does("sync") == 0
     assert tree(host.settings.store) == {}
     host.settings = replace(host.settings, hosts=[host.settings.name])
-    record = Path(artifact.retired_path(host.settings.store, "tiny", "1.0.0"))
+    record = Path(retired_path(host.settings.store, "tiny", "1.0.0"))
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     assert host.does("sync") == 0
@@ -153,7 +157,7 @@ def test_a_list_that_is_none_is_refused(text: bytes) -> None:
     if text == b"{}":
         assert store_care._listed(text, "file") == set()
         return
-    with pytest.raises(artifact.ArtifactError, match="no list"):
+    with pytest.raises(ArtifactError, match="no list"):
         store_care._listed(text, "file")
 
 
@@ -204,7 +208,7 @@ def test_what_is_rotten_everywhere_is_reported_and_not_served(host: Host) -> Non
 
 def test_a_release_that_was_changed_is_brought_again(host: Host) -> None:
     host.does("sync")
-    path = Path(artifact.release_path(host.settings.store, "tiny", "1.0.0"))
+    path = Path(release_path(host.settings.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     assert host.does("scrub") == 0
     assert same(host.site)
