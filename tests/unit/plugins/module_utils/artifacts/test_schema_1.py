@@ -12,8 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines, replica, retire
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
+    PIECE_SIZE,
+    hash_files,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    SCHEMA,
+    parse_manifest,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.release import parse_release
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines, retire
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
+    METADATA_LIMIT,
+    Request,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import inspect_replica
 
 ROOT = Path(__file__).resolve().parents[5]
 GOLDEN = ROOT / "tests/fixtures/store_schema_1"
@@ -41,12 +55,12 @@ def public_key() -> bytes:
     return (GOLDEN / "release.pub").read_bytes()
 
 
-def request(store: Path, public_key: bytes) -> replica.Request:
-    return replica.Request(str(store), "tiny", "1.0.0", public_key)
+def request(store: Path, public_key: bytes) -> Request:
+    return Request(str(store), "tiny", "1.0.0", public_key)
 
 
 def test_the_release_and_every_byte_below_it_verify(store: Path, public_key: bytes) -> None:
-    found = replica.inspect_replica(request(store, public_key))
+    found = inspect_replica(request(store, public_key))
     assert found.complete, found.problem
     assert [(item.kind, item.digest) for item in found.artifacts] == [
         ("checkpoint", CHECKPOINT),
@@ -58,7 +72,7 @@ def test_the_release_and_every_byte_below_it_verify(store: Path, public_key: byt
 
 def test_the_engine_verifies(store: Path, public_key: bytes) -> None:
     wanted = engines.Wanted("tiny", ENGINE, INT8, public_key)
-    manifest, problems = wanted.judge(str(store / "engine/tiny" / ENGINE))
+    manifest, problems = wanted.verify(str(store / "engine/tiny" / ENGINE))
     assert problems == []
     assert manifest is not None
     assert manifest.tools == {"onnxruntime": "1.31.0"}
@@ -69,7 +83,7 @@ def test_a_changed_byte_is_found(store: Path, public_key: bytes) -> None:
     damaged.chmod(0o644)
     damaged.write_bytes(b"graph INT8\n")
     damaged.chmod(0o444)
-    found = replica.inspect_replica(request(store, public_key))
+    found = inspect_replica(request(store, public_key))
     assert [str(problem)[:20] for item in found.artifacts for problem in item.problems] == [
         "decoder.onnx: sha256"
     ]
@@ -81,9 +95,9 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
 ) -> None:
     folder = store / kind / "tiny" / digest
     data = (folder / "manifest.json").read_bytes()
-    was = artifact.parse_manifest(data)
-    hashed = artifact.hash_files(str(folder), list(was.files))
-    manifest, pieces = artifact.describe(
+    was = parse_manifest(data)
+    hashed = hash_files(str(folder), list(was.files))
+    manifest, pieces = describe(
         kind,
         "tiny",
         hashed,
@@ -102,7 +116,7 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
 
 def test_the_release_is_written_in_the_same_bytes(store: Path) -> None:
     data = (store / "releases/tiny/1.0.0.json").read_bytes()
-    assert artifact.parse_release(data, "tiny", "1.0.0").to_bytes() == data
+    assert parse_release(data, "tiny", "1.0.0").to_bytes() == data
 
 
 def test_what_was_retired_stays_so(store: Path, public_key: bytes) -> None:
@@ -131,7 +145,7 @@ def test_the_document_has_every_key_and_limit() -> None:
         section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         rows = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
         assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(keys)
-    assert f"({artifact.PIECE_SIZE:,} bytes)" in text
-    assert replica.METADATA_LIMIT == 64 * 2**20
+    assert f"({PIECE_SIZE:,} bytes)" in text
+    assert METADATA_LIMIT == 64 * 2**20
     assert "at most 64 MiB each" in text
-    assert f"schema {artifact.SCHEMA}" in text
+    assert f"schema {SCHEMA}" in text
