@@ -24,13 +24,9 @@ from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.cuda import Gpu
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.runtime.onnxruntime_cuda import CudaEngine
-from deepseek_serving.runtime.tensorrt import (
-    MODULES,
-    Flavour,
-    TensorRtEncoder,
-    TensorRtEngine,
-    import_flavour,
-)
+from deepseek_serving.runtime.tensorrt_decoder import TensorRtEngine
+from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
+from deepseek_serving.runtime.tensorrt_plan import MODULES, Flavour, import_flavour
 from deepseek_serving.trust.release import (
     DIGEST,
     MANIFEST_FILE,
