@@ -12,8 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines, replica, retire
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import (
+    build,
+    hashing,
+    manifest,
+    release,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import (
+    engines,
+    model,
+    retire,
+    state,
+)
 
 ROOT = Path(__file__).resolve().parents[5]
 GOLDEN = ROOT / "tests/fixtures/store_schema_1"
@@ -41,12 +51,12 @@ def public_key() -> bytes:
     return (GOLDEN / "release.pub").read_bytes()
 
 
-def request(store: Path, public_key: bytes) -> replica.Request:
-    return replica.Request(str(store), "tiny", "1.0.0", public_key)
+def request(store: Path, public_key: bytes) -> model.Request:
+    return model.Request(str(store), "tiny", "1.0.0", public_key)
 
 
 def test_the_release_and_every_byte_below_it_verify(store: Path, public_key: bytes) -> None:
-    found = replica.inspect_replica(request(store, public_key))
+    found = state.inspect_replica(request(store, public_key))
     assert found.complete, found.problem
     assert [(item.kind, item.digest) for item in found.artifacts] == [
         ("checkpoint", CHECKPOINT),
@@ -58,10 +68,10 @@ def test_the_release_and_every_byte_below_it_verify(store: Path, public_key: byt
 
 def test_the_engine_verifies(store: Path, public_key: bytes) -> None:
     wanted = engines.Wanted("tiny", ENGINE, INT8, public_key)
-    manifest, problems = wanted.judge(str(store / "engine/tiny" / ENGINE))
+    found, problems = wanted.verify(str(store / "engine/tiny" / ENGINE))
     assert problems == []
-    assert manifest is not None
-    assert manifest.tools == {"onnxruntime": "1.31.0"}
+    assert found is not None
+    assert found.tools == {"onnxruntime": "1.31.0"}
 
 
 def test_a_changed_byte_is_found(store: Path, public_key: bytes) -> None:
@@ -69,7 +79,7 @@ def test_a_changed_byte_is_found(store: Path, public_key: bytes) -> None:
     damaged.chmod(0o644)
     damaged.write_bytes(b"graph INT8\n")
     damaged.chmod(0o444)
-    found = replica.inspect_replica(request(store, public_key))
+    found = state.inspect_replica(request(store, public_key))
     assert [str(problem)[:20] for item in found.artifacts for problem in item.problems] == [
         "decoder.onnx: sha256"
     ]
@@ -81,9 +91,9 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
 ) -> None:
     folder = store / kind / "tiny" / digest
     data = (folder / "manifest.json").read_bytes()
-    was = artifact.parse_manifest(data)
-    hashed = artifact.hash_files(str(folder), list(was.files))
-    manifest, pieces = artifact.describe(
+    was = manifest.parse_manifest(data)
+    hashed = hashing.hash_files(str(folder), list(was.files))
+    again, pieces = build.describe(
         kind,
         "tiny",
         hashed,
@@ -94,15 +104,15 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
         parents=was.parents,
         evaluation=was.evaluation,
     )
-    assert manifest.to_bytes() == data
+    assert again.to_bytes() == data
     assert pieces == (folder / "pieces.meta4").read_bytes()
     if kind != "engine":
-        assert manifest.digest == digest
+        assert again.digest == digest
 
 
 def test_the_release_is_written_in_the_same_bytes(store: Path) -> None:
     data = (store / "releases/tiny/1.0.0.json").read_bytes()
-    assert artifact.parse_release(data, "tiny", "1.0.0").to_bytes() == data
+    assert release.parse_release(data, "tiny", "1.0.0").to_bytes() == data
 
 
 def test_what_was_retired_stays_so(store: Path, public_key: bytes) -> None:
@@ -125,13 +135,13 @@ def test_no_file_of_the_fixture_is_missing_in_git(kind: str, digest: str) -> Non
 
 def test_the_document_has_every_key_and_limit() -> None:
     text = FORMAT.read_text(encoding="utf-8")
-    manifest = json.loads((GOLDEN / f"store/graph/tiny/{INT8}/manifest.json").read_bytes())
-    release = json.loads((GOLDEN / "store/releases/tiny/1.0.0.json").read_bytes())
-    for heading, keys in (("Manifest", manifest), ("Release", release)):
+    a_manifest = json.loads((GOLDEN / f"store/graph/tiny/{INT8}/manifest.json").read_bytes())
+    a_release = json.loads((GOLDEN / "store/releases/tiny/1.0.0.json").read_bytes())
+    for heading, keys in (("Manifest", a_manifest), ("Release", a_release)):
         section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         rows = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
         assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(keys)
-    assert f"({artifact.PIECE_SIZE:,} bytes)" in text
-    assert replica.METADATA_LIMIT == 64 * 2**20
+    assert f"({hashing.PIECE_SIZE:,} bytes)" in text
+    assert model.METADATA_LIMIT == 64 * 2**20
     assert "at most 64 MiB each" in text
-    assert f"schema {artifact.SCHEMA}" in text
+    assert f"schema {manifest.SCHEMA}" in text
