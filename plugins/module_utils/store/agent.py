@@ -35,6 +35,7 @@ from ..artifacts.names import (
     check_name,
     retired_path,
 )
+from ..common.prometheus import Sample, metrics_text
 from .aria2 import run_command
 from .engines import KIND as ENGINE
 from .engines import Request as EngineRequest
@@ -348,9 +349,6 @@ def _bad_in(path: str, expected: FileHash | None) -> int:
     return max(1, sum(a != b for a, b in zip(found, expected.pieces)) + max(0, missing))
 
 
-# --- state and metrics ----------------------------------------------------------------------------
-
-
 def read_state(path: str) -> dict[str, float]:
     """Counters of earlier runs; they begin again where there are none that can be read."""
     try:
@@ -369,22 +367,6 @@ def write_text(path: str, text: str) -> None:
         stream.write(text)
         os.fchmod(stream.fileno(), 0o644)
     os.replace(temporary, path)
-
-
-Sample = tuple[str, str, str, float]  # name, what it is, labels, value
-
-
-def metrics_text(samples: Sequence[Sample]) -> str:
-    """The text format of Prometheus; samples of one name must follow each other."""
-    lines: list[str] = []
-    before = ""
-    for name, text, labels, value in samples:
-        if name != before:
-            kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        before = name
-        lines.append(f"{name}{labels} {value:.17g}")
-    return "\n".join(lines) + "\n"
 
 
 def _size_of(agent: StoreAgent, item: tuple[str, str]) -> int:

@@ -12,18 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import (
-    build,
-    hashing,
-    manifest,
-    release,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
+    PIECE_SIZE,
+    hash_files,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import (
-    engines,
-    model,
-    retire,
-    state,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    SCHEMA,
+    parse_manifest,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.release import parse_release
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines, retire
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
+    METADATA_LIMIT,
+    Request,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import inspect_replica
 
 ROOT = Path(__file__).resolve().parents[5]
 GOLDEN = ROOT / "tests/fixtures/store_schema_1"
@@ -51,12 +55,12 @@ def public_key() -> bytes:
     return (GOLDEN / "release.pub").read_bytes()
 
 
-def request(store: Path, public_key: bytes) -> model.Request:
-    return model.Request(str(store), "tiny", "1.0.0", public_key)
+def request(store: Path, public_key: bytes) -> Request:
+    return Request(str(store), "tiny", "1.0.0", public_key)
 
 
 def test_the_release_and_every_byte_below_it_verify(store: Path, public_key: bytes) -> None:
-    found = state.inspect_replica(request(store, public_key))
+    found = inspect_replica(request(store, public_key))
     assert found.complete, found.problem
     assert [(item.kind, item.digest) for item in found.artifacts] == [
         ("checkpoint", CHECKPOINT),
@@ -68,10 +72,10 @@ def test_the_release_and_every_byte_below_it_verify(store: Path, public_key: byt
 
 def test_the_engine_verifies(store: Path, public_key: bytes) -> None:
     wanted = engines.Wanted("tiny", ENGINE, INT8, public_key)
-    found, problems = wanted.verify(str(store / "engine/tiny" / ENGINE))
+    manifest, problems = wanted.verify(str(store / "engine/tiny" / ENGINE))
     assert problems == []
-    assert found is not None
-    assert found.tools == {"onnxruntime": "1.31.0"}
+    assert manifest is not None
+    assert manifest.tools == {"onnxruntime": "1.31.0"}
 
 
 def test_a_changed_byte_is_found(store: Path, public_key: bytes) -> None:
@@ -79,7 +83,7 @@ def test_a_changed_byte_is_found(store: Path, public_key: bytes) -> None:
     damaged.chmod(0o644)
     damaged.write_bytes(b"graph INT8\n")
     damaged.chmod(0o444)
-    found = state.inspect_replica(request(store, public_key))
+    found = inspect_replica(request(store, public_key))
     assert [str(problem)[:20] for item in found.artifacts for problem in item.problems] == [
         "decoder.onnx: sha256"
     ]
@@ -91,9 +95,9 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
 ) -> None:
     folder = store / kind / "tiny" / digest
     data = (folder / "manifest.json").read_bytes()
-    was = manifest.parse_manifest(data)
-    hashed = hashing.hash_files(str(folder), list(was.files))
-    again, pieces = build.describe(
+    was = parse_manifest(data)
+    hashed = hash_files(str(folder), list(was.files))
+    manifest, pieces = describe(
         kind,
         "tiny",
         hashed,
@@ -104,15 +108,15 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
         parents=was.parents,
         evaluation=was.evaluation,
     )
-    assert again.to_bytes() == data
+    assert manifest.to_bytes() == data
     assert pieces == (folder / "pieces.meta4").read_bytes()
     if kind != "engine":
-        assert again.digest == digest
+        assert manifest.digest == digest
 
 
 def test_the_release_is_written_in_the_same_bytes(store: Path) -> None:
     data = (store / "releases/tiny/1.0.0.json").read_bytes()
-    assert release.parse_release(data, "tiny", "1.0.0").to_bytes() == data
+    assert parse_release(data, "tiny", "1.0.0").to_bytes() == data
 
 
 def test_what_was_retired_stays_so(store: Path, public_key: bytes) -> None:
@@ -135,13 +139,13 @@ def test_no_file_of_the_fixture_is_missing_in_git(kind: str, digest: str) -> Non
 
 def test_the_document_has_every_key_and_limit() -> None:
     text = FORMAT.read_text(encoding="utf-8")
-    a_manifest = json.loads((GOLDEN / f"store/graph/tiny/{INT8}/manifest.json").read_bytes())
-    a_release = json.loads((GOLDEN / "store/releases/tiny/1.0.0.json").read_bytes())
-    for heading, keys in (("Manifest", a_manifest), ("Release", a_release)):
+    manifest = json.loads((GOLDEN / f"store/graph/tiny/{INT8}/manifest.json").read_bytes())
+    release = json.loads((GOLDEN / "store/releases/tiny/1.0.0.json").read_bytes())
+    for heading, keys in (("Manifest", manifest), ("Release", release)):
         section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         rows = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
         assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(keys)
-    assert f"({hashing.PIECE_SIZE:,} bytes)" in text
-    assert model.METADATA_LIMIT == 64 * 2**20
+    assert f"({PIECE_SIZE:,} bytes)" in text
+    assert METADATA_LIMIT == 64 * 2**20
     assert "at most 64 MiB each" in text
-    assert f"schema {manifest.SCHEMA}" in text
+    assert f"schema {SCHEMA}" in text

@@ -32,10 +32,13 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names im
     release_path,
     retired_path,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import agent as store_care
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.agent import (
     Settings,
     StoreAgent,
+    _listed,
+    carry_out,
+    main,
+    read_state,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.lock import store_lock
@@ -70,7 +73,7 @@ class Host:
 
     def does(self, command: str, now: float = 1000.0) -> int:
         fetch = https_fetcher(self.site.credentials(), 2)
-        return store_care.carry_out(
+        return carry_out(
             StoreAgent(self.settings, fetch, run_command, self.said.append), command, now
         )
 
@@ -161,10 +164,10 @@ def test_a_source_cannot_offer_what_was_not_signed(host: Host) -> None:
 @pytest.mark.parametrize("text", [b"", b"<html>", b"{}", b"[1]", b'[{"type": "file"}]', b"\xff"])
 def test_a_list_that_is_none_is_refused(text: bytes) -> None:
     if text == b"{}":
-        assert store_care._listed(text, "file") == set()
+        assert _listed(text, "file") == set()
         return
     with pytest.raises(ArtifactError, match="no list"):
-        store_care._listed(text, "file")
+        _listed(text, "file")
 
 
 def test_a_busy_store_is_left_for_the_next_run(host: Host) -> None:
@@ -247,7 +250,7 @@ def test_an_engine_that_is_not_what_its_name_says_is_not_taken(engines: Engines)
 def test_the_command_that_systemd_runs(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     path = host.site.root / "store.json"
     path.write_text(json.dumps(asdict(host.settings)))
-    assert store_care.main(["sync", str(path)]) == 0
+    assert main(["sync", str(path)]) == 0
     assert capsys.readouterr().out == "release tiny/1.0.0: pulled or repaired\n"
     assert same(host.site)
     assert (
@@ -258,4 +261,4 @@ def test_the_command_that_systemd_runs(host: Host, capsys: pytest.CaptureFixture
 def test_counters_that_cannot_be_read_begin_again(tmp_path: Path) -> None:
     for text in ("", "[]", '{"bad": "x"}'):
         (tmp_path / "state").write_text(text)
-        assert store_care.read_state(str(tmp_path / "state")) == {}
+        assert read_state(str(tmp_path / "state")) == {}
