@@ -27,6 +27,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 ANSIBLE = str(Path(sys.prefix) / "bin" / "ansible")
+# the modules that role host_tools has installed
 PROGRAM = "env PYTHONPATH=/usr/local/lib/deepseek PYTHONDONTWRITEBYTECODE=1 python3"
 UNITS = {
     "full handshakes": ("1/s", 0.9),

@@ -57,7 +57,7 @@ class RequestFactory:
         self._vocabulary = vocabulary
         self._has_logits = has_logits
         self._tool_format = (
-            tool_format(tokenizer.template_source) if tokenizer.takes_tools else None
+            tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
         )
         # one token where the model was trained to think
         self._end_think = tokenizer.token(END_THINK)

@@ -327,7 +327,9 @@ async def _forward(
 
 
 def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
-    chat, complete = (ReadForwarded(path, upstream.settings.model) for path in FORWARDED_PATHS)
+    chat, complete = (
+        ReadForwarded(path, upstream.settings.model, upstream.tokens) for path in FORWARDED_PATHS
+    )
 
     async def forward(asked: UpstreamRequest, request: Request, who: Caller) -> Response:
         return await _forward(upstream, asked, request, who)

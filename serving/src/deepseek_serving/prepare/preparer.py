@@ -112,13 +112,15 @@ def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
         scaling=smoothed.scaling,
     )
     copied = [
-        path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in NOT_COPIED
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in NOT_COPIED
     ]
     needed = sum(path.stat().st_size for path in copied) + size_of_weights(graph.weights)
     refuse_without_space(out, needed, PrepareError)
     with new_folder(out) as partial:
         for path in copied:
-            shutil.copyfile(path, partial / path.name)
+            copy = partial / path.relative_to(folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
         return _write_all(job, graph, partial)
 
 
