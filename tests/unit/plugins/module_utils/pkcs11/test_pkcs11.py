@@ -193,7 +193,7 @@ def test_sign_bytes_makes_a_signature_that_openssl_style_verification_accepts(
 def test_a_copy_of_the_disk_signs_elsewhere_with_a_softhsm_key(
     token: TokenInfo, softhsm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk is a copy of the keys, since only the library refuses (docs/explanation/tls.md)."""
+    """docs/explanation/tls.md says that a disk holds the keys: only a library forbids to copy."""
     with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         public = public_key(session.generate("release-signing", KeySpec()).public)
     (softhsm / "pin").write_text(PIN)
