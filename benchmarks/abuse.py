@@ -198,6 +198,8 @@ def time_loop(held: Longest) -> None:
         began = time.thread_time()
         run(handle)
         held.value = max(held.value, time.thread_time() - began)
+        # as asyncio does: the frames of an error would keep it, and it the error
+        del handle
 
     asyncio.Handle._run = timed
 
