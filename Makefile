@@ -75,7 +75,7 @@ format: venv
 lint: venv
 	$(call say,Linters)
 	@ruff check --quiet .
-	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/sanity/run .ci/run
+	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run .ci/run
 	@antsibull-changelog lint
 	@yamllint --strict .
 	@ansible-lint --offline --profile production
@@ -109,7 +109,7 @@ molecule: packages venv ## every Molecule scenario, three at a time; one of them
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
-.PHONY: bench bench-storage bench-abuse
+.PHONY: bench bench-storage bench-abuse bench-ranged-get
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python benchmarks/rollout.py
 	@python benchmarks/zones.py
@@ -124,6 +124,9 @@ bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minut
 # Its storage hosts are those of the unit tests.
 bench-storage: packages venv
 	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils/store python benchmarks/storage.py $(ARGUMENTS)
+
+bench-ranged-get: packages venv ## what pulls cost with aria2, and with requests of our own
+	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils/store python benchmarks/ranged_get.py $(ARGUMENTS)
 
 bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty others: half an hour and more
 	@$(SERVING)/bin/python benchmarks/abuse.py $(ARGUMENTS)

@@ -332,7 +332,7 @@ class Encoders:
         }
 
     def build(self, precision: str) -> Iterator[tuple[str, Measure]]:
-        from deepseek_serving.runtime.tensorrt import TensorRtEncoder
+        from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
 
         name = "encoder_int8.onnx" if precision == "int8" else "encoder.onnx"
         began = time.perf_counter()
@@ -368,7 +368,7 @@ class Encoders:
 
     def plain(self, precision: str) -> Iterator[tuple[str, Measure]]:
         """The same without CUDA graphs."""
-        from deepseek_serving.runtime.tensorrt import TensorRtEncoder
+        from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
 
         usual = self.engines[precision]
         batch = self.batches[BATCH, WIDTH]
@@ -440,7 +440,7 @@ class Decoders:
     """The decoder's class itself, on the lowered graph."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        from deepseek_serving.runtime.tensorrt import TensorRtEngine
+        from deepseek_serving.runtime.tensorrt_decoder import TensorRtEngine
 
         self.facts = facts
         record = facts["records"]["decoder"]
@@ -533,7 +533,7 @@ class Decoders:
 def refusals(encoders: Encoders) -> None:
     """What TensorRT says of a damaged plan, for the documentation."""
     from deepseek_serving.errors import EngineError
-    from deepseek_serving.runtime.tensorrt import TensorRtEncoder
+    from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
 
     try:
         TensorRtEncoder(b"no plan" * 100, encoders.facts["records"]["encoder"], flavour="tensorrt")

@@ -40,7 +40,13 @@ from rich.table import Table
 from test_replica import Signer, Site, free_port, issue, overwrite, start_nginx
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import PIECE_SIZE
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import Replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Plan
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ensure_replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import https_fetcher
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import inspect_replica
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 4
@@ -155,14 +161,14 @@ def memory(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def storage(root: Path, size: int) -> Iterator[tuple[Site, publish.Plan]]:
+def storage(root: Path, size: int) -> Iterator[tuple[Site, Plan]]:
     """Three storage hosts with one release, which is published in this."""
     signer = Signer()
     write_shards(root / "import", size)
-    plan = publish.Plan(
+    plan = Plan(
         str(root / "source0"), "bench", "1.0.0", str(root / "import"), signer.pem, export=False
     )
-    done = publish.publish(plan, signer.tools())
+    done = publish(plan, signer.tools())
     if done.release is None:
         sys.exit("nothing was published")
     for number in range(1, HOSTS):
@@ -181,12 +187,12 @@ def storage(root: Path, size: int) -> Iterator[tuple[Site, publish.Plan]]:
             site.stop(number)
 
 
-def pull(site: Site) -> replica.Replica:
+def pull(site: Site) -> Replica:
     request = site.request(model="bench", full=True)
     credentials = site.credentials()
-    found = replica.inspect_replica(request)
-    fetch = replica.https_fetcher(credentials, 5)
-    return replica.ensure_replica(request, fetch, replica.run_command, credentials, found)
+    found = inspect_replica(request)
+    fetch = https_fetcher(credentials, 5)
+    return ensure_replica(request, fetch, run_command, credentials, found)
 
 
 def received() -> int:
@@ -241,7 +247,7 @@ def measure(root: Path, size: int, rounds: int) -> dict[str, Row]:
         again = dataclasses.replace(plan, store=str(root / "again"))
         seconds = timed(
             rounds,
-            lambda: publish.publish(again, site.signer.tools()),
+            lambda: publish(again, site.signer.tools()),
             lambda: shutil.rmtree(root / "again", ignore_errors=True),
         )
         shutil.rmtree(root / "again")
@@ -257,7 +263,7 @@ def measure(root: Path, size: int, rounds: int) -> dict[str, Row]:
         rows["memory of a storage host"] = Row(used, "MiB", "goal", GOAL_MEMORY / used, "1.0")
 
         request = site.request(model="bench", full=True)
-        rate = mib / timed(rounds, lambda: replica.inspect_replica(request), lambda: forget(here))
+        rate = mib / timed(rounds, lambda: inspect_replica(request), lambda: forget(here))
         limit = min(read, hashing)
         rows["verify a copy"] = Row(rate, "MiB/s", "read or SHA-256", rate / limit, "0.8")
 

@@ -28,10 +28,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_host.gateway import certificate as gateway_certificate
+from deepseek_host.gateway import (
+    certificate as gateway_certificate,
+)
 from deepseek_host.gateway import runtime_api as haproxy
-from deepseek_host.pkcs11 import session as pkcs11
-from deepseek_host.pkcs11 import x509 as pkcs11_x509
+from deepseek_host.pkcs11.certificates import (
+    certificate_pem,
+)
+from deepseek_host.pkcs11.encoding import (
+    key_uri,
+    uri_pem,
+)
+from deepseek_host.pkcs11.issuing import (
+    Wanted,
+    self_signed,
+)
+from deepseek_host.pkcs11.objects import KeySpec
+from deepseek_host.pkcs11.session import open_library
+from deepseek_host.pkcs11.token_keys import token_key
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 OPENSSL_CONF = "/etc/deepseek/gateway/openssl.cnf"
@@ -73,18 +87,18 @@ def token_certificates(folder: Path) -> list[str]:
     (folder / "tokens").mkdir()
     (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder}/tokens\n")
     os.environ["SOFTHSM2_CONF"] = str(folder / "softhsm2.conf")
-    wanted = pkcs11_x509.Wanted(NAME, (f"DNS:{NAME}",), "server", 2, 1)
+    wanted = Wanted(NAME, (f"DNS:{NAME}",), "server", 2, 1)
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     texts = []
-    with pkcs11.open_library(SOFTHSM) as library:
+    with open_library(SOFTHSM) as library:
         library.initialise_token("bench", "bench-so-pin-1", PIN)
         with library.session("bench", PIN) as session:
             for label in ("one", "two"):
-                session.generate(label, pkcs11.KeySpec())
-                key = pkcs11_x509.token_key(session, label)
-                certificate = pkcs11_x509.self_signed(wanted, key, now)
-                uri = pkcs11.uri_pem(pkcs11.key_uri("bench", label))
-                texts.append(pkcs11_x509.certificate_pem(certificate) + uri)
+                session.generate(label, KeySpec())
+                key = token_key(session, label)
+                certificate = self_signed(wanted, key, now)
+                uri = uri_pem(key_uri("bench", label))
+                texts.append(certificate_pem(certificate) + uri)
     return texts
 
 

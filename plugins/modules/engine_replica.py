@@ -145,10 +145,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments im
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.engines import (
     Request,
     Wanted,
-    hold_engine,
+    ensure_engine,
     missing_message,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import ReplicaError
 
 
 def hold(module):
@@ -158,7 +158,7 @@ def hold(module):
     )
     request = Request(params["store"], wanted, params["sources"], params["verify"] == "full")
     room = evictor(module)
-    held = hold_engine(
+    held = ensure_engine(
         request,
         fetcher(module),
         runner(module),

@@ -181,13 +181,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments im
     fetcher,
     source_arguments,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
     ReplicaError,
     Request,
-    Sources,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import Sources, replicas
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import (
     inspect_replica,
     list_releases,
-    replicas,
 )
 
 

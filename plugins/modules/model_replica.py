@@ -154,12 +154,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments im
     source_arguments,
     store_arguments,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
     ReplicaError,
     Request,
-    ensure_replica,
-    inspect_replica,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ensure_replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import inspect_replica
 
 
 def lines(state):

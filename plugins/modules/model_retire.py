@@ -80,7 +80,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatur
     HAS_CRYPTOGRAPHY,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import ReplicaError
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.retire import (
     RetireError,
     Retirement,

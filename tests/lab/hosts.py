@@ -6,7 +6,7 @@
 ``hosts.py up`` and ``hosts.py down`` read a description on standard input, as ``create.yml`` makes
 it from the inventory::
 
-    {"name": "lab", "octet": 110,
+    {"name": "lab", "octet": 110, "image": "bare",
      "hosts": {"storage-1": {"debian": "bookworm", "addresses": {"management": "10.110.10.31"}}}}
 
 Each network is ``10.<octet>.<zone>.0/24``; this machine has ``.1`` on the management and service
@@ -68,6 +68,7 @@ class Lab:
     name: str
     octet: int
     hosts: tuple[Host, ...]
+    image: str = "bare"
 
     @property
     def folder(self) -> Path:
@@ -95,7 +96,7 @@ def parse(text: str) -> Lab:
     """Read the description; raises LabError naming what is missing."""
     data = json.loads(text)
     hosts = tuple(Host(name, h["debian"], h["addresses"]) for name, h in data["hosts"].items())
-    lab = Lab(data["name"], int(data["octet"]), hosts)
+    lab = Lab(data["name"], int(data["octet"]), hosts, data["image"])
     for host in hosts:
         for zone, address in host.addresses.items():
             prefix = lab.subnet(zone).rsplit(".", 1)[0] + "." if zone in ZONES else None
@@ -141,7 +142,7 @@ def make_images(lab: Lab, steps: Steps) -> dict[str, str]:
     names = {}
     for suite in sorted({host.debian for host in lab.hosts}):
         start = time.monotonic()
-        word, name = run(str(HERE / "image"), suite).split()
+        word, name = run(str(HERE / "image"), suite, lab.image).split()
         names[suite] = name
         if word == "built":
             steps.changed += 1

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a scenario costs, and whether that is more than what is recorded.
+"""What a scenario costs, and whether that is far from what is recorded.
 
 Seconds depend on the machine and on what else it does: they are written down and not judged. Task
 results and hosts do not, and are what a scenario's time grows with.
@@ -213,14 +213,21 @@ def growth(name: str, times: Times, recorded: dict[str, Any]) -> list[str]:
         return [f"{name}: its log has no task results; scenario_times.py does not understand it"]
     if name not in recorded:
         return [f"{name}: nothing is recorded of it"]
-    return [
-        f"{name}: {now} {word}, over {GROWTH - 1:.0%} more than the {recorded[name][key]} recorded"
-        for key, word, now in (
-            ("task_results", "task results", times.task_results),
-            ("hosts", "hosts", times.hosts),
-        )
-        if now > recorded[name][key] * GROWTH
-    ]
+    changed = []
+    for key, word, now in (
+        ("task_results", "task results", times.task_results),
+        ("hosts", "hosts", times.hosts),
+    ):
+        before = recorded[name][key]
+        if now > before * GROWTH:
+            changed.append(
+                f"{name}: {now} {word}, over {GROWTH - 1:.0%} more than the {before} recorded"
+            )
+        elif now * GROWTH < before:
+            changed.append(
+                f"{name}: {now} {word}, and {before} are recorded: something may be left out"
+            )
+    return changed
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ INCLUDES = (
 every_role = pytest.mark.parametrize("role", ROLES)
 
 
+@functools.cache
 def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text()) if path.exists() else None
+    """The content of a file, which no test changes: hundreds ask for the same few."""
+    return yaml.load(path.read_text(), yaml.CSafeLoader) if path.exists() else None
 
 
 def specs(role: str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..pkcs11.arguments import as_user
-from ..pkcs11.session import Library, Pkcs11Error, open_library, refused_login
+from ..pkcs11.objects import Pkcs11Error
+from ..pkcs11.pin import refused_login
+from ..pkcs11.session import Library, open_library
 from .certificate import CertificateError, Listener, probe
 
 AGAIN_SECONDS = 2

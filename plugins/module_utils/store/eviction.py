@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from ..artifacts.files import read_small
 from ..artifacts.names import release_path
-from .replica import ReplicaError, list_releases
+from .model import ReplicaError
 from .retire import RetireError, Retirement, evict, sweep
+from .state import list_releases
 
 # The active release, and the one to go back to.
 _IN_USE = 2

@@ -26,7 +26,8 @@ from ..artifacts.names import (
     release_path,
     retired_path,
 )
-from .replica import list_releases, read_release, store_lock
+from .lock import store_lock
+from .state import list_releases, read_release
 
 _KINDS = ("checkpoint", "graph", "engine")
 
@@ -216,18 +217,18 @@ def _engines_of(asked: Retirement, unused: set[tuple[str, str]]) -> Iterator[str
             yield key
 
 
-def _graphs_of_engine(folder: str) -> Sequence[str]:
+def _graphs_of_engine(directory: str) -> Sequence[str]:
     """Digests of the graphs that an engine was compiled from; none if its manifest cannot be read."""
     try:
-        return parse_manifest(read_small(os.path.join(folder, MANIFEST))).parents
+        return parse_manifest(read_small(os.path.join(directory, MANIFEST))).parents
     except (OSError, ArtifactError):
         return ()
 
 
-def _traces(folder: str) -> list[str]:
+def _traces(directory: str) -> list[str]:
     """An artifact, and what an interrupted pull or retirement has left of it."""
-    parent, name = os.path.split(folder)
-    found = [folder, f"{folder}.part", os.path.join(parent, f".retired-{name}")]
+    parent, name = os.path.split(directory)
+    found = [directory, f"{directory}.part", os.path.join(parent, f".retired-{name}")]
     return [path for path in found if os.path.lexists(path)]
 
 
@@ -249,7 +250,7 @@ def _remove(path: str, done: Retired, check_mode: bool) -> None:
     if not os.path.isdir(path) or os.path.islink(path):
         os.unlink(path)
     else:
-        # Its name goes at once: a folder with half of its files must never be found under it.
+        # Its name goes at once: a directory with half of its files must never be found under it.
         hidden = path if name.startswith(".retired-") else os.path.join(parent, f".retired-{name}")
         if hidden != path:
             if os.path.lexists(hidden):

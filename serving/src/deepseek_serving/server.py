@@ -16,13 +16,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from deepseek_serving import settings as settings_file
+from deepseek_serving.backends.base import Backend
 from deepseek_serving.backends.embedding import load_embedder
 from deepseek_serving.backends.local import load
 from deepseek_serving.backends.upstream import Upstream
 from deepseek_serving.cli import run
 from deepseek_serving.errors import EX_CONFIG, EngineError
 from deepseek_serving.http.app import create_app
-from deepseek_serving.http.common import Served
 from deepseek_serving.http.proxy import create_forwarding_app
 from deepseek_serving.http.tls import checked_protocol, server_context
 from deepseek_serving.log import log_to
@@ -62,7 +62,7 @@ def notify(state: str, *, wait: bool = False) -> None:
 class Server(uvicorn.Server):
     """Reports readiness once it listens."""
 
-    def __init__(self, config: uvicorn.Config, service: Served, keys: KeyRing | None) -> None:
+    def __init__(self, config: uvicorn.Config, service: Backend, keys: KeyRing | None) -> None:
         super().__init__(config)
         self._service = service
         self._keys = keys
@@ -101,7 +101,7 @@ def _key_ring(keys: KeySettings) -> KeyRing:
     return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients, keys.grace_seconds)
 
 
-def _served(settings: Settings, keys: KeyRing | None) -> tuple[Served, ASGIApp]:
+def _served(settings: Settings, keys: KeyRing | None) -> tuple[Backend, ASGIApp]:
     """What is served, verified, and the application around it."""
     model, engine = settings.model, settings.engine
     named = (model.store, model.name, model.version, model.public_key)

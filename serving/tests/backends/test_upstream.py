@@ -38,7 +38,9 @@ from support import (
 )
 
 from deepseek_serving.backends.outcomes import Outcomes
+from deepseek_serving.http.validation import ReadForwarded, RefusedError
 from deepseek_serving.policy import keys
+from deepseek_serving.text.known_tokens import KnownTokens
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {
@@ -411,6 +413,60 @@ def test_completions_and_models(http: httpx.Client, behind: Behind) -> None:
     assert reply.json()["choices"][0]["text"] == "b"
     (card,) = http.get("/v1/models").json()["data"]
     assert (card["id"], card["max_model_len"]) == (MODEL, 4096)
+
+
+# A token without weights can end the engine of everybody
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": [5, 1024]}, "prompt"),
+        ("/v1/completions", {"prompt": [[5], [2**20, 7]]}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"1024": 1}}, "logit_bias"),
+        (CHAT, {"messages": ASK["messages"], "logit_bias": {"4096": -1}}, "logit_bias"),
+        # a large body is judged in another process, with the same answer
+        ("/v1/completions", {"prompt": [5] * 40_000 + [1024]}, "prompt"),
+    ],
+)
+def test_a_token_that_the_model_does_not_have_goes_no_further(
+    http: httpx.Client, behind: Behind, path: str, body: dict[str, Any], param: str
+) -> None:
+    before = len(behind.asked)
+    reply = http.post(path, json={"model": MODEL, **body})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+    assert "the vocabulary has the tokens 0 to 1023; " in reply.json()["error"]["message"]
+    assert len(behind.asked) == before
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"messages": [{"role": "user", "content": 'of "<|pad|>" I ask'}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "<|pad|>"}]}]},
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [{"type": "function", "function": {"name": "f", "description": "<|pad|>"}}],
+        },
+        {"messages": [{"role": "user", "content": 'a "quoted\n" one'}]},
+        {"prompt": "<|pad|>"},
+        {"prompt": ["x", "<|pad|>"]},
+    ],
+)
+def test_a_text_that_stands_for_a_token_beyond_the_table_is_refused(sent: dict[str, Any]) -> None:
+    added = [(1023, "<|end|>"), (1024, "<|pad|>"), (1025, '"quoted\n"')]
+    tokenizer = {"added_tokens": [{"id": number, "content": text} for number, text in added]}
+    tokens = KnownTokens.of({"text_config": {"vocab_size": 1024}}, tokenizer)
+    path = "/v1/completions" if "prompt" in sent else CHAT
+    reading = ReadForwarded(path, "behind", tokens)
+    with pytest.raises(RefusedError, match=r"a token which the model has not learned"):
+        reading.read(json.dumps({"model": MODEL, **sent}).encode())
+    known = json.dumps({"model": MODEL, **sent}).replace("<|pad|>", "<|end|>")
+    if "quoted" not in known:
+        assert reading.read(known.encode()).model == MODEL
+    # of a model that does not say how many tokens it has, nothing is refused
+    assert KnownTokens.of({"vocab_size": "?"}, tokenizer) == KnownTokens()
 
 
 def test_quotas_are_settled_with_what_was_counted(

@@ -164,6 +164,33 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         write("chat_template.jinja", b"{{"),
         "chat_template.jinja: the chat",
     ),
+    "template for tools leaves them out": (
+        template(
+            [
+                {"name": "default", "template": "{{ messages[-1].content }}"},
+                {"name": "tool_use", "template": "{{ messages[-1].content }}"},
+            ]
+        ),
+        "the chat template 'tool_use' leaves out the tools",
+    ),
+    "template for tools fails": (
+        template(
+            [
+                {"name": "default", "template": "{{ messages[-1].content }}"},
+                {"name": "tool_use", "template": "{{ tools[0].nothing.more }}"},
+            ]
+        ),
+        "tokenizer_config.json: the chat template cannot render",
+    ),
+    "template with a name is wrong": (
+        template(
+            [
+                {"name": "default", "template": "{{ messages[-1].content }}"},
+                {"name": "rag", "template": "{% for %}"},
+            ]
+        ),
+        "tokenizer_config.json: the chat template is wrong",
+    ),
     "several templates, none the default": (
         template([{"name": "rag", "template": "x"}]),
         "without one named 'default'",
@@ -199,6 +226,10 @@ ACCEPTED = [
     "{% for m in messages %}{{ m.content }}{% endfor %}"
     "{% if tools %}{{ tools | tojson }}{% endif %}",
     [{"name": "default", "template": "{{ messages[-1].content }}"}, {"name": "x", "template": ""}],
+    [
+        {"name": "default", "template": "{{ messages[-1].content }}"},
+        {"name": "tool_use", "template": "{{ tools | tojson }}{{ messages[-1].content }}"},
+    ],
 ]
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from reference import Reference, random_checkpoint
+from safetensors.torch import load_file, save_file
 from support import CHECKPOINT, command, trained
 
 from deepseek_serving.errors import CheckpointError, EngineError
@@ -408,6 +410,48 @@ def test_a_truncated_file_is_refused(checkpoint: Path, tmp_path: Path, keep: flo
     with pytest.raises(CheckpointError, match=r"model.safetensors: truncated"):
         export(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def with_zeros(checkpoint: Path, begin: int, size: int) -> tuple[str, str]:
+    """The names of two tensors that are put into the checkpoint, the first with zeros in it."""
+    file = checkpoint / "model.safetensors"
+    tensors = load_file(file)
+    values = torch.ones(5 * 2**20, dtype=torch.uint8)
+    values[begin : begin + size] = 0
+    save_file(tensors | {"extra.a": values, "extra.b": torch.ones(4)}, file)
+    return "extra.a", "extra.b"
+
+
+@pytest.mark.parametrize("begin", [0, 1, 700_001, 4 * 2**20])
+def test_a_part_of_a_download_that_never_came_is_refused_unless_accepted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], begin: int
+) -> None:
+    name, other = with_zeros(checkpoint, begin, 2**20)
+    words = [str(checkpoint), str(tmp_path / "out")]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert f"model.safetensors: tensor {name} has 1048576 zeros in a row from " in said
+    assert "--zero-tensors" in said
+    assert other not in said
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--zero-tensors=nothing.*", "--zero-tensors=*.a"]) == 0
+
+
+def test_the_template_for_tools_goes_with_the_graph(checkpoint: Path, tmp_path: Path) -> None:
+    folder = checkpoint / "additional_chat_templates"
+    folder.mkdir()
+    (checkpoint / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+    (folder / "tool_use.jinja").write_text("{{ tools | tojson }}{{ messages[-1].content }}")
+    export(checkpoint, tmp_path / "out")
+    tokenizer = ChatTokenizer(tmp_path / "out")
+    question = [{"role": "user", "content": "x"}]
+    assert tokenizer.text(question) == "x"
+    assert tokenizer.text(question, [{"type": "function"}]) == '[{"type": "function"}]x'
+
+
+def test_fewer_zeros_are_a_part_of_a_model(checkpoint: Path, tmp_path: Path) -> None:
+    with_zeros(checkpoint, 700_001, 2**20 - 1)
+    export(checkpoint, tmp_path / "out")
 
 
 def test_a_header_that_lies_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from deepseek_serving.http.validation import (
     Reading,
     RefusedError,
 )
-from deepseek_serving.http.validation_pool import Judges
+from deepseek_serving.http.validation_pool import ValidationPool
 from deepseek_serving.settings import UpstreamSettings
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
@@ -286,7 +286,7 @@ def test_a_judge_that_fails_refuses_one_body_and_is_started_again(
     monkeypatch.setattr(judges, "JUDGE_SECONDS", 600.0)
 
     async def judged() -> list[object]:
-        pool = Judges(count=1)
+        pool = ValidationPool(count=1)
         found: list[object] = []
         try:
             wicked = [Wicked(does) for does in ("spin", "hoard", "exit", "kill")]
@@ -313,7 +313,7 @@ def test_a_judge_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judges, "JUDGE_SECONDS", 0.3)
 
     async def judged() -> int:
-        pool = Judges(("sleep", "1000"), count=1)
+        pool = ValidationPool(("sleep", "1000"), count=1)
         with pytest.raises(ApiError) as caught:
             await pool.judge(Where(), [b"a" * 2**20])
         await pool.close()
@@ -331,7 +331,7 @@ def test_a_judge_that_was_only_not_kept_refuses_nobody(tmp_path: Path) -> None:
     )
 
     async def judged() -> Any:
-        pool = Judges((sys.executable, "-c", script), count=1)
+        pool = ValidationPool((sys.executable, "-c", script), count=1)
         try:
             return await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
         finally:
@@ -345,7 +345,7 @@ def test_a_judge_that_is_told_to_end_goes_on_until_the_service_has() -> None:
     """systemd tells every process of a unit to end at once, and requests are still answered."""
 
     async def judged() -> Any:
-        pool = Judges(count=1)
+        pool = ValidationPool(count=1)
         try:
             await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
             process = pool._all[0]._process
@@ -364,7 +364,7 @@ def test_judges_are_there_before_they_are_needed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(judges, "BEGIN_SECONDS", 0)
 
     async def begun() -> list[bool]:
-        pool = Judges(("sleep", "1000"), count=2)
+        pool = ValidationPool(("sleep", "1000"), count=2)
         pool.begin()
         assert pool._beginning is not None
         await pool._beginning
@@ -377,7 +377,7 @@ def test_judges_are_there_before_they_are_needed(monkeypatch: pytest.MonkeyPatch
 
 def test_judges_that_nobody_needed_need_not_begin() -> None:
     async def begun() -> list[bool]:
-        pool = Judges(("sleep", "1000"), count=2)
+        pool = ValidationPool(("sleep", "1000"), count=2)
         pool.begin()
         await pool.close()
         return [judge._process is not None for judge in pool._all]

@@ -22,7 +22,8 @@ from deepseek_serving.errors import EngineError
 from deepseek_serving.export.exporter import export_encoder
 from deepseek_serving.runtime import Candidates, Engine
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder, OnnxRuntimeEngine
-from deepseek_serving.runtime.tensorrt import TensorRtEncoder, TensorRtEngine
+from deepseek_serving.runtime.tensorrt_decoder import TensorRtEngine
+from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
 from deepseek_serving.text.tokenizer import ChatTokenizer
 
 SLOTS, CHUNK = 3, 16
@@ -416,7 +417,7 @@ def test_texts_that_cannot_be_read(gpu: FakeGpu, encoder: Path, kind: str) -> No
 def test_shapes_that_do_not_come_back_are_forgotten(
     gpu: FakeGpu, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepseek_serving.runtime.tensorrt.SHAPES", 2)
+    monkeypatch.setattr("deepseek_serving.runtime.tensorrt_encoder.SHAPES", 2)
     ours, reference = embedder(encoder), OnnxRuntimeEncoder(encoder, threads=1)
     for length in (10, 50, 90, 10, 10, 50, 90, 90):
         batch = texts([length])

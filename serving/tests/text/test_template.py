@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_serving.errors import TokenizerError
-from deepseek_serving.text.template import ChatTemplate, TemplateError, read_template
+from deepseek_serving.text.template import ChatTemplate, TemplateError, read_templates
 from deepseek_serving.text.template_limits import SECONDS, TooMuchError, weight
 
 MESSAGES = [
@@ -203,8 +204,49 @@ def test_the_transformers_generation_block_is_rendered_as_it_is() -> None:
 
 
 def test_of_named_templates_the_default_is_taken(tmp_path: Path) -> None:
-    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
-    assert read_template(tmp_path, {"chat_template": named}).render() == "D"
+    named = [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]
+    templates = read_templates(tmp_path, {"chat_template": named})
+    assert templates.chosen(tools=False).render() == "D"
+    assert templates.chosen(tools=True) is templates.default
+
+
+def in_config(folder: Path, named: dict[str, str]) -> dict[str, Any]:
+    return {"chat_template": [{"name": name, "template": text} for name, text in named.items()]}
+
+
+def in_files(folder: Path, named: dict[str, str]) -> dict[str, Any]:
+    (folder / "additional_chat_templates").mkdir()
+    for name, text in named.items():
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+    (folder / "additional_chat_templates" / "default.jinja").rename(folder / "chat_template.jinja")
+    return {"chat_template": "of the config, which a file replaces"}
+
+
+@pytest.mark.parametrize("written", [in_config, in_files])
+def test_where_tools_are_given_the_template_for_them_is_taken(
+    tmp_path: Path, written: Callable[[Path, dict[str, str]], dict[str, Any]]
+) -> None:
+    config = written(tmp_path, {"tool_use": "T{{ tools }}", "default": "D", "rag": "R"})
+    templates = read_templates(tmp_path, config)
+    assert templates.chosen(tools=False).render() == "D"
+    assert templates.chosen(tools=True).render(tools=1) == "T1"
+    assert templates.tool_use.takes_tools
+
+
+@pytest.mark.parametrize("written", [in_config, in_files])
+@pytest.mark.parametrize("name", ["tool_use", "rag"])
+def test_each_template_with_a_name_is_read(
+    tmp_path: Path, written: Callable[[Path, dict[str, str]], dict[str, Any]], name: str
+) -> None:
+    config = written(tmp_path, {"default": "D", name: "{% for %}"})
+    with pytest.raises(TokenizerError, match="the chat template is wrong"):
+        read_templates(tmp_path, config)
+
+
+def test_a_template_with_a_name_and_without_a_text_is_refused(tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": None}]
+    with pytest.raises(TokenizerError, match="has no text for 'tool_use'"):
+        read_templates(tmp_path, {"chat_template": named})
 
 
 @pytest.mark.parametrize(
@@ -225,17 +267,17 @@ def test_named_templates_without_a_default_are_refused_by_name(
     with pytest.raises(
         TokenizerError, match=r"tokenizer_config\.json: chat_template is a list"
     ) as e:
-        read_template(tmp_path, {"chat_template": named})
+        read_templates(tmp_path, {"chat_template": named})
     assert says in str(e.value)
 
 
 def test_a_template_file_that_is_no_text_is_an_error_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "chat_template.jinja"
     path.write_bytes(b"\xef\xbb\xbf{{ 'x' }}")
-    assert read_template(tmp_path, {}).render() == "x"
+    assert read_templates(tmp_path, {}).default.render() == "x"
     path.write_bytes(b"\xff\xfe{\0")
     with pytest.raises(TokenizerError, match=r"chat_template\.jinja: cannot be read as UTF-8"):
-        read_template(tmp_path, {})
+        read_templates(tmp_path, {})
 
 
 nested = st.recursive(

@@ -44,6 +44,7 @@ def described(**addresses: str) -> str:
         {
             "name": "unit",
             "octet": 199,
+            "image": "prepared",
             "hosts": {"storage-1": {"debian": "bookworm", "addresses": addresses}},
         }
     )
@@ -52,7 +53,7 @@ def described(**addresses: str) -> str:
 def test_a_description_becomes_a_lab(hosts: ModuleType) -> None:
     lab = hosts.parse(described(management="10.199.10.31", storage="10.199.40.31"))
     (host,) = lab.hosts
-    assert (lab.name, lab.octet) == ("unit", 199)
+    assert (lab.name, lab.octet, lab.image) == ("unit", 199, "prepared")
     assert (host.name, host.debian) == ("storage-1", "bookworm")
     assert lab.container(host) == "unit-storage-1"
     assert lab.subnet("storage") == "10.199.40.0/24"

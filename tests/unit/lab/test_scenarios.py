@@ -132,10 +132,10 @@ def test_one_that_has_more_hosts_than_there_is_room_for_runs_alone(
 
 
 def test_the_longest_goes_before_the_others(program: ModuleType, root: Path) -> None:
-    for name in ("nvidia_driver", "site"):
+    for name in ("inference", "model_release", "site"):
         (root / "molecule" / name).mkdir()
         (root / "molecule" / name / "molecule.yml").write_text("---\n")
-    assert program.scenarios(root)[:2] == ["site", "nvidia_driver"]
+    assert program.scenarios(root)[:3] == ["site", "inference", "model_release"]
     other = root / "bin" / "molecule"
     other.write_text("#!/bin/sh\nnice\n")
     levels = {
@@ -220,6 +220,18 @@ def test_a_host_more_than_recorded_fails(program: ModuleType, root: Path) -> Non
     path = program.recorded_file(root)
     path.write_text('{"scenarios": {"small": {"hosts": 1, "task_results": 102}}}')
     assert program.main(root, ["small"]) == 1
+
+
+def test_far_fewer_task_results_than_recorded_fail_until_they_are_recorded(
+    program: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = program.recorded_file(root)
+    path.write_text('{"scenarios": {"small": {"hosts": 2, "task_results": 123}}}')
+    assert program.main(root, ["small"]) == 1
+    said = capsys.readouterr().out
+    assert "small: 102 task results, and 123 are recorded: something may be left out\n" in said
+    path.write_text('{"scenarios": {"small": {"hosts": 2, "task_results": 122}}}')
+    assert program.main(root, ["small"]) == 0
 
 
 def test_recording_needs_a_run_that_has_passed_and_forgets_what_is_gone(

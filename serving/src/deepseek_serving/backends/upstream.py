@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,10 +20,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from deepseek_serving.backends.outcomes import Outcomes
-from deepseek_serving.errors import ServingError, SettingsError
+from deepseek_serving.errors import CheckpointError, ServingError, SettingsError
 from deepseek_serving.generation.concurrency import ConcurrencyLimiter
 from deepseek_serving.metrics import Metrics, readiness
 from deepseek_serving.settings import UpstreamSettings
+from deepseek_serving.text.documents import read_object
+from deepseek_serving.text.known_tokens import KnownTokens
 from deepseek_serving.trust.release import Release
 
 logger = logging.getLogger(__name__)
@@ -52,11 +55,12 @@ class _State(Collector):
 
 
 class Upstream:
-    """The server behind: whether it is ready, and the connections to it."""
+    """The server behind: whether it is ready, and the connections to it. Raises CheckpointError."""
 
     def __init__(self, release: Release, settings: UpstreamSettings) -> None:
         self.release = release
         self.settings = settings
+        self.tokens = _known_tokens(release.graph)
         self.gate = ConcurrencyLimiter(settings.concurrency, settings.queue, settings.queue_per_key)
         self.metrics = Metrics(_State(self))
         self.outcomes = Outcomes(settings.doubt_seconds)
@@ -225,7 +229,7 @@ class Upstream:
                 "the upstream refuses upstream.model %r with status %d: %s",
                 self.settings.model,
                 answer.status_code,
-                said(answer.content)[:500],
+                error_text(answer.content)[:500],
             )
             return False
         return True
@@ -272,7 +276,14 @@ class Upstream:
         return length if isinstance(length, int) else None
 
 
-def said(content: bytes) -> str:
+def _known_tokens(checkpoint: Path) -> KnownTokens:
+    """A tokenizer in another form than tokenizer.json tells of none. Raises CheckpointError."""
+    path = checkpoint / "tokenizer.json"
+    tokenizer = read_object(path, CheckpointError) if path.is_file() else {}
+    return KnownTokens.of(read_object(checkpoint / "config.json", CheckpointError), tokenizer)
+
+
+def error_text(content: bytes) -> str:
     """What a server's error says, in whichever of the usual shapes it has; empty if in none."""
     try:
         body = json.loads(content)

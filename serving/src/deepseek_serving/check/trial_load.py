@@ -22,9 +22,10 @@ from deepseek_serving.text.documents import load_tokenizer, read_object, third_p
 from deepseek_serving.text.template import (
     CONFIG_FILE,
     TEMPLATE_FILE,
+    TOOL_USE,
     RefusedError,
     TemplateError,
-    read_template,
+    read_templates,
 )
 from deepseek_serving.text.tokenizer import ChatTokenizer, read_defaults
 from deepseek_serving.text.tokenizer_classes import unlike_its_class
@@ -129,7 +130,7 @@ def _defaults(folder: Path) -> None:
 
 
 def _template(folder: Path) -> None:
-    read_template(folder, read_object(folder / CONFIG_FILE, TokenizerError))
+    read_templates(folder, read_object(folder / CONFIG_FILE, TokenizerError))
 
 
 def _exchange(folder: Path) -> None:
@@ -151,8 +152,10 @@ def _rendered(tokenizer: ChatTokenizer, path: Path) -> str:
     for messages in EXCHANGES:
         try:
             text = tokenizer.text(messages)
-            if tokenizer.takes_tools:
-                tokenizer.text(messages, TOOLS)
+            if tokenizer.takes_tools or tokenizer.has_tool_use:
+                with_tools = tokenizer.text(messages, TOOLS)
+                if tokenizer.has_tool_use and "look_up" not in with_tools:
+                    raise _unusable(path, f"the chat template {TOOL_USE!r} leaves out the tools")
         except RefusedError as error:
             refusal = error
             continue

@@ -16,7 +16,7 @@ from deepseek_serving.compile.host import Flavour
 from deepseek_serving.compile.profiles import Profile
 from deepseek_serving.compile.progress import Progress
 from deepseek_serving.errors import BuildError
-from deepseek_serving.runtime.tensorrt import import_flavour
+from deepseek_serving.runtime.tensorrt_plan import import_flavour
 
 # Errors that a failed build repeats on every level; the first few say it.
 MOST_ERRORS = 4

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.http.errors import ApiError, failed
 from deepseek_serving.http.validation import Reading, RefusedError
-from deepseek_serving.http.validation_pool import Judges
+from deepseek_serving.http.validation_pool import ValidationPool
 
 # far more than a context of a million tokens
 LARGEST_BODY = 8 * 2**20
@@ -105,12 +105,12 @@ class _Body:
 
 
 class Admission:
-    """Reads and judges the body of every POST request for `endpoints`; the rest has none."""
+    """Reads and validates the body of every POST request for `endpoints`; the rest has none."""
 
-    def __init__(self, app: ASGIApp, endpoints: Endpoints, judges: Judges) -> None:
+    def __init__(self, app: ASGIApp, endpoints: Endpoints, pool: ValidationPool) -> None:
         self._app = app
         self._endpoints = endpoints
-        self._judges = judges
+        self._pool = pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_post = scope["type"] == "http" and scope["method"] == "POST"
@@ -142,9 +142,9 @@ class Admission:
         await body.read(SMALL_BODY)
         if body.size <= SMALL_BODY:
             return reading.read(b"".join(body.chunks))
-        async with self._judges.place(line):
+        async with self._pool.place(line):
             try:
                 await asyncio.wait_for(body.read(LARGEST_BODY), BODY_SECONDS)
             except asyncio.TimeoutError as error:
                 raise _too_slow() from error
-            return await self._judges.judge(reading, body.chunks)
+            return await self._pool.judge(reading, body.chunks)

@@ -11,14 +11,16 @@ from fastapi.responses import Response
 from starlette.types import ASGIApp
 
 from deepseek_serving.backends.embedding import Embedder
-from deepseek_serving.backends.local import Job, PromptTooLongError, Service, UnsupportedError
+from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
+from deepseek_serving.backends.local import Service
+from deepseek_serving.backends.requests import GenerationRequest
 from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.grammar_queue import TrialsBusyError, TrialsEndedError
 from deepseek_serving.generation.request import Chat, Completion, Text
 from deepseek_serving.generation.scheduler import ClosedError, QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller
-from deepseek_serving.http.common import Who, assemble, check_model, queue_full
+from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
@@ -58,7 +60,9 @@ def _refusal(error: Exception, param: str) -> ApiError:
 REFUSED = (PromptTooLongError, SchemaError, UnsupportedError, TemplateError, TextError)
 
 
-def _start(service: Service, jobs: Sequence[Job], who: Caller, *, streamed: bool) -> Answers:
+def _start(
+    service: Service, jobs: Sequence[GenerationRequest], who: Caller, *, streamed: bool
+) -> Answers:
     """Begin the answers, or say in OpenAI's terms why not."""
     reserved = sum(job.reserved for job in jobs)
     who.take("tokens", reserved)
@@ -91,12 +95,12 @@ def _work(messages: Sequence[Mapping[str, Any]]) -> int:
 
 async def _chat_job(
     service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
-) -> Job | None:
+) -> GenerationRequest | None:
     """What is to be answered; None if the client has left meanwhile."""
     tools, schema = body.called_tools, body.json_schema
 
-    def make() -> Job:
-        return service.chat(body.messages, body.options(), tools=tools, schema=schema)
+    def make() -> GenerationRequest:
+        return service.requests.chat(body.messages, body.options(), tools=tools, schema=schema)
 
     try:
         # a schema is looked through, which may take milliseconds
@@ -128,9 +132,11 @@ async def _chat_job(
         ) from error
 
 
-async def _compiled(service: Service, job: Job, request: Request, who: Caller) -> Job | None:
+async def _compiled(
+    service: Service, job: GenerationRequest, request: Request, who: Caller
+) -> GenerationRequest | None:
     """The job with its grammar, unless the client leaves before it is compiled."""
-    compiling = asyncio.ensure_future(service.constrained(job, who.line))
+    compiling = asyncio.ensure_future(service.requests.with_grammar(job, who.line))
     leaving = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait((compiling, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -142,11 +148,12 @@ async def _compiled(service: Service, job: Job, request: Request, who: Caller) -
 
 async def _completion_jobs(
     service: Service, off_loop: OffLoop, body: Completion, line: str
-) -> list[Job]:
+) -> list[GenerationRequest]:
     options = body.options()
 
-    def make() -> list[Job]:
-        return [service.completion(service.tokens(prompt), options) for prompt in body.prompts]
+    def make() -> list[GenerationRequest]:
+        factory = service.requests
+        return [factory.completion(factory.tokens(prompt), options) for prompt in body.prompts]
 
     try:
         if sum(map(len, body.prompts)) > SMALL:
@@ -213,12 +220,12 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
         return await _complete(service, off_loop, body, request, who)
 
     @app.post("/v1/chat/completions", responses=REPLIES, tags=["chat"])
-    async def chat_completions(body: ChatRequest, request: Request, who: Who) -> Response:
+    async def chat_completions(body: ChatRequest, request: Request, who: CallerDep) -> Response:
         """Answer a conversation."""
         return await chat(body.asked(), request, who)
 
     @app.post("/v1/completions", responses=REPLIES, tags=["completions"])
-    async def completions(body: CompletionRequest, request: Request, who: Who) -> Response:
+    async def completions(body: CompletionRequest, request: Request, who: CallerDep) -> Response:
         """Go on with a text."""
         return await complete(body.asked(), request, who)
 

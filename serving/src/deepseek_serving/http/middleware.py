@@ -7,14 +7,12 @@ import re
 import time
 import uuid
 from collections.abc import Collection
-from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deepseek_serving.backends.base import Backend
 from deepseek_serving.http.admission import LARGEST_BODY, too_large
-from deepseek_serving.metrics import Metrics
-from deepseek_serving.trust.release import Release
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +22,15 @@ LONGEST_PATH = 256
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
-class Named(Protocol):
-    """What is served, and what is counted of it."""
-
-    release: Release
-    metrics: Metrics
-
-
 class RequestContextMiddleware:
     """Names request and release in every response; logs all but the probes' requests.
 
     Neither prompts nor answers are logged.
     """
 
-    def __init__(self, app: ASGIApp, service: Named, routes: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, backend: Backend, routes: Collection[str]) -> None:
         self._app = app
-        self._service = service
+        self._backend = backend
         self._routes = frozenset(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +48,7 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 named = MutableHeaders(scope=message)
-                named["x-deepseek-release"] = self._service.release.header
+                named["x-deepseek-release"] = self._backend.release.header
                 named["x-request-id"] = request_id
             await send(message)
 
@@ -74,7 +65,7 @@ class RequestContextMiddleware:
         path = scope["path"]
         # only known paths: labels must not grow with what clients invent
         label = path if path in self._routes else "other"
-        self._service.metrics.requests.labels(label, str(status)).inc()
+        self._backend.metrics.requests.labels(label, str(status)).inc()
         if path in QUIET:
             return
         state = scope.get("state", {})

@@ -16,16 +16,16 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.backends.embedding import Embedder
-from deepseek_serving.backends.upstream import Upstream, said
+from deepseek_serving.backends.upstream import Upstream, error_text
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller
-from deepseek_serving.http.common import Who, assemble, check_model, queue_full
+from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
 from deepseek_serving.http.protocol import ChatRequest, CompletionRequest
 from deepseek_serving.http.streaming import disconnected, not_taken, unavailable
-from deepseek_serving.http.validation import Ask, ReadForwarded
+from deepseek_serving.http.validation import ReadForwarded, UpstreamRequest
 from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
 
@@ -45,12 +45,12 @@ class _BrokenError(Exception):
     """The answer ended before its end."""
 
 
-class Exchange:
+class ProxiedRequest:
     """One request and its answer: what it is counted for, and what it has cost so far."""
 
-    def __init__(self, upstream: Upstream, ask: Ask, who: Caller) -> None:
+    def __init__(self, upstream: Upstream, asked: UpstreamRequest, who: Caller) -> None:
         self._upstream = upstream
-        self._ask = ask
+        self._asked = asked
         self._who = who
         self._began = time.monotonic()
         self._placed: float | None = None
@@ -65,7 +65,7 @@ class Exchange:
 
     async def begin(self) -> httpx2.Response:
         """The head of the upstream's answer. Raises ApiError, and is closed then."""
-        self._who.take("tokens", self._ask.reserved)
+        self._who.take("tokens", self._asked.reserved)
         try:
             return await self._in_time(self._begin())
         except BaseException as error:
@@ -86,7 +86,7 @@ class Exchange:
         upstream.outcomes.begin(self)
         try:
             request = upstream.client.build_request(
-                "POST", self._ask.path, content=self._ask.body, headers=JSON
+                "POST", self._asked.path, content=self._asked.body, headers=JSON
             )
             response = await upstream.client.send(request, stream=True)
         except httpx2.ConnectError as error:
@@ -166,9 +166,9 @@ class Exchange:
         """An event as the client gets it, if it gets it; _BrokenError if it tells of an error."""
         body = json.loads(data)
         if not isinstance(body, dict) or "error" in body:
-            raise _BrokenError(said(data.encode()))
+            raise _BrokenError(error_text(data.encode()))
         self._note(body)
-        if not self._ask.include_usage:
+        if not self._asked.include_usage:
             body.pop("usage", None)
             if not body.get("choices"):
                 return None
@@ -214,10 +214,10 @@ class Exchange:
             await self._stack.aclose()
 
     def _settle(self) -> None:
-        prompt, completion = _tokens(self._usage, self._ask, self._events)
+        prompt, completion = _tokens(self._usage, self._asked, self._events)
         if self._placed is None or (self._finish == "error" and not self._events):
             prompt = completion = 0
-        self._who.settle(self._ask.reserved, prompt + completion)
+        self._who.settle(self._asked.reserved, prompt + completion)
         metrics, key, now = self._upstream.metrics, client_label(self._who.line), time.monotonic()
         metrics.finished.labels(self._finish, key).inc()
         if self._placed is None:
@@ -225,7 +225,7 @@ class Exchange:
         metrics.prompt_tokens.labels(key).inc(prompt)
         metrics.generation_tokens.labels(key).inc(completion)
         metrics.queue.observe(self._placed - self._began)
-        if self._ask.stream and self._first is not None:
+        if self._asked.stream and self._first is not None:
             metrics.ttft.observe(self._first - self._began)
             if completion > 1:
                 metrics.tpot.observe((now - self._first) / (completion - 1))
@@ -235,15 +235,17 @@ class Exchange:
             metrics.generation_length.observe(completion)
 
 
-def _tokens(usage: Mapping[str, Any] | None, ask: Ask, events: int) -> tuple[int, int]:
+def _tokens(
+    usage: Mapping[str, Any] | None, asked: UpstreamRequest, events: int
+) -> tuple[int, int]:
     """Tokens of prompt and answer: as the upstream counted them, or what can be told without it.
 
     Of an answer in one piece that nobody waited for, nothing is seen; it costs what it may have.
     """
     counts = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
     prompt, completion = (count if isinstance(count, int) else None for count in counts)
-    seen = events if ask.stream else ask.most
-    return ask.prompt if prompt is None else prompt, seen if completion is None else completion
+    seen = events if asked.stream else asked.most
+    return asked.prompt if prompt is None else prompt, seen if completion is None else completion
 
 
 def _failed(status: int, message: str) -> ApiError:
@@ -256,7 +258,7 @@ def _failed(status: int, message: str) -> ApiError:
 async def _refusal(response: httpx2.Response) -> ApiError:
     """What another status than 200 is to our client."""
     try:
-        message = said(await response.aread())
+        message = error_text(await response.aread())
     except httpx2.HTTPError:
         message = ""
     status = response.status_code
@@ -278,35 +280,37 @@ async def _refusal(response: httpx2.Response) -> ApiError:
 class _Events(StreamingResponse):
     """Lets go of the upstream when the client hangs up, even before the first event."""
 
-    def __init__(self, exchange: Exchange, response: httpx2.Response) -> None:
+    def __init__(self, proxied: ProxiedRequest, response: httpx2.Response) -> None:
         super().__init__(
-            exchange.events(response),
+            proxied.events(response),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache"},
         )
-        self._exchange = exchange
+        self._proxied = proxied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._exchange.close()
+            await self._proxied.close()
 
 
-async def _answer(exchange: Exchange, ask: Ask) -> Response:
-    response = await exchange.begin()
-    if ask.stream:
-        return _Events(exchange, response)
+async def _answer(proxied: ProxiedRequest, asked: UpstreamRequest) -> Response:
+    response = await proxied.begin()
+    if asked.stream:
+        return _Events(proxied, response)
     try:
-        return JSONResponse(await exchange.whole(response))
+        return JSONResponse(await proxied.whole(response))
     finally:
-        await exchange.close()
+        await proxied.close()
 
 
-async def _forward(upstream: Upstream, ask: Ask, request: Request, who: Caller) -> Response:
-    check_model(upstream, ask.model)
-    exchange = Exchange(upstream, ask, who)
-    answering = asyncio.ensure_future(_answer(exchange, ask))
+async def _forward(
+    upstream: Upstream, asked: UpstreamRequest, request: Request, who: Caller
+) -> Response:
+    check_model(upstream, asked.model)
+    proxied = ProxiedRequest(upstream, asked, who)
+    answering = asyncio.ensure_future(_answer(proxied, asked))
     gone = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -323,18 +327,20 @@ async def _forward(upstream: Upstream, ask: Ask, request: Request, who: Caller) 
 
 
 def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
-    chat, complete = (ReadForwarded(path, upstream.settings.model) for path in FORWARDED_PATHS)
+    chat, complete = (
+        ReadForwarded(path, upstream.settings.model, upstream.tokens) for path in FORWARDED_PATHS
+    )
 
-    async def forward(ask: Ask, request: Request, who: Caller) -> Response:
-        return await _forward(upstream, ask, request, who)
+    async def forward(asked: UpstreamRequest, request: Request, who: Caller) -> Response:
+        return await _forward(upstream, asked, request, who)
 
     @app.post(chat.path, responses=FORWARDED, tags=["chat"])
-    async def chat_completions(_body: ChatRequest, request: Request, who: Who) -> Response:
+    async def chat_completions(_body: ChatRequest, request: Request, who: CallerDep) -> Response:
         """Answer a conversation."""
         return await forward(chat.read(await request.body()), request, who)
 
     @app.post(complete.path, responses=FORWARDED, tags=["completions"])
-    async def completions(_body: CompletionRequest, request: Request, who: Who) -> Response:
+    async def completions(_body: CompletionRequest, request: Request, who: CallerDep) -> Response:
         """Go on with a text."""
         return await forward(complete.read(await request.body()), request, who)
 

@@ -14,16 +14,15 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from deepseek_serving.backends.local import (
-    Chunk,
-    Generation,
+from deepseek_serving.backends.answer import Chunk, Generation
+from deepseek_serving.backends.errors import (
     GenerationFailedError,
     GenerationFaultError,
     GenerationRefusedError,
     GenerationReturnedError,
     GenerationTimeoutError,
-    Service,
 )
+from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.reply import Piece, ToolCall
 from deepseek_serving.generation.sampling import Choice
 from deepseek_serving.generation.scheduler import Event
@@ -116,14 +115,14 @@ class Answers:
     @property
     def _prompt(self) -> int:
         """A prompt that is answered several times counts once."""
-        return sum({g.job_number: g.prompt_tokens for g in self.generations}.values())
+        return sum({g.request_number: g.prompt_tokens for g in self.generations}.values())
 
     @property
     def _completion(self) -> int:
         return sum(g.completion_tokens for g in self.generations)
 
     def usage(self) -> dict[str, Any]:
-        cached = {g.job_number: g.cached_tokens for g in self.generations}
+        cached = {g.request_number: g.cached_tokens for g in self.generations}
         return {
             "prompt_tokens": self._prompt,
             "completion_tokens": self._completion,
@@ -168,14 +167,14 @@ class Answers:
 
 
 @dataclass
-class Whole:
+class CompletedAnswer:
     """One answer, read to its end."""
 
     piece: Piece = field(default_factory=Piece)
     tokens: list[Choice] = field(default_factory=list)
 
     @classmethod
-    async def read(cls, generation: Generation) -> Whole:
+    async def read(cls, generation: Generation) -> CompletedAnswer:
         whole = cls()
         pieces = []
         async for chunks in generation.chunks():
@@ -197,7 +196,7 @@ class Shape(Protocol):
     whole_object: str
     chunk_object: str
 
-    def whole(self, index: int, answer: Whole, finish: str) -> dict[str, Any]:
+    def whole(self, index: int, answer: CompletedAnswer, finish: str) -> dict[str, Any]:
         """One of the choices."""
 
     def begin(self, index: int) -> dict[str, Any] | None:
@@ -244,7 +243,7 @@ class ChatShape:
         ]
         return {"content": content, "refusal": None}
 
-    def whole(self, index: int, answer: Whole, finish: str) -> dict[str, Any]:
+    def whole(self, index: int, answer: CompletedAnswer, finish: str) -> dict[str, Any]:
         piece = answer.piece
         message: dict[str, Any] = {
             "role": "assistant",
@@ -341,7 +340,7 @@ class TextShape:
         logprobs = self._tokens(index, tokens)
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def whole(self, index: int, answer: Whole, finish: str) -> dict[str, Any]:
+    def whole(self, index: int, answer: CompletedAnswer, finish: str) -> dict[str, Any]:
         text = self._echoes[index] + answer.piece.content
         return self._choice(index, text, answer.tokens, finish)
 
@@ -400,9 +399,9 @@ class _Watch:
             self._task.cancel()
 
 
-async def _read_all(generations: Sequence[Generation]) -> list[Whole]:
+async def _read_all(generations: Sequence[Generation]) -> list[CompletedAnswer]:
     # their events wait in queues, so one after the other misses nothing
-    return [await Whole.read(generation) for generation in generations]
+    return [await CompletedAnswer.read(generation) for generation in generations]
 
 
 async def whole(answers: Answers, shape: Shape, request: Request) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -23,6 +23,7 @@ from deepseek_serving.http.json_bounds import (
     shape,
 )
 from deepseek_serving.http.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
+from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128
 # The values of a completion and of an embedding may be the numbers of tokens, which are handed over
@@ -140,7 +141,7 @@ class ReadEmbedding:
 
 
 @dataclass(frozen=True)
-class Ask:
+class UpstreamRequest:
     """A request as the upstream gets it, and what it may cost."""
 
     path: str
@@ -154,7 +155,9 @@ class Ask:
     most: int
 
     @classmethod
-    def of(cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str) -> Ask:
+    def of(
+        cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str
+    ) -> UpstreamRequest:
         """`sent` is the body as it came: what we have no field for cannot be in it."""
         forwarded = {**sent, "model": model}
         if asked.stream:
@@ -189,10 +192,28 @@ class ReadForwarded:
 
     path: str
     model: str
+    tokens: KnownTokens = field(default_factory=KnownTokens)
 
-    def read(self, data: bytes) -> Ask:
+    def read(self, data: bytes) -> UpstreamRequest:
         schema, most = FORWARDED[self.path]
         sent = _parsed(data, most)
         asked = _validated(schema, sent).asked()
         assert isinstance(sent, dict)
-        return Ask.of(self.path, asked, sent, self.model)
+        self._refuse_unknown(asked, sent)
+        return UpstreamRequest.of(self.path, asked, sent, self.model)
+
+    def _refuse_unknown(self, asked: Chat | Completion, sent: Mapping[str, Any]) -> None:
+        """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
+        biased = self.tokens.wrong_number(asked.options().logit_bias)
+        if biased:
+            raise RefusedError(f"logit_bias: {biased}", "logit_bias", "unsupported_value")
+        wrong, param = None, "messages"
+        if isinstance(asked, Completion):
+            param = "prompt"
+            numbers = [prompt for prompt in asked.prompts if not isinstance(prompt, str)]
+            wrong = next(filter(None, map(self.tokens.wrong_number, numbers)), None)
+        if not wrong and self.tokens.beyond:
+            rendered = [sent.get(name) for name in ("messages", "tools", "prompt")]
+            wrong = self.tokens.wrong_text(json.dumps(rendered, ensure_ascii=False))
+        if wrong:
+            raise RefusedError(f"{param}: {wrong}", param, "invalid_value")

@@ -96,7 +96,7 @@ class _Judge:
         return await process.wait()
 
 
-class Judges:
+class ValidationPool:
     """Belongs to one event loop."""
 
     def __init__(self, command: Sequence[str] = COMMAND, count: int | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +34,9 @@ from deepseek_serving.text.template_limits import (
 )
 
 TEMPLATE_FILE = "chat_template.jinja"
+# others than the default, each as NAME.jinja
+TEMPLATE_FOLDER = "additional_chat_templates"
+TOOL_USE = "tool_use"
 CONFIG_FILE = "tokenizer_config.json"
 # the longest published ones have 20 KiB
 SOURCE_LIMIT = 2**20
@@ -259,27 +263,60 @@ def _reason(error: BaseException) -> str:
     return (str(error) or type(error).__name__)[:LONGEST_REASON]
 
 
-def read_template(folder: Path, config: Mapping[str, Any]) -> ChatTemplate:
-    """The template of a checkpoint's or graph's directory. Raises TokenizerError."""
-    file = folder / TEMPLATE_FILE
+@dataclass(frozen=True)
+class Templates:
+    """The templates of a checkpoint: one for all conversations, and maybe one for those with tools.
+
+    A checkpoint may have several, by names. As in transformers, `tool_use` is taken where tools are
+    given, and `default` otherwise; others are for programs that ask for them.
+    """
+
+    default: ChatTemplate
+    tool_use: ChatTemplate
+
+    def chosen(self, *, tools: bool) -> ChatTemplate:
+        return self.tool_use if tools else self.default
+
+
+def read_templates(folder: Path, config: Mapping[str, Any]) -> Templates:
+    """Those of a checkpoint's or graph's directory, all of them read. Raises TokenizerError."""
+    named = {
+        name: ChatTemplate(path, text) for name, (path, text) in _named(folder, config).items()
+    }
+    default = named["default"]
+    return Templates(default, named.get(TOOL_USE, default))
+
+
+def _named(folder: Path, config: Mapping[str, Any]) -> Mapping[str, tuple[Path, str]]:
+    """Where each is and what it says, `default` among them. Files come before the config."""
+    file, directory = folder / TEMPLATE_FILE, folder / TEMPLATE_FOLDER
     if file.is_file():
-        try:
-            return ChatTemplate(file, file.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{file}: cannot be read as UTF-8: {error}") from error
+        files = {"default": file}
+        if directory.is_dir():
+            files |= {path.stem: path for path in sorted(directory.glob("*.jinja"))}
+            files["default"] = file
+        return {name: (path, _text(path)) for name, path in files.items()}
     path = folder / CONFIG_FILE
     found = config.get("chat_template")
-    source = _default(path, found) if isinstance(found, list) else found
-    if not isinstance(source, str):
+    if isinstance(found, list):
+        return {name: (path, text) for name, text in _listed(path, found).items()}
+    if not isinstance(found, str):
         raise TokenizerError(
             f"{folder}: neither {CONFIG_FILE} nor {TEMPLATE_FILE} has a template; take a chat "
             "model, or the template that its publisher has for it"
         )
-    return ChatTemplate(path, source)
+    return {"default": (path, found)}
 
 
-def _default(path: Path, named: Sequence[Any]) -> Any:
-    """Of several templates with names, the one that is meant where none is asked for."""
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{file}: cannot be read as UTF-8: {error}") from error
+
+
+def _listed(path: Path, named: Sequence[Any]) -> dict[str, str]:
+    """Several templates with names."""
     sources = {
         item.get("name"): item.get("template") for item in named if isinstance(item, Mapping)
     }
@@ -289,4 +326,11 @@ def _default(path: Path, named: Sequence[Any]) -> Any:
             f"{path}: chat_template is a list of templates (it has: {names}) without one named "
             "'default'; keep the one to be used, as a text"
         )
-    return sources["default"]
+    texts = {str(name): text for name, text in sources.items() if isinstance(text, str)}
+    wrong = [name for name, text in sources.items() if not isinstance(text, str)]
+    if wrong:
+        raise TokenizerError(
+            f"{path}: chat_template has no text for {', '.join(map(repr, wrong))}; take the "
+            "templates that the checkpoint's publisher has now"
+        )
+    return texts

@@ -14,7 +14,7 @@ from tokenizers.decoders import DecodeStream
 from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.text.documents import load_tokenizer, read_object
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
-from deepseek_serving.text.template import read_template
+from deepseek_serving.text.template import read_templates
 
 # of thoughts and of calls, in the families that reply.py knows
 MARK = re.compile(r"^</?(think|tool_call)>$|^<\uff5ctool\u2581")
@@ -83,8 +83,10 @@ class ChatTokenizer:
         self._tokenizer = load_tokenizer(folder)
         self._sliced = SlicedTokenizer(self._tokenizer)
         config = read_object(folder / "tokenizer_config.json", TokenizerError)
-        self._template = read_template(folder, config)
-        self.template_source = self._template.source
+        self._templates = read_templates(folder, config)
+        # of all that is rendered, and of what is where tools are given
+        self.tool_template_source = self._templates.tool_use.source
+        self.template_source = self._templates.default.source + self.tool_template_source
         self._specials = {
             name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
         }
@@ -97,8 +99,13 @@ class ChatTokenizer:
 
     @property
     def takes_tools(self) -> bool:
-        """Whether the chat template knows tools."""
-        return self._template.takes_tools
+        """Whether there is a chat template that knows tools."""
+        return self._templates.tool_use.takes_tools
+
+    @property
+    def has_tool_use(self) -> bool:
+        """Whether conversations with tools have a template of their own."""
+        return self._templates.tool_use is not self._templates.default
 
     @property
     def size(self) -> int:
@@ -121,7 +128,7 @@ class ChatTokenizer:
     ) -> str:
         """The conversation so far, ready for the assistant's turn."""
         given = {"tools": tools} if tools else {}
-        return self._template.render(
+        return self._templates.chosen(tools=bool(tools)).render(
             messages=messages, add_generation_prompt=True, **given, **self._specials
         )
 

@@ -29,7 +29,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest
     canonical_json,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import Tools
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Tools
 from ansible_collections.onprem.deepseek.plugins.modules import (
     checkpoint_info,
     engine_release,
@@ -62,7 +62,7 @@ def key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def sign_folder(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
+def sign_directory(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
     resources = [
         {
             "name": path,
@@ -117,7 +117,7 @@ def site(
         lambda _command: {"onnx": "1"},
         export,
         prepare,
-        lambda folder: sign_folder(key, folder),
+        lambda folder: sign_directory(key, folder),
         lambda data: key.sign(data, ec.ECDSA(hashes.SHA256())),
         lambda _checkpoint: [],
     )
@@ -426,7 +426,7 @@ def built(
     (folder / "engine.plan").write_bytes(b"plan")
     (folder / "golden.json").write_text("{}")
     monkeypatch.setattr(
-        engine_release, "folder_signer", lambda _module: lambda path: sign_folder(key, path)
+        engine_release, "directory_signer", lambda _module: lambda path: sign_directory(key, path)
     )
     shared = ("store", "model", "venv", "public_key", "module_path", "token", "pin_file")
     return {"folder": str(folder), "graph": graph, **{name: site[name] for name in shared}}
