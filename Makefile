@@ -6,6 +6,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Everything made here is in .venv and .cache; the lab's files are where tests/lab/podman says.
 CACHE := .cache
 SERVING := $(CACHE)/serving-venv
+RELEASE := $(CACHE)/release-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
 TIMINGS := $(CACHE)/demo-minutes.json
 LAB := $(or $(ONPREM_LAB_STATE),/var/lib/onprem-deepseek-lab)
@@ -76,6 +77,7 @@ lint: venv
 	$(call say,Linters)
 	@ruff check --quiet .
 	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run .ci/run
+	@python tests/commits.py
 	@antsibull-changelog lint
 	@yamllint --strict .
 	@ansible-lint --offline --profile production
@@ -135,6 +137,17 @@ bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60
 	@$(SERVING)/bin/python benchmarks/soak.py --minutes $(or $(MINUTES),5)
 
+##### Documentation and releases
+
+.PHONY: docs release
+docs: venv $(RELEASE)/.made ## the reference of roles and modules as HTML, and the generated pages of docs/
+	$(call say,Reference)
+	@python tests/docs/variables.py --write
+	@$(RELEASE)/bin/python tests/docs/build.py
+
+release: venv $(RELEASE)/.made ## a release of this checkout, tagged and not pushed: make release VERSION=0.2.0
+	@$(RELEASE)/bin/python tests/release.py $(VERSION)
+
 ##### What they need
 
 .PHONY: packages lab-packages venv clean
@@ -162,6 +175,13 @@ $(SERVING)/.made: $(wildcard serving/requirements-py*.txt) serving/requirements-
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@$(SERVING)/bin/pip check --disable-pip-version-check
+	@touch $@
+
+$(RELEASE)/.made: requirements-release.txt | packages-first
+	$(call say,Tools of a release)
+	@$(PYTHON) -m venv --clear $(RELEASE)
+	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@$(RELEASE)/bin/pip check --disable-pip-version-check
 	@touch $@
 
 $(SERVING)/.bench: serving/requirements-bench.txt $(SERVING)/.made
