@@ -109,28 +109,31 @@ molecule: packages venv ## every Molecule scenario, three at a time; one of them
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
-.PHONY: bench bench-storage bench-abuse
+.PHONY: bench bench-storage bench-abuse bench-ranged-get
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
-	@python tests/bench/rollout.py
-	@python tests/bench/zones.py
+	@python benchmarks/rollout.py
+	@python benchmarks/zones.py
 	@$(MAKE) bench-storage
-	@$(SERVING)/bin/python tests/bench/decode.py
-	@$(SERVING)/bin/python tests/bench/genai.py
-	@$(SERVING)/bin/python tests/bench/engine.py
-	@$(SERVING)/bin/python tests/bench/service.py
-	@$(SERVING)/bin/python tests/bench/latency.py
-	@$(SERVING)/bin/python tests/bench/upstream.py
+	@$(SERVING)/bin/python benchmarks/decode.py
+	@$(SERVING)/bin/python benchmarks/genai.py
+	@$(SERVING)/bin/python benchmarks/engine.py
+	@$(SERVING)/bin/python benchmarks/service.py
+	@$(SERVING)/bin/python benchmarks/latency.py
+	@$(SERVING)/bin/python benchmarks/upstream.py
 
 # Its storage hosts are those of the unit tests.
 bench-storage: packages venv
-	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils/store python tests/bench/storage.py $(ARGUMENTS)
+	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils/store python benchmarks/storage.py $(ARGUMENTS)
+
+bench-ranged-get: packages venv ## what pulls cost with aria2, and with requests of our own
+	@PYTHONPATH=$(CACHE)/collections:tests/unit/plugins/module_utils/store python benchmarks/ranged_get.py $(ARGUMENTS)
 
 bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty others: half an hour and more
-	@$(SERVING)/bin/python tests/bench/abuse.py $(ARGUMENTS)
+	@$(SERVING)/bin/python benchmarks/abuse.py $(ARGUMENTS)
 
 .PHONY: soak
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60
-	@$(SERVING)/bin/python tests/bench/soak.py --minutes $(or $(MINUTES),5)
+	@$(SERVING)/bin/python benchmarks/soak.py --minutes $(or $(MINUTES),5)
 
 ##### What they need
 

@@ -52,8 +52,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
-    ArtifactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     verify_release_signature,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.serving.lockfile import (

@@ -88,14 +88,14 @@ rebuild_reason:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
-    folder_signer,
+    directory_signer,
     signing_arguments,
     store_arguments,
 )
@@ -103,9 +103,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.engines impo
     Build,
     store_engine,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import ReplicaError
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import (
-    Place,
+    ArtifactWriter,
     PublishError,
 )
 
@@ -113,12 +113,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer impor
 def work(module):
     params = module.params
     build = Build(
-        Place(params["store"], params["model"], read_small(params["public_key"])),
+        ArtifactWriter(params["store"], params["model"], read_small(params["public_key"])),
         params["folder"],
         params["graph"],
         params["verify"] == "full",
     )
-    stored = store_engine(build, folder_signer(module), module.check_mode)
+    stored = store_engine(build, directory_signer(module), module.check_mode)
     line = f"engine {stored.key}"
     before = f"{line}: {stored.reason}\n" if stored.changed else f"{line}\n"
     return {

@@ -127,10 +127,10 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
@@ -145,10 +145,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments im
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.engines import (
     Request,
     Wanted,
-    hold_engine,
+    ensure_engine,
     missing_message,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import ReplicaError
 
 
 def hold(module):
@@ -158,7 +158,7 @@ def hold(module):
     )
     request = Request(params["store"], wanted, params["sources"], params["verify"] == "full")
     room = evictor(module)
-    held = hold_engine(
+    held = ensure_engine(
         request,
         fetcher(module),
         runner(module),

@@ -280,12 +280,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.burn_in import (
     Settings,
     burn,
-    expectations_of,
     facts,
-    judge,
     problems_with,
     refusals,
     unpack,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.burn_in_checks import (
+    expectations_of,
+    judge,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.expectations import (
     ExpectationsError,

@@ -149,10 +149,10 @@ import json
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import (
     parse_precisions,
@@ -160,23 +160,22 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisi
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.service_check import check
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
     data_signer,
-    folder_signer,
+    directory_signer,
     run_program,
     signing_arguments,
     store_arguments,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish, summary
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import (
     VERSIONS_PROGRAM,
     Plan,
-    PublishError,
     Tools,
-    publish,
-    summary,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import PublishError
 
 
 def options(values):
@@ -197,7 +196,9 @@ def tools_of(module):
     def export(checkpoint, out):
         size = {"max_len": params["max_len"], "slots": params["slots"]}
         purpose = f"Exporting the graph of {checkpoint}"
-        run_program(module, "deepseek-export", [checkpoint, out, *options(size)], purpose)
+        # Of unwritten tensors publish has judged; it need not be read for them once more.
+        judged = ["--zero-tensors", "*"]
+        run_program(module, "deepseek-export", [checkpoint, out, *options(size), *judged], purpose)
 
     def prepare(graph, out, precision):
         asked = {"precision": precision.name, **precision.texts, **precision.arguments}
@@ -207,7 +208,7 @@ def tools_of(module):
     def readable(checkpoint):
         return check(module, params["venv"], checkpoint)
 
-    return Tools(versions, export, prepare, folder_signer(module), data_signer(module), readable)
+    return Tools(versions, export, prepare, directory_signer(module), data_signer(module), readable)
 
 
 def work(module):

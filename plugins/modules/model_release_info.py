@@ -171,23 +171,24 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
     fetcher,
     source_arguments,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
     ReplicaError,
     Request,
-    Sources,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import Sources, replicas
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import (
     inspect_replica,
     list_releases,
-    replicas,
 )
 
 

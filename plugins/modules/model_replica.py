@@ -139,10 +139,10 @@ source_problems:
 
 from ansible.module_utils.basic import missing_required_lib
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import read_small
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     HAS_CRYPTOGRAPHY,
-    ArtifactError,
-    read_small,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments import (
@@ -154,12 +154,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.arguments im
     source_arguments,
     store_arguments,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
     ReplicaError,
     Request,
-    ensure_replica,
-    inspect_replica,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ensure_replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import inspect_replica
 
 
 def lines(state):

@@ -205,14 +205,16 @@ from dataclasses import asdict
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import (
-    Limits,
     Target,
+    probe,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_service import (
     detach,
     open_sockets,
-    probe,
     serve,
     stop,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import Limits
 
 
 def listen(params):

@@ -60,12 +60,12 @@ options:
     default: ""
   repository:
     description:
-      - URL of a repository that is used as well, such as NVIDIA's or a mirror of it; a flat APT repository, or one of RPMs on RHEL 9.
+      - URL of a repository that is used as well, such as NVIDIA's or a mirror of it; a flat APT repository.
     type: str
     default: ""
   repository_keyring:
     description:
-      - Keyring on the host that O(repository) is signed with; on RHEL 9 the key that its packages are signed with, which has to be there.
+      - Keyring on the host that O(repository) is signed with.
     type: path
   free_mib:
     description: Free space in MiB that an installation needs, by folder.
@@ -142,7 +142,7 @@ installed:
   elements: dict
   returned: success
 wanted:
-  description: What is to be installed, as apt-get or dnf takes it.
+  description: What is to be installed, as apt-get takes it.
   type: list
   elements: str
   returned: success
@@ -153,11 +153,11 @@ unwanted:
   elements: str
   returned: success
 sources:
-  description: Sources that the host needs beside its own, APT's in deb822 form or a repository of dnf's; empty if it needs none.
+  description: Sources that the host needs beside its own, in deb822 form; empty if it needs none.
   type: str
   returned: success
 preferences:
-  description: APT preferences, or lines of dnf's C(versionlock.list), that keep the driver at its version; empty if there is none to be had.
+  description: APT preferences that keep the driver at its version; empty if there is none to be had.
   type: str
   returned: success
 needed:
@@ -215,10 +215,8 @@ from pathlib import Path
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import ROOT, runner
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.apt import Source
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import (
-    Wish,
-    examine,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import examine
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.systems import Wish
 
 
 def wish_of(params):

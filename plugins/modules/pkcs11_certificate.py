@@ -152,19 +152,25 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
-    Wanted,
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
     certificate_pem,
     describe,
-    issue,
-    label_of,
     load_certificate,
     load_request,
-    load_revocations,
-    public_key,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import (
+    Wanted,
+    issue,
     recreate_reason,
     self_signed,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.revocation import (
+    load_revocations,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import (
+    label_of,
+    public_key,
     token_key,
 )
 

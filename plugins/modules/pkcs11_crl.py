@@ -104,20 +104,24 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
     common_name,
+    load_certificate,
+    not_after,
+    signed_by,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.revocation import (
     crl_number,
     crl_pem,
     crl_reason,
-    label_of,
-    load_certificate,
     load_revocations,
     next_update,
-    not_after,
     revocation_list,
     revoked_serials,
-    signed_by,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import (
+    label_of,
     token_key,
 )
 

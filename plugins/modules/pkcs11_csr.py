@@ -74,11 +74,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import key_uri, uri_pem
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
-    signing_request,
-    token_key,
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.encoding import (
+    key_uri,
+    uri_pem,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import signing_request
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import token_key
 
 
 def work(module):

@@ -110,20 +110,18 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     token_result,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
+    check_clock,
+    describe,
+    load_certificate,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.constraints import (
     constraints_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    Pkcs11Error,
-    key_label,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
-    check_clock,
-    describe,
-    label_of,
-    load_certificate,
-    prove,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.encoding import key_label
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import prove
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import label_of
 
 
 def certificate_of(params):

@@ -125,11 +125,13 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    KeySpec,
-    Pkcs11Error,
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.encoding import (
     key_uri,
     uri_pem,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import (
+    KeySpec,
+    Pkcs11Error,
 )
 
 

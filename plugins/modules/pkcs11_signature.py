@@ -80,8 +80,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     session_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import public_pem
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import public_pem
 
 
 def document_of(content):

@@ -88,8 +88,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.arguments i
     run,
     token_result,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    Pkcs11Error,
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.pin import (
     load_pin,
     write_new_pin,
 )

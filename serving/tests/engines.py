@@ -12,9 +12,9 @@ from typing import Any
 
 from support import command
 
-from deepseek_serving.engine.builder import Outcome, Request, build
-from deepseek_serving.engine.host import Gpus
-from deepseek_serving.engine.target import Wish
+from deepseek_serving.compile.builder import Outcome, Request, build
+from deepseek_serving.compile.host import Gpus
+from deepseek_serving.compile.target import Wish
 
 A100 = Wish("tensorrt_rtx", "8.0")
 CPU = Wish("onnxruntime")

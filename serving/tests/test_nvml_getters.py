@@ -9,7 +9,7 @@ import pynvml
 import pytest
 from support import ROOT
 
-SOURCE = ROOT / "plugins" / "module_utils" / "gpu_nvml.py"
+SOURCE = ROOT / "plugins" / "module_utils" / "gpu" / "nvml.py"
 SPEC = importlib.util.spec_from_file_location("gpu_nvml", SOURCE)
 assert SPEC is not None
 assert SPEC.loader is not None

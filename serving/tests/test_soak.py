@@ -1,4 +1,4 @@
-"""The soak of tests/bench, in seconds, and what it must not let pass."""
+"""The soak of benchmarks, in seconds, and what it must not let pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from support import ROOT
 
-BENCH = ROOT / "tests" / "bench"
+BENCH = ROOT / "benchmarks"
 
 
 def test_short_soak_finds_nothing_wrong() -> None:

@@ -36,7 +36,8 @@ INVENTORY = {
 FOUND: dict[str, Any] = {
     "ansible_facts": {"distribution_major_version": "12", "machine": "x86_64"},
     "__gateway_pin_is_encrypted": True,
-    "__model_cache_replica": {
+    "host_tools_result": {"versions": {"store": "d" * 64, "gateway-probe": "e" * 64}},
+    "model_cache_result": {
         "replica": {"checkpoint": "c" * 64, "graphs": {"fp32": "a" * 64, "fp16": "b" * 64}}
     },
 }

@@ -15,17 +15,19 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
-    open_library,
-    read_pin,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import (
-    Wanted,
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
     certificate_pem,
-    issue,
-    label_of,
     load_certificate,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import (
+    Wanted,
+    issue,
     self_signed,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.pin import read_pin
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import open_library
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import (
+    label_of,
     token_key,
 )
 

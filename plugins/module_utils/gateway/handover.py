@@ -11,6 +11,7 @@ process before the old one is gone: otherwise it would take the unit for stopped
 
 from __future__ import annotations
 
+import argparse
 import array
 import os
 import select
@@ -98,15 +99,17 @@ def hand_over(runtime: Path, command: list[str], environment: Mapping[str, str])
 
 
 def main() -> int:
-    """Hand over: `gateway_handover RUNTIME_DIR COMMAND...`."""
+    """Hand over: `deepseek-gateway-handover RUNTIME_DIR COMMAND...`."""
+    parser = argparse.ArgumentParser(
+        description="Start the next generation of HAProxy. systemd runs this, as ExecReload= of the gateway's unit."
+    )
+    parser.add_argument("runtime", type=Path, help="directory with the runtime socket")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what starts HAProxy")
+    given = parser.parse_args()
     try:
-        pid = hand_over(Path(sys.argv[1]), sys.argv[2:], os.environ)
+        pid = hand_over(given.runtime, given.command, os.environ)
     except (HandoverError, HaproxyError, OSError) as error:
         sys.stderr.write(f"not handed over: {error}\n")
         return 1
     sys.stderr.write(f"handed over to process {pid}\n")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..pkcs11.arguments import as_user
-from ..pkcs11.session import Library, Pkcs11Error, open_library, refused_login
+from ..pkcs11.objects import Pkcs11Error
+from ..pkcs11.pin import refused_login
+from ..pkcs11.session import Library, open_library
 from .certificate import CertificateError, Listener, probe
 
 AGAIN_SECONDS = 2
@@ -87,7 +89,3 @@ def main() -> int:
         # refused by systemd when the unit was started too often of late
         subprocess.run(["/usr/bin/systemctl", "restart", "--no-block", options.unit], check=False)
     return 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import socket
 import sys
 
@@ -46,14 +47,14 @@ def process_id(path: str) -> int:
 
 
 def main() -> int:
-    """Send one command: `haproxy SOCKET COMMAND`."""
+    """Send one command: `deepseek-gateway-runtime SOCKET COMMAND`."""
+    parser = argparse.ArgumentParser(description="Send one command to a running HAProxy.")
+    parser.add_argument("socket", help="HAProxy's runtime socket")
+    parser.add_argument("command", help="as HAProxy's management guide, section 9.3, has it")
+    given = parser.parse_args()
     try:
-        sys.stdout.write(ask(sys.argv[1], sys.argv[2]) + "\n")
+        sys.stdout.write(ask(given.socket, given.command) + "\n")
     except HaproxyError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

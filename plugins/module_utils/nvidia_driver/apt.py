@@ -4,9 +4,8 @@
 
 """The driver as packages: which are there, which versions can be had, and what an installation would change.
 
-:class:`Manager` is what a package manager has to say; :class:`Apt` is the one of Debian and Ubuntu. It is asked without changing
-the host: it has a folder of its own for package lists, sources and preferences, so that a repository can be tried before it is
-configured.
+:class:`Apt` asks the package manager of Debian and Ubuntu without changing the host: it has a directory of its own for package lists,
+sources and preferences, so that a repository can be tried before it is configured.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 # (rc, stdout, stderr) of a command
 Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
@@ -26,8 +24,8 @@ _ORDINARY_PRIORITY = 500
 # Source packages of the driver, for holds and for the pin. The container toolkit has versions of its own.
 _DRIVER_SOURCE = re.compile(r"nvidia|fabricmanager|nvlsm|cuda-drivers")
 _OTHER_SOURCE = re.compile(r"container|cuda-toolkit|settings")
-# Packages that are a kernel, by the names of Debian, Ubuntu and RHEL; headers alone are none.
-_KERNEL = re.compile(r"(linux-image-|linux-modules-|kernel(-rt|-uek|-64k)?(-core|-modules.*)?$)")
+# Packages that are a kernel, by the names of Debian and Ubuntu; headers alone are none.
+_KERNEL = re.compile(r"linux-(image|modules)-")
 _DPKG_FORMAT = "${Package}\t${Version}\t${source:Package}\t${db:Status-Want}\t${db:Status-Status}\n"
 _POLICY_VERSION = re.compile(r"^ (?:\*\*\*|   ) (\S+) (-?\d+)$")
 _SIMULATED = re.compile(r"^(Inst|Remv) (\S+)(?: \[([^\]]+)\])?(?: \((\S+))?")
@@ -76,66 +74,6 @@ class Offer:
 
     version: str
     priority: int
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a package manager's things are called in messages.
-
-    ``audit`` and ``simulation`` name what found something wrong, ``lists`` the variable to look at, ``holds`` what lists held packages.
-    ``repair``, ``fetch``, ``conflict``, ``release`` and ``clean`` say what to do about it; ``initramfs`` makes one anew.
-    """
-
-    audit: str
-    repair: str
-    lists: str
-    fetch: str
-    simulation: str
-    conflict: str
-    holds: str
-    release: str
-    clean: str
-    initramfs: str
-
-
-class Manager(Protocol):
-    """A package manager that tells what it would do, and changes nothing on the host."""
-
-    words: Words
-    problems: list[str]
-
-    @property
-    def sources(self) -> str:
-        """Sources that the host needs beside its own, in the form of its files."""
-
-    def prepare(self) -> None:
-        """Fetch package lists; what went wrong is in ``problems`` then."""
-
-    def installed(self) -> dict[str, Package]:
-        """All packages that are installed, by name."""
-
-    def audit(self) -> list[str]:
-        """Packages that are not installed properly."""
-
-    def policy(self, names: Sequence[str]) -> dict[str, tuple[Offer, ...]]:
-        """Versions of each package that can be had, newest first."""
-
-    def lock(
-        self, sources: Sequence[str], versions: Mapping[str, str], along: Mapping[str, str]
-    ) -> str:
-        """What keeps the driver at *versions* by package, in the form of the host's file; *along* are its other packages."""
-
-    def pin(self, text: str) -> None:
-        """Act from now on as if the host had this lock."""
-
-    def spec(self, name: str, version: str) -> str:
-        """One package in one version, as it is given to an installation."""
-
-    def simulate(self, specs: Sequence[str], remove: Sequence[str] = ()) -> Transaction:
-        """What installing *specs* and removing *remove* would change."""
-
-    def others_hold(self, changes: Sequence[Change], found: Mapping[str, Package]) -> list[str]:
-        """Packages among *changes* that are held, and not by the role."""
 
 
 def is_kernel(name: str) -> bool:
@@ -346,20 +284,6 @@ def render_sources(sources: Sequence[Source]) -> str:
     return "\n".join(stanzas)
 
 
-_APT_WORDS = Words(
-    audit="dpkg --audit",
-    repair="Repair them with dpkg --configure -a and apt-get --fix-broken install",
-    lists="nvidia_driver_mirror",
-    fetch="Correct nvidia_driver_mirror and the host's own APT sources, or bring the mirror up",
-    simulation="apt-get --simulate install",
-    conflict="Look at apt-mark showhold, at /etc/apt/preferences.d and at sources of other releases",
-    holds="dpkg --get-selections",
-    release="run apt-mark unhold {names}",
-    clean="apt-get clean",
-    initramfs="update-initramfs -u",
-)
-
-
 @dataclass
 class Apt:
     """APT with a folder of its own, beside the host's: *sources* and *pins* are those that the host would get.
@@ -373,7 +297,6 @@ class Apt:
     own: str
     sources: str = ""
     problems: list[str] = field(default_factory=list)
-    words: Words = _APT_WORDS
 
     def installed(self) -> dict[str, Package]:
         """All packages that are installed, by name."""
@@ -410,13 +333,6 @@ class Apt:
             self.problems.append(
                 "; ".join(dict.fromkeys(said)) or f"apt-get update ended with {rc}"
             )
-
-    def lock(
-        self, sources: Sequence[str], versions: Mapping[str, str], along: Mapping[str, str]
-    ) -> str:
-        """Preferences by source package, so that those *along* need none of their own."""
-        del along
-        return preferences(sources, list(versions.values()))
 
     def pin(self, text: str) -> None:
         """Have preferences of our own from now on."""

@@ -13,18 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from .session import (
-    Decrypt,
-    Encrypt,
-    Key,
-    Library,
-    Pkcs11Error,
-    Session,
-    TokenInfo,
-    load_pin,
-    open_library,
-)
-from .x509 import public_pem
+from .objects import Key, Pkcs11Error, TokenInfo
+from .pin import Decrypt, Encrypt, load_pin
+from .session import Library, Session, open_library
+from .token_keys import public_pem
 
 
 def common_arguments() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Union
 
-from .session import Pkcs11Error
+from .objects import Pkcs11Error
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -1,8 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-
-"""Tokens and keys behind any PKCS#11 library, through PyKCS11.
+"""Sessions with any PKCS#11 library, through PyKCS11.
 
 Every refusal is a Pkcs11Error with a stable code, the problem and the remedy. A PIN is tried exactly
 once, and not at all when another wrong one would lock the token. What nobody has started also leaves it
@@ -11,286 +10,29 @@ after the first wrong one: a service that is restarted would use up the tries of
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import importlib
 import os
-import pwd
 import secrets
-import shlex
-import stat
-import urllib.parse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
-# DER object identifiers of the curves, as CKA_EC_PARAMS wants them.
-CURVES: dict[str, bytes] = {
-    "P-256": bytes.fromhex("06082a8648ce3d030107"),
-    "P-384": bytes.fromhex("06052b81040022"),
-}
-CURVE_BYTES: dict[str, int] = {"P-256": 32, "P-384": 48}
-RSA_BITS = (3072, 4096)
-LABEL_BYTES = 32
-# The standard fills a label with blanks; some programs leave NULs.
-PADDING = " \0"
-NO_PUBLIC = "no public key object"
-DER_UTF8_STRING = 0x0C
-DER_SEQUENCE = 0x30
-DER_VISIBLE_STRING = 0x1A
-
-# What a private key must be. A signing key that may also decrypt or unwrap is a wider door than needed.
-REQUIRED_ATTRIBUTES: dict[str, bool] = {
-    "token": True,
-    "private": True,
-    "sensitive": True,
-    "extractable": False,
-    "never_extractable": True,
-    "local": True,
-    "sign": True,
-    "decrypt": False,
-    "unwrap": False,
-    "derive": False,
-}
-
-
-class Pkcs11Error(Exception):
-    """Something is wrong, and this is what to do about it."""
-
-    def __init__(self, code: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{code}: {problem} Remedy: {remedy}")
-        self.code = code
-        self.problem = problem
-        self.remedy = remedy
-
-
-@dataclass(frozen=True)
-class TokenInfo:
-    """One token as its library describes it."""
-
-    slot: int
-    label: str
-    serial: str
-    manufacturer: str
-    model: str
-    initialized: bool
-    user_pin_initialized: bool
-    pin_count_low: bool
-    pin_final_try: bool
-    pin_locked: bool
-
-    @property
-    def login_refusal(self) -> str | None:
-        """Why no PIN may be tried now, or None. After one wrong PIN the right one may."""
-        if self.pin_locked:
-            return "the user PIN is locked"
-        if self.pin_final_try:
-            return "one more wrong PIN would lock the token"
-        return None
-
-    @property
-    def unattended_refusal(self) -> str | None:
-        """Why no PIN may be tried by what nobody has started, or None."""
-        if self.login_refusal is None and self.pin_count_low:
-            return "a wrong PIN was entered since the last good login"
-        return self.login_refusal
-
-
-@dataclass(frozen=True)
-class KeySpec:
-    """What kind of key to generate."""
-
-    kind: str = "EC"
-    curve: str = "P-256"
-    bits: int = 3072
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("EC", "RSA"):
-            raise ValueError(f"key kind {self.kind!r} is neither EC nor RSA")
-        if self.kind == "EC" and self.curve not in CURVES:
-            raise ValueError(f"curve {self.curve!r} is none of {', '.join(sorted(CURVES))}")
-        if self.kind == "RSA" and self.bits not in RSA_BITS:
-            raise ValueError(f"an RSA key of {self.bits!r} bits is not offered, only 3072 and 4096")
-
-    def __str__(self) -> str:
-        return f"EC {self.curve}" if self.kind == "EC" else f"RSA {self.bits}"
-
-
-@dataclass(frozen=True)
-class PublicNumbers:
-    """A public key as plain numbers: an EC point, or an RSA modulus and exponent."""
-
-    spec: str
-    point: bytes = b""
-    modulus: int = 0
-    exponent: int = 0
-
-
-@dataclass(frozen=True)
-class Key:
-    """A private key in a token. The handle is good for the session that found it."""
-
-    label: str
-    key_id: str
-    handle: Any = field(repr=False)
-    attributes: dict[str, bool]
-    public: PublicNumbers
-
-    @property
-    def weaknesses(self) -> list[str]:
-        """Attributes that a key of ours must not have, worded for a person."""
-        return [
-            f"{name.upper()} is {self.attributes.get(name)}, must be {wanted}"
-            for name, wanted in REQUIRED_ATTRIBUTES.items()
-            if self.attributes.get(name) is not wanted
-        ]
-
-
-def _der(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 0x80:
-        return bytes([tag, size]) + content
-    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(length)]) + length + content
-
-
-def ec_point(raw: bytes, curve: str) -> bytes:
-    """The uncompressed point; tokens return it bare or inside an OCTET STRING."""
-    size = 1 + 2 * CURVE_BYTES[curve]
-    for candidate in (raw, raw[2:], raw[3:]):
-        if len(candidate) == size and candidate[0] == 4:
-            return candidate
-    raise Pkcs11Error(
-        "KEY_UNREADABLE",
-        f"the token returned a public key of {len(raw)} bytes that is no uncompressed {curve} point.",
-        "read the key with pkcs11-tool --read-object --type pubkey and report what the token is.",
-    )
-
-
-def raw_ecdsa_to_der(raw: bytes) -> bytes:
-    """PKCS#11 gives r and s side by side; X.509, TLS and OpenSSL want a DER sequence."""
-    if not raw or len(raw) % 2:
-        raise ValueError("an ECDSA signature has two halves of equal size")
-    half = len(raw) // 2
-
-    def integer(part: bytes) -> bytes:
-        value = int.from_bytes(part, "big")
-        return _der(2, value.to_bytes(value.bit_length() // 8 + 1, "big"))
-
-    return _der(DER_SEQUENCE, integer(raw[:half]) + integer(raw[half:]))
-
-
-def key_uri(token: str, key: str) -> str:
-    """RFC 7512 URI of a private key, by the labels of token and key; without any secret in it."""
-    return f"pkcs11:token={_uri_quote(token_label(token))};object={_uri_quote(key)};type=private"
-
-
-def _uri_quote(text: str) -> str:
-    unreserved = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~"
-    return "".join(chr(byte) if byte in unreserved else f"%{byte:02X}" for byte in text.encode())
-
-
-def uri_pem(uri: str) -> str:
-    """Wrap a PKCS#11 URI the way pkcs11-provider (0.4 and later) reads it in place of a key file."""
-    description = _der(DER_VISIBLE_STRING, b"PKCS#11 Provider URI v1.0")
-    body = base64.b64encode(
-        _der(DER_SEQUENCE, description + _der(DER_UTF8_STRING, uri.encode()))
-    ).decode()
-    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
-    return "\n".join(
-        ["-----BEGIN PKCS#11 PROVIDER URI-----", *lines, "-----END PKCS#11 PROVIDER URI-----", ""]
-    )
-
-
-def key_label(pem: str) -> str | None:
-    """Label of the private key whose PKCS#11 URI is wrapped in a PEM text, None without one."""
-    begin, end = "-----BEGIN PKCS#11 PROVIDER URI-----", "-----END PKCS#11 PROVIDER URI-----"
-    _before, found, rest = pem.partition(begin)
-    if not found or end not in rest:
-        return None
-    try:
-        content = base64.b64decode("".join(rest.partition(end)[0].split()), validate=True)
-    except ValueError:
-        return None
-    uri = content.partition(b"pkcs11:")[2].decode(errors="replace")
-    values = dict(part.partition("=")[::2] for part in uri.split(";"))
-    return urllib.parse.unquote(values["object"]) if "object" in values else None
-
-
-def token_label(label: str) -> str:
-    """A token's label as it is compared: without the blanks (or NULs) that fill its 32 bytes.
-
-    Raises Pkcs11Error for a label that no token can have.
-    """
-    normal = label.rstrip(PADDING)
-    if not normal or not normal.isprintable() or len(normal.encode()) > LABEL_BYTES:
-        raise Pkcs11Error(
-            "TOKEN_LABEL",
-            f"token label {label!r} is not 1 to {LABEL_BYTES} bytes of printable UTF-8.",
-            "choose another label.",
-        )
-    return normal
-
-
-def refused_login(path: str, token: TokenInfo, reason: str) -> Pkcs11Error:
-    """The refusal to try a PIN, with the way out: programs that are where tokens are."""
-    variables = [f"{name}={os.environ[name]}" for name in ("SOFTHSM2_CONF",) if name in os.environ]
-    tool = ["pkcs11-tool", "--module", path, "--token-label", token.label]
-    command = ["sudo", "-u", pwd.getpwuid(os.geteuid()).pw_name, *variables, *tool]
-    if token.pin_locked:
-        return Pkcs11Error(
-            "PIN_LOCKED",
-            f"no PIN was tried on token {token.label!r}, because {reason}.",
-            f"as security officer run {shlex.join([*command, '--init-pin', '--login', '--login-type', 'so'])}, "
-            "and write the new PIN into the PIN file.",
-        )
-    return Pkcs11Error(
-        "PIN_COUNT_LOW",
-        f"no PIN was tried on token {token.label!r}, because {reason}.",
-        f"correct the PIN file, then log in once by hand: {shlex.join([*command, '--login', '--list-objects'])} "
-        "asks for the PIN. The right one resets the count.",
-    )
-
-
-def check_pin(pin: str, origin: str) -> str:
-    """Refuse what would burn a try on the token: an empty PIN, or one with white space around it."""
-    if not pin:
-        raise Pkcs11Error(
-            "PIN_FILE",
-            f"{origin} is empty.",
-            "write the PIN into it, without a newline at the end.",
-        )
-    if pin != pin.strip():
-        raise Pkcs11Error(
-            "PIN_FILE",
-            f"{origin} has white space or a newline around the PIN, which the token would take as part of it.",
-            "rewrite it without, for example with printf %s.",
-        )
-    if not pin.isprintable():
-        raise Pkcs11Error(
-            "PIN_FILE",
-            f"{origin} holds characters that cannot be printed, which are no part of a PIN.",
-            "write the PIN into it as text, for example with printf %s.",
-        )
-    return pin
-
-
-def read_pin(path: str) -> str:
-    """The PIN in a file that others cannot read."""
-    try:
-        with open(path, encoding="utf-8") as handle:
-            if stat.S_IMODE(os.fstat(handle.fileno()).st_mode) & stat.S_IRWXO:
-                raise Pkcs11Error(
-                    "PIN_FILE",
-                    f"{path} can be read by everyone.",
-                    "chmod 0400 it and change the PIN.",
-                )
-            return check_pin(handle.read(), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise Pkcs11Error(
-            "PIN_FILE", f"{path} cannot be read: {error}.", "point to the file that holds the PIN."
-        ) from error
+from .encoding import ec_point, raw_ecdsa_to_der
+from .objects import (
+    CURVES,
+    LABEL_BYTES,
+    NO_PUBLIC,
+    PADDING,
+    REQUIRED_ATTRIBUTES,
+    Key,
+    KeySpec,
+    Pkcs11Error,
+    PublicNumbers,
+    TokenInfo,
+    token_label,
+)
+from .pin import refused_login
 
 
 def load_api() -> Any:
@@ -685,31 +427,3 @@ def sign_bytes(module_path: str, token: str, key: str, pin: str, data: bytes) ->
     """SHA-256 signature of data by a key in a token (DER ECDSA for an EC key)."""
     with open_library(module_path) as library, library.session(token, pin) as session:
         return session.sign(session.key(key), data)
-
-
-Decrypt = Callable[[str], str]
-Encrypt = Callable[[str, str], None]
-
-
-def write_new_pin(path: str, encrypt: Encrypt | None = None) -> None:
-    """Write a random PIN to a new file for its owner only; with `encrypt` that makes the file."""
-    # 24 characters, 144 bits: pkcs11-provider cannot read a PIN of 32 characters or more.
-    pin = secrets.token_urlsafe(18)
-    if encrypt is not None:
-        encrypt(pin, path)
-        return
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    except OSError as error:
-        raise Pkcs11Error(
-            "PIN_FILE", f"{path} cannot be made: {error}.", "check its folder."
-        ) from error
-    with os.fdopen(descriptor, "w", encoding="ascii") as handle:
-        handle.write(pin)
-
-
-def load_pin(path: str, decrypt: Decrypt | None = None) -> str:
-    """The PIN in a plain file, or in a systemd credential if there is a way to decrypt it."""
-    if decrypt is None:
-        return read_pin(path)
-    return check_pin(decrypt(path), path)

@@ -21,6 +21,6 @@ def custody_checks(host: Host, groups: Groups) -> Iterator[Check]:
         elif finding.present and finding.accepted:
             yield Check(host.name, name, SKIPPED, f"accepted: {finding.found}")
         else:
-            remedy = f"{finding.remedy} (docs/tls.md), or add {name} to deepseek_accepted_key_risks: {means}"
+            remedy = f"{finding.remedy} (docs/explanation/tls.md), or add {name} to deepseek_accepted_key_risks: {means}"
             check = Check(host.name, name, "", finding.found, "that nobody can copy keys", remedy)
             yield judge(check, not finding.present)

@@ -1,11 +1,11 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A storage host looks after its own store: it brings what it lacks (sync) and hashes all that it has (scrub).
+"""The store agent of a storage host: pull missing releases (sync), hash and repair stored ones (scrub).
 
 Run by systemd on the host, without Ansible:
 
-    python3 -m ansible_collections.onprem.deepseek.plugins.module_utils.store.agent sync|scrub SETTINGS
+    deepseek-store sync|scrub SETTINGS
 
 Other hosts only say what there is. A release counts when it carries the site's signature, and everything
 below it is pinned by digest, so a host that lies can offer nothing that was not published.
@@ -23,25 +23,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artifacts.artifact import (
+from ..artifacts.files import ensure_directory, read_small
+from ..artifacts.hashing import FileHash, hash_file
+from ..artifacts.manifest import parse_manifest
+from ..artifacts.metalink import check_metalink
+from ..artifacts.names import (
     MANIFEST,
     PIECES,
     ArtifactError,
-    FileHash,
     check_digest,
-    check_metalink,
     check_name,
-    ensure_folder,
-    hash_file,
-    parse_manifest,
-    read_small,
     retired_path,
 )
+from ..common.prometheus import Sample, metrics_text
+from .aria2 import run_command
 from .engines import KIND as ENGINE
 from .engines import Request as EngineRequest
-from .engines import Wanted, hold_engine
-from .placement import holders
-from .replica import (
+from .engines import Wanted, ensure_engine
+from .model import (
     ArtifactState,
     Credentials,
     Fetch,
@@ -49,16 +48,12 @@ from .replica import (
     ReplicaError,
     Request,
     Run,
-    Sources,
     StoreBusyError,
-    artifact_state,
-    ensure_replica,
-    https_fetcher,
-    inspect_replica,
-    list_releases,
-    replicas,
-    run_command,
 )
+from .placement import holders
+from .replica import ensure_replica
+from .sources import Sources, https_fetcher, replicas
+from .state import artifact_state, inspect_replica, list_releases
 
 # A publish or another pull may be at work in the store: then the next run does it.
 _NO_WAIT = 0.0
@@ -79,8 +74,8 @@ class Settings:
     private_key: str
     sources: Sequence[str]  # all others that serve the store
     hosts: Sequence[str]  # names of all storage hosts, this one among them
-    state: str  # folder for what must outlive a run
-    metrics: str = ""  # folder of node exporter's textfile collector
+    state: str  # directory for what must outlive a run
+    metrics: str = ""  # directory of node exporter's textfile collector
 
 
 def read_settings(path: str) -> Settings:
@@ -89,7 +84,7 @@ def read_settings(path: str) -> Settings:
 
 
 @dataclass
-class Care:
+class StoreAgent:
     """One run: the means, and what it found."""
 
     settings: Settings
@@ -124,7 +119,7 @@ class Care:
     # --- what there is ----------------------------------------------------------------------------
 
     def names(self, path: str, kind: str) -> set[str]:
-        """Names of the entries of one kind in a folder, as all sources together list it."""
+        """Names of the entries of one kind in a directory, as all sources together list it."""
 
         def read(get: Get) -> set[str]:
             return _listed(get(f"{path}/"), kind)
@@ -207,8 +202,8 @@ class Care:
     # --- sync -------------------------------------------------------------------------------------
 
     def sync(self) -> dict[str, Any]:
-        """Bring what this host lacks, by sizes and metadata."""
-        ensure_folder(self.settings.store)
+        """Pull what this host lacks, judged by sizes and metadata."""
+        ensure_directory(self.settings.store)
         whole: dict[tuple[str, str], str] = {}
         fetched = 0
         wanted = self.wanted()
@@ -228,7 +223,7 @@ class Care:
             whole[model, version] = left.digest
             fetched += sum(item.fetched for item in left.artifacts)
             if left.changed:
-                self.log(f"release {model}/{version}: brought or mended")
+                self.log(f"release {model}/{version}: pulled or repaired")
         for engine in self.offered_engines():
             fetched += self._hold(engine, False)
         if self.settings.sources and not set(self.settings.sources) - self.sources.dead:
@@ -244,11 +239,11 @@ class Care:
         }
 
     def _hold(self, wanted: Wanted, full: bool) -> int:
-        """Have an engine whole; returns the bytes that came."""
+        """Pull or repair an engine; return the bytes that were downloaded."""
         request = EngineRequest(self.settings.store, wanted, self.settings.sources, full)
         what = f"engine {wanted.model}/{wanted.key[:12]}"
         try:
-            held = hold_engine(
+            held = ensure_engine(
                 request, self.fetch, self.run, self.credentials, lock_seconds=_NO_WAIT
             )
         except StoreBusyError as error:
@@ -260,7 +255,7 @@ class Care:
         if not held.found and full:
             self.wrong(what, f"no source has it whole ({held.reason})")
         elif not held.found:
-            # It is in a list of another host, and not what it should be: that is not this host's to mend.
+            # It is in a list of another host, and not what it should be: this host cannot repair that.
             self.log(f"{what}: not taken: {dict(held.source_problems)}")
         elif held.changed:
             self.log(f"{what}: {held.state}")
@@ -269,7 +264,7 @@ class Care:
     # --- scrub ------------------------------------------------------------------------------------
 
     def scrub(self) -> dict[str, Any]:
-        """Hash every byte of this host, and mend from the others what is not as it was signed."""
+        """Hash every byte of this host, and repair from other hosts what is not as it was signed."""
         bytes_read = bad = 0
         seen: set[str] = set()
         for model, version in list_releases(self.settings.store):
@@ -289,13 +284,13 @@ class Care:
                 ensure_replica(
                     request, self.fetch, self.run, self.credentials, found, lock_seconds=_NO_WAIT
                 )
-                self.log(f"release {model}/{version}: mended")
+                self.log(f"release {model}/{version}: repaired")
             except StoreBusyError as error:
                 self.wait(f"release {model}/{version}", error)
             except _WRONG as error:
                 self.wrong(f"release {model}/{version}", error)
         for wanted in list(self.local_engines()):
-            state = artifact_state(self.settings.store, wanted.holding, True)
+            state = artifact_state(self.settings.store, wanted.ref, True)
             bytes_read += state.size
             if state.problems:
                 bad += bad_pieces(state)
@@ -313,7 +308,7 @@ def is_digest(name: str) -> bool:
 
 
 def _listed(data: bytes, kind: str) -> set[str]:
-    """Entries of a folder, as nginx lists it in JSON. Names that the store never makes are left out."""
+    """Entries of a directory, as nginx lists it in JSON. Names that the store never makes are left out."""
     try:
         entries = json.loads(data.decode("utf-8"))
         names = {entry["name"] for entry in entries if entry["type"] == kind}
@@ -354,9 +349,6 @@ def _bad_in(path: str, expected: FileHash | None) -> int:
     return max(1, sum(a != b for a, b in zip(found, expected.pieces)) + max(0, missing))
 
 
-# --- state and metrics ----------------------------------------------------------------------------
-
-
 def read_state(path: str) -> dict[str, float]:
     """Counters of earlier runs; they begin again where there are none that can be read."""
     try:
@@ -369,7 +361,7 @@ def read_state(path: str) -> dict[str, float]:
 
 def write_text(path: str, text: str) -> None:
     """At once, so that nobody reads half of it."""
-    ensure_folder(os.path.dirname(path))
+    ensure_directory(os.path.dirname(path))
     temporary = f"{path}.tmp"
     with open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)
@@ -377,57 +369,58 @@ def write_text(path: str, text: str) -> None:
     os.replace(temporary, path)
 
 
-Sample = tuple[str, str, str, float]  # name, what it is, labels, value
-
-
-def metrics_text(samples: Sequence[Sample]) -> str:
-    """The text format of Prometheus; samples of one name must follow each other."""
-    lines: list[str] = []
-    before = ""
-    for name, text, labels, value in samples:
-        if name != before:
-            kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        before = name
-        lines.append(f"{name}{labels} {value:.17g}")
-    return "\n".join(lines) + "\n"
-
-
-def _size_of(care: Care, item: tuple[str, str]) -> int:
-    found = inspect_replica(care.request(*item, False))
+def _size_of(agent: StoreAgent, item: tuple[str, str]) -> int:
+    found = inspect_replica(agent.request(*item, False))
     return sum(artifact.size for artifact in found.artifacts)
 
 
-def sync_samples(care: Care, done: dict[str, Any], state: dict[str, float]) -> Iterator[Sample]:
-    store = care.settings.store
+def sync_samples(
+    agent: StoreAgent, done: dict[str, Any], state: dict[str, float]
+) -> Iterator[Sample]:
+    store = agent.settings.store
     disk = shutil.disk_usage(store)
     copies: dict[tuple[str, str], int] = done["copies"]
-    largest = max((_size_of(care, item) for item in copies), default=0)
-    yield ("deepseek_store_releases", "Releases that are whole here, by size.", "", len(copies))
+    largest = max((_size_of(agent, item) for item in copies), default=0)
+    yield (
+        "deepseek_store_releases",
+        "Releases stored completely on this host (size check only).",
+        "",
+        len(copies),
+    )
     yield (
         "deepseek_store_releases_missing",
-        "Releases that this host is to hold and does not.",
+        "Releases that are placed on this host and not stored completely.",
         "",
         done["wanted"] - len(copies),
     )
     for (model, version), number in sorted(copies.items()):
         labels = f'{{model="{model}",version="{version}"}}'
-        yield ("deepseek_store_replicas", "Hosts that show the release.", labels, number)
+        yield ("deepseek_store_replicas", "Hosts that serve the release.", labels, number)
     for url, up in sorted(done["up"].items()):
         labels = f'{{source="{url}"}}'
-        yield ("deepseek_store_source_up", "Whether another host answered.", labels, up)
-    yield ("deepseek_store_size_bytes", "Size of the file system of the store.", "", disk.total)
-    yield ("deepseek_store_free_bytes", "Free space of the store.", "", disk.free)
+        yield (
+            "deepseek_store_source_up",
+            "Whether the other storage host answered (1) or not (0).",
+            labels,
+            up,
+        )
+    yield ("deepseek_store_size_bytes", "Size of the store's file system in bytes.", "", disk.total)
+    yield (
+        "deepseek_store_free_bytes",
+        "Free space of the store's file system in bytes.",
+        "",
+        disk.free,
+    )
     yield (
         "deepseek_store_releases_fit",
-        "How many releases like the largest one still fit.",
+        "Number of releases of the largest stored size that still fit; -1 if none is stored.",
         "",
         disk.free // largest if largest else -1,
     )
-    yield ("deepseek_store_fetched_bytes_total", "Bytes brought by sync.", "", state["fetched"])
+    yield ("deepseek_store_fetched_bytes_total", "Bytes pulled by sync.", "", state["fetched"])
     yield (
         "deepseek_store_last_good_sync_timestamp_seconds",
-        "When this host last had all that it is to hold.",
+        "Unix time of the last sync after which this host stored everything that is placed on it.",
         "",
         state.get("last_good", 0),
     )
@@ -437,63 +430,60 @@ def scrub_samples(state: dict[str, float]) -> Iterator[Sample]:
     yield ("deepseek_store_scrubbed_bytes_total", "Bytes hashed by scrub.", "", state["bytes"])
     yield (
         "deepseek_store_bad_pieces_total",
-        "Pieces of 64 MiB, or files of metadata, that scrub found to be wrong. A disk is failing.",
+        "Pieces of 64 MiB, or metadata files, with a wrong hash found by scrub: a disk is failing.",
         "",
         state["bad"],
     )
     yield (
-        "deepseek_store_unmended",
-        "Releases and engines that the last scrub could not mend.",
+        "deepseek_store_unrepaired",
+        "Releases and engines that the last scrub could not repair.",
         "",
-        state["unmended"],
+        state["unrepaired"],
     )
     yield (
         "deepseek_store_last_good_scrub_timestamp_seconds",
-        "When a scrub last left everything whole.",
+        "Unix time of the last scrub after which everything verified.",
         "",
         state.get("last_good", 0),
     )
 
 
-def carry_out(care: Care, command: str, now: float) -> int:
-    """Do it, keep the counters, write the metrics; 1 if something is not as it should be."""
-    settings = care.settings
+def carry_out(agent: StoreAgent, command: str, now: float) -> int:
+    """Run a command, keep the counters, write the metrics; return 1 if a problem is left."""
+    settings = agent.settings
     path = os.path.join(settings.state, f"{command}.json")
     state = read_state(path)
-    done = care.sync() if command == "sync" else care.scrub()
+    done = agent.sync() if command == "sync" else agent.scrub()
     for name in ("fetched", "bytes", "bad"):
         if name in done:
             state[name] = state.get(name, 0) + done[name]
-    state["unmended"] = len(care.problems)
-    if not care.problems and not care.busy:
+    state["unrepaired"] = len(agent.problems)
+    if not agent.problems and not agent.busy:
         state["last_good"] = now
     write_text(path, json.dumps(state))
     if settings.metrics:
-        samples = sync_samples(care, done, state) if command == "sync" else scrub_samples(state)
+        samples = sync_samples(agent, done, state) if command == "sync" else scrub_samples(state)
         write_text(
             os.path.join(settings.metrics, f"deepseek_store_{command}.prom"),
             metrics_text(list(samples)),
         )
-    return 1 if care.problems else 0
+    return 1 if agent.problems else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="deepseek-store", description="Look after this host's store."
+        prog="deepseek-store",
+        description="Pull, verify and repair the releases of this host's store.",
     )
     parser.add_argument("command", choices=["sync", "scrub"])
     parser.add_argument("settings", help="file that role model_storage writes")
     given = parser.parse_args(arguments)
     settings = read_settings(given.settings)
     credentials = Credentials(settings.ca, settings.certificate, settings.private_key)
-    care = Care(settings, https_fetcher(credentials, _TIMEOUT), run_command, _say)
-    return carry_out(care, given.command, time.time())
+    agent = StoreAgent(settings, https_fetcher(credentials, _TIMEOUT), run_command, _say)
+    return carry_out(agent, given.command, time.time())
 
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

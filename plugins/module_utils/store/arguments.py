@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..artifacts.artifact import read_small
-from ..pkcs11.session import read_pin, sign_bytes
+from ..artifacts.files import read_small
+from ..pkcs11.pin import read_pin
+from ..pkcs11.session import sign_bytes
+from .aria2 import run_command
 from .eviction import Evictor, last_served
-from .replica import Completed, Credentials, Fetch, ReplicaError, Run, https_fetcher, run_command
+from .model import Completed, Credentials, Fetch, ReplicaError, Run
+from .sources import https_fetcher
 from .writer import PublishError
 
 
@@ -73,16 +76,16 @@ def run_program(module: Any, program: str, arguments: Sequence[str], purpose: st
     return str(stdout)
 
 
-def folder_signer(module: Any) -> Callable[[str], None]:
-    """Sign a folder with the key in the token; the PIN stays in its file."""
+def directory_signer(module: Any) -> Callable[[str], None]:
+    """Sign a directory with the key in the token; the PIN stays in its file."""
     params = module.params
     options = ["--token", params["token"], "--key", params["key"]]
     options += ["--module", params["module_path"], "--pin-file", params["pin_file"]]
 
-    def sign_folder(folder: str) -> None:
-        run_program(module, "deepseek-sign", [folder, *options], f"Signing {folder}")
+    def sign_directory(directory: str) -> None:
+        run_program(module, "deepseek-sign", [directory, *options], f"Signing {directory}")
 
-    return sign_folder
+    return sign_directory
 
 
 def data_signer(module: Any) -> Callable[[bytes], bytes]:

@@ -17,44 +17,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artifacts.artifact import (
+from ..artifacts.build import describe
+from ..artifacts.files import ensure_directory, list_directory, read_small
+from ..artifacts.hashing import hash_files, sha256_hex
+from ..artifacts.manifest import Manifest, canonical_json, parse_manifest
+from ..artifacts.names import (
     MANIFEST,
     SIGNATURE,
     ArtifactError,
-    Difference,
-    Manifest,
     artifact_path,
-    canonical_json,
     check_digest,
     check_name,
-    describe,
-    ensure_folder,
-    hash_files,
-    list_folder,
-    parse_manifest,
-    read_small,
-    sha256_hex,
-    verify_folder,
-    verify_model_signature,
 )
-from .replica import (
-    LOCK_SECONDS,
-    ArtifactState,
-    Bring,
-    Credentials,
-    Fetch,
-    Get,
-    Holding,
-    MakeRoom,
-    NoSourceError,
-    Run,
-    Sources,
-    artifact_state,
-    mendable,
-    read_manifest,
-    store_lock,
-)
-from .writer import Place, PublishError, clone_file
+from ..artifacts.signatures import verify_model_signature
+from ..artifacts.verify import Difference, verify_directory
+from .lock import LOCK_SECONDS, store_lock
+from .model import ArtifactRef, ArtifactState, Credentials, Fetch, Get, MakeRoom, NoSourceError, Run
+from .pull import Puller, repairable
+from .sources import Sources
+from .state import artifact_state, read_manifest
+from .writer import ArtifactWriter, PublishError, clone_file
 
 KIND = "engine"
 KEY_FILE = "key.json"
@@ -67,7 +49,7 @@ PLANS = {
 }
 
 
-# --- which engine, and whether a folder is that one -----------------------------------------------
+# --- which engine, and whether a directory is that one -----------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -88,13 +70,13 @@ class Wanted:
     def expect(self) -> tuple[str, str]:
         return (KIND, self.model)
 
-    def judge(self, folder: str, full: bool = True) -> tuple[Manifest | None, list[Difference]]:
-        """Every way in which a folder is not this engine. Its digest is what its own manifest has: the signature vouches for that."""
+    def verify(self, directory: str, full: bool = True) -> tuple[Manifest | None, list[Difference]]:
+        """Every way in which a directory is not this engine. Its digest is what its own manifest has: the signature vouches for that."""
         try:
-            digest = sha256_hex(read_small(os.path.join(folder, MANIFEST)))
+            digest = sha256_hex(read_small(os.path.join(directory, MANIFEST)))
         except (OSError, ArtifactError):
             digest = ""
-        manifest, problems = verify_folder(folder, digest, full, self.public_key, self.expect)
+        manifest, problems = verify_directory(directory, digest, full, self.public_key, self.expect)
         if manifest is not None:
             problems.extend(self.differences(manifest))
         return manifest, problems
@@ -115,11 +97,11 @@ class Wanted:
         return found
 
     @property
-    def holding(self) -> Holding:
+    def ref(self) -> ArtifactRef:
         """The engine as something that a host is to hold."""
         path = f"{KIND}/{self.model}/{self.key}"
 
-        def offer(get: Get) -> bytes:
+        def fetch_manifest(get: Get) -> bytes:
             data = get(f"{path}/{MANIFEST}")
             manifest = parse_manifest(data)
             if (manifest.kind, manifest.name) != self.expect:
@@ -133,7 +115,7 @@ class Wanted:
             verify_model_signature(self.public_key, get(f"{path}/{SIGNATURE}"), manifest)
             return data
 
-        return Holding(KIND, self.model, self.key, self.judge, offer)
+        return ArtifactRef(KIND, self.model, self.key, self.verify, fetch_manifest)
 
 
 # --- holding a copy -------------------------------------------------------------------------------
@@ -168,7 +150,7 @@ class Held:
         return self.state != "absent"
 
 
-def hold_engine(
+def ensure_engine(
     request: Request,
     fetch: Fetch,
     run: Run,
@@ -181,25 +163,25 @@ def hold_engine(
 
     *make_room* is asked when the file system has not enough for it, before anything is written.
     """
-    holding = request.wanted.holding
-    found = artifact_state(request.store, holding, request.full)
+    ref = request.wanted.ref
+    found = artifact_state(request.store, ref, request.full)
     if not found.problems:
         return Held(found, "present", "present")
     before = "absent" if found.state == "missing" else "damaged"
     reason = "; ".join(str(problem) for problem in found.problems[:5])
     sources = Sources(request.sources, fetch)
     spare = frozenset({(KIND, request.wanted.key), ("graph", request.wanted.graph)})
-    bring = Bring(
+    puller = Puller(
         request.store, request.wanted.public_key, sources, run, credentials, make_room, spare
     )
     try:
-        # Asked for here, so that nothing is made where there is nothing to bring. Asking changes nothing: check mode asks too.
-        if not mendable(found):
-            bring.offers(holding)
+        # Asked for here, so that nothing is made where there is nothing to pull. Asking changes nothing: check mode asks too.
+        if not repairable(found):
+            puller.agreed_manifest(ref)
         if not check_mode:
-            ensure_folder(request.store)
+            ensure_directory(request.store)
             with store_lock(request.store, lock_seconds):
-                found = bring.ensure(holding, request.full)
+                found = puller.ensure(ref, request.full)
     except NoSourceError:
         return Held(found, "absent", before, reason, sources.problems)
     state = "pulled" if before == "absent" else "repaired"
@@ -221,10 +203,10 @@ def missing_message(request: Request, held: Held) -> str:
 
 @dataclass(frozen=True)
 class Build:
-    """A folder that a build has left, and where the engine goes."""
+    """A directory that a build has left, and where the engine goes."""
 
-    place: Place
-    folder: str
+    writer: ArtifactWriter
+    directory: str
     graph: str
     full: bool = True
 
@@ -243,39 +225,39 @@ class Stored:
 
 
 def store_engine(
-    build: Build, sign_folder: Callable[[str], None], check_mode: bool = False
+    build: Build, sign_directory: Callable[[str], None], check_mode: bool = False
 ) -> Stored:
     """Sign and store a built engine, unless a good one of the same key is there: two builds of one key need not have the same bytes."""
-    place = build.place
+    writer = build.writer
     key, document = _read_key(build)
-    wanted = Wanted(place.model, key, build.graph, place.public_key)
-    path = artifact_path(place.store, KIND, place.model, key)
-    found = artifact_state(place.store, wanted.holding, build.full)
+    wanted = Wanted(writer.model, key, build.graph, writer.public_key)
+    path = artifact_path(writer.store, KIND, writer.model, key)
+    found = artifact_state(writer.store, wanted.ref, build.full)
     if not found.problems:
         return Stored(False, key, path)
     reason = "; ".join(str(problem) for problem in found.problems[:5])
     graph = _read_graph(build)
     _check_key(build, document, graph)
     if not check_mode:
-        ensure_folder(place.store)
-        with store_lock(place.store):
-            _write(build, sign_folder, wanted, document, graph)
+        ensure_directory(writer.store)
+        with store_lock(writer.store):
+            _write(build, sign_directory, wanted, document, graph)
     return Stored(True, key, path, reason)
 
 
 def _write(
     build: Build,
-    sign_folder: Callable[[str], None],
+    sign_directory: Callable[[str], None],
     wanted: Wanted,
     document: Mapping[str, Any],
     graph: Manifest,
 ) -> None:
-    place = build.place
-    files = hash_files(build.folder, list_folder(build.folder))
+    writer = build.writer
+    files = hash_files(build.directory, list_directory(build.directory))
     flavour = document["tensorrt"]
     manifest, pieces = describe(
         KIND,
-        place.model,
+        writer.model,
         files,
         graph.source,
         graph.license,
@@ -283,28 +265,28 @@ def _write(
         {},
         (build.graph,),
     )
-    place.check_space(manifest.size)
-    with place.workspace(KIND) as work:
-        folder = os.path.join(work, wanted.key)
+    writer.check_space(manifest.size)
+    with writer.workspace(KIND) as work:
+        directory = os.path.join(work, wanted.key)
         for path in manifest.files:
-            clone_file(os.path.join(build.folder, path), os.path.join(folder, path))
+            clone_file(os.path.join(build.directory, path), os.path.join(directory, path))
         wrong = wanted.differences(manifest)
         if wrong:
             raise PublishError(
-                f"{build.folder} changed while it was being stored: {wrong[0]}. Build the engine again."
+                f"{build.directory} changed while it was being stored: {wrong[0]}. Build the engine again."
             )
-        place.finish(sign_folder, folder, manifest, pieces, wanted.key)
+        writer.finish(sign_directory, directory, manifest, pieces, wanted.key)
 
 
 def _read_key(build: Build) -> tuple[str, dict[str, Any]]:
     """The key, which is the hash of key.json, and what that says."""
-    path = os.path.join(build.folder, KEY_FILE)
+    path = os.path.join(build.directory, KEY_FILE)
     try:
         data = read_small(path)
         document = json.loads(data.decode("utf-8"))
     except (OSError, ValueError) as error:
         raise PublishError(
-            f"{path} cannot be read: {error}. Name a folder that a build has left."
+            f"{path} cannot be read: {error}. Name a directory that a build has left."
         ) from error
     if not isinstance(document, dict) or canonical_json(document) != data:
         raise PublishError(
@@ -315,20 +297,20 @@ def _read_key(build: Build) -> tuple[str, dict[str, Any]]:
 
 def _read_graph(build: Build) -> Manifest:
     """The manifest of the graph in this store, by its digest."""
-    place = build.place
-    folder = artifact_path(place.store, "graph", place.model, build.graph)
+    writer = build.writer
+    directory = artifact_path(writer.store, "graph", writer.model, build.graph)
     try:
-        return read_manifest(folder, build.graph)
+        return read_manifest(directory, build.graph)
     except (OSError, ArtifactError) as error:
         raise PublishError(
             f"The graph {build.graph[:12]} that the engine was compiled from is not in the store: {error}. "
-            "Publish the release on this host first, or bring it with model_replica."
+            "Publish the release on this host first, or pull it with model_replica."
         ) from error
 
 
 def _check_key(build: Build, document: Mapping[str, Any], graph: Manifest) -> None:
     """Refuse a build that is not of this graph, or not whole."""
-    path = os.path.join(build.folder, KEY_FILE)
+    path = os.path.join(build.directory, KEY_FILE)
     hashes = document.get("graph")
     if not isinstance(hashes, dict) or not hashes:
         raise PublishError(f"{path} names no files of a graph. Build the engine again.")
@@ -346,7 +328,7 @@ def _check_key(build: Build, document: Mapping[str, Any], graph: Manifest) -> No
             f"{path} names the flavour {name!r}; known are {', '.join(PLANS)}. Build the engine again."
         )
     for file in (PLANS[name], GOLDEN_FILE):
-        if not os.path.isfile(os.path.join(build.folder, file)):
+        if not os.path.isfile(os.path.join(build.directory, file)):
             raise PublishError(
-                f"{os.path.join(build.folder, file)} is missing. Build the engine again."
+                f"{os.path.join(build.directory, file)} is missing. Build the engine again."
             )

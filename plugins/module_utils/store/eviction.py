@@ -15,9 +15,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..artifacts.artifact import read_small, release_path
-from .replica import ReplicaError, list_releases
+from ..artifacts.files import read_small
+from ..artifacts.names import release_path
+from .model import ReplicaError
 from .retire import RetireError, Retirement, evict, sweep
+from .state import list_releases
 
 # The active release, and the one to go back to.
 _IN_USE = 2

@@ -15,23 +15,19 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..artifacts.artifact import (
+from ..artifacts.files import ensure_directory, read_small, sync_path, write_file
+from ..artifacts.manifest import SCHEMA, canonical_json, parse_manifest
+from ..artifacts.names import (
     MANIFEST,
-    SCHEMA,
     ArtifactError,
     artifact_path,
-    canonical_json,
     check_digest,
     check_name,
-    ensure_folder,
-    parse_manifest,
-    read_small,
     release_path,
     retired_path,
-    sync_path,
-    write_file,
 )
-from .replica import list_releases, read_release, store_lock
+from .lock import store_lock
+from .state import list_releases, read_release
 
 _KINDS = ("checkpoint", "graph", "engine")
 
@@ -77,7 +73,7 @@ def retire(asked: Retirement, check_mode: bool = False) -> Retired:
         )
     if check_mode:
         return _retire(asked, True)
-    ensure_folder(asked.store)
+    ensure_directory(asked.store)
     with store_lock(asked.store):
         return _retire(asked, False)
 
@@ -91,7 +87,7 @@ def _retire(asked: Retirement, check_mode: bool) -> Retired:
     if not recorded:
         done.changed = True
         if not check_mode:
-            ensure_folder(os.path.dirname(record))
+            ensure_directory(os.path.dirname(record))
             write_file(record, _record(asked, artifacts))
     _take_away(asked, artifacts - needed, done, check_mode)
     return done
@@ -221,18 +217,18 @@ def _engines_of(asked: Retirement, unused: set[tuple[str, str]]) -> Iterator[str
             yield key
 
 
-def _graphs_of_engine(folder: str) -> Sequence[str]:
+def _graphs_of_engine(directory: str) -> Sequence[str]:
     """Digests of the graphs that an engine was compiled from; none if its manifest cannot be read."""
     try:
-        return parse_manifest(read_small(os.path.join(folder, MANIFEST))).parents
+        return parse_manifest(read_small(os.path.join(directory, MANIFEST))).parents
     except (OSError, ArtifactError):
         return ()
 
 
-def _traces(folder: str) -> list[str]:
+def _traces(directory: str) -> list[str]:
     """An artifact, and what an interrupted pull or retirement has left of it."""
-    parent, name = os.path.split(folder)
-    found = [folder, f"{folder}.part", os.path.join(parent, f".retired-{name}")]
+    parent, name = os.path.split(directory)
+    found = [directory, f"{directory}.part", os.path.join(parent, f".retired-{name}")]
     return [path for path in found if os.path.lexists(path)]
 
 
@@ -254,7 +250,7 @@ def _remove(path: str, done: Retired, check_mode: bool) -> None:
     if not os.path.isdir(path) or os.path.islink(path):
         os.unlink(path)
     else:
-        # Its name goes at once: a folder with half of its files must never be found under it.
+        # Its name goes at once: a directory with half of its files must never be found under it.
         hidden = path if name.startswith(".retired-") else os.path.join(parent, f".retired-{name}")
         if hidden != path:
             if os.path.lexists(hidden):

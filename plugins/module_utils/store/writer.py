@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Put a folder into the store: manifest, Metalink and signature, sealed, verified, under its final name at once."""
+"""Put a directory into the store: manifest, Metalink and signature, sealed, verified, under its final name at once."""
 
 from __future__ import annotations
 
@@ -13,23 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..artifacts.artifact import (
-    MANIFEST,
-    PIECES,
-    SIGNATURE,
-    ArtifactError,
-    Manifest,
-    artifact_path,
-    check_name,
-    ensure_folder,
-    read_small,
-    seal_folder,
-    sync_path,
-    verify_folder,
-    verify_model_signature,
-    write_file,
-)
-from .replica import SPACE_RESERVE
+from ..artifacts.files import ensure_directory, read_small, seal_directory, sync_path, write_file
+from ..artifacts.manifest import Manifest
+from ..artifacts.names import MANIFEST, PIECES, SIGNATURE, ArtifactError, artifact_path, check_name
+from ..artifacts.signatures import verify_model_signature
+from ..artifacts.verify import verify_directory
+from .model import SPACE_RESERVE
 
 # The ioctl that shares blocks between files on XFS and btrfs: FICLONE in linux/fs.h.
 _FICLONE = 0x40049409
@@ -41,7 +30,7 @@ class PublishError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class ArtifactWriter:
     """Where a model's artifacts are stored, and the key that new signatures must verify against."""
 
     store: str
@@ -53,9 +42,9 @@ class Place:
 
     def problems(self, kind: str, digest: str, full: bool = True) -> str:
         """What is wrong with an artifact that is known by its digest, empty when nothing is."""
-        folder = artifact_path(self.store, kind, self.model, digest)
-        _unused_manifest, differences = verify_folder(
-            folder, digest, full, self.public_key, (kind, self.model)
+        directory = artifact_path(self.store, kind, self.model, digest)
+        _unused_manifest, differences = verify_directory(
+            directory, digest, full, self.public_key, (kind, self.model)
         )
         return "; ".join(str(item) for item in differences[:5])
 
@@ -69,9 +58,9 @@ class Place:
 
     @contextlib.contextmanager
     def workspace(self, kind: str) -> Iterator[str]:
-        """A folder beside the final place, so that a rename is enough; hidden, so that it is not served."""
+        """A directory beside the final place, so that a rename is enough; hidden, so that it is not served."""
         parent = os.path.join(self.store, kind, self.model)
-        ensure_folder(parent)
+        ensure_directory(parent)
         for name in os.listdir(parent):
             if name.startswith(".publish-"):
                 # Left by a publish that was interrupted: the lock says that nobody else is at work.
@@ -84,18 +73,20 @@ class Place:
 
     def finish(
         self,
-        sign_folder: Callable[[str], None],
-        folder: str,
+        sign_directory: Callable[[str], None],
+        directory: str,
         manifest: Manifest,
         pieces: bytes,
         name: str,
     ) -> None:
-        """Complete a folder in the workspace with manifest, Metalink and signature, and give it its name."""
-        write_file(os.path.join(folder, MANIFEST), manifest.to_bytes())
-        write_file(os.path.join(folder, PIECES), pieces)
-        self._sign(sign_folder, folder, manifest)
-        seal_folder(folder)
-        _unused_manifest, problems = verify_folder(folder, manifest.digest, True, self.public_key)
+        """Complete a directory in the workspace with manifest, Metalink and signature, and give it its name."""
+        write_file(os.path.join(directory, MANIFEST), manifest.to_bytes())
+        write_file(os.path.join(directory, PIECES), pieces)
+        self._sign(sign_directory, directory, manifest)
+        seal_directory(directory)
+        _unused_manifest, problems = verify_directory(
+            directory, manifest.digest, True, self.public_key
+        )
         if problems:
             raise PublishError(
                 f"The {manifest.kind} changed while it was being published: {'; '.join(str(item) for item in problems[:5])}. "
@@ -104,15 +95,17 @@ class Place:
         final = artifact_path(self.store, manifest.kind, self.model, name)
         if os.path.lexists(final):
             # Damaged, else we would not be here. It leaves with the workspace.
-            os.rename(final, os.path.join(os.path.dirname(folder), "damaged"))
-        os.rename(folder, final)
+            os.rename(final, os.path.join(os.path.dirname(directory), "damaged"))
+        os.rename(directory, final)
         sync_path(os.path.dirname(final))
 
-    def _sign(self, sign_folder: Callable[[str], None], folder: str, manifest: Manifest) -> None:
-        sign_folder(folder)
+    def _sign(
+        self, sign_directory: Callable[[str], None], directory: str, manifest: Manifest
+    ) -> None:
+        sign_directory(directory)
         try:
             verify_model_signature(
-                self.public_key, read_small(os.path.join(folder, SIGNATURE)), manifest
+                self.public_key, read_small(os.path.join(directory, SIGNATURE)), manifest
             )
         except (OSError, ArtifactError) as error:
             raise PublishError(
@@ -127,7 +120,7 @@ def clone_file(source: str, target: str) -> None:
     A hard link would make the operator's own file read-only, and a later change to it would damage a
     published artifact.
     """
-    ensure_folder(os.path.dirname(target))
+    ensure_directory(os.path.dirname(target))
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as reading, open(target, "xb") as writing:
         try:

@@ -47,6 +47,7 @@ def test_every_verdict_has_a_host_with_every_option() -> None:
     judging = [(book, play) for book, play in judging if book not in OF_THE_CONTROLLER]
     assert {book for book, _play in judging} >= {
         "gpu_burn_in.yml",
+        "model_publish.yml",
         "preflight.yml",
         "storage_replace_host.yml",
         "storage_health.yml",
@@ -156,6 +157,12 @@ def test_verify_is_red_in_check_mode_and_names_a_host_that_is_down(tmp_path: Pat
         ("storage_health", ["--limit", "gw-1"], "st-1: it was not asked about health"),
         ("gpu_burn_in", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
         ("model_retire", ["--limit", "gw-1"], "st-1: it was not asked about health"),
+        ("model_publish", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
+        (
+            "model_publish",
+            ["--start-at-task", "Expect a published version"],
+            "in-1: it was not asked",
+        ),
         ("storage_replace_host", ["--limit", "st-1"], "Left out were gw-1, in-1, st-2."),
     ],
 )
@@ -168,7 +175,7 @@ def test_a_run_that_leaves_the_questions_out_is_refused(
 
 
 def test_an_inventory_without_hosts_is_not_verified(tmp_path: Path) -> None:
-    for book in ("verify", "storage_health", "gpu_burn_in"):
+    for book in ("verify", "storage_health", "gpu_burn_in", "model_publish"):
         status, said = run(tmp_path, book, hosts={}, groups={})
         assert status == 2, said
         assert "Nothing was asked" in said

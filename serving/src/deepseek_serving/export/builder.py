@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from deepseek_serving.errors import CheckpointError
-from deepseek_serving.export.safetensors import ITEM_BYTES, Tensor
+from deepseek_serving.model_files.safetensors import ITEM_BYTES, Tensor
 
 BLOCK_BYTES = 32 * 2**20
 

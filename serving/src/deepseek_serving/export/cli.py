@@ -24,12 +24,27 @@ def main(argv: list[str] | None = None) -> int:
         help="longest sequence in tokens (default: the checkpoint's, at most 4096)",
     )
     parser.add_argument("--slots", type=int, help="sequences decoded together (default: 4)")
+    parser.add_argument(
+        "--zero-tensors",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that may have 1 MiB of zeros in a row, by name or with *; others are refused "
+        "as parts of a download that never came; several times for several",
+    )
     options = parser.parse_args(argv)
+    accepted = options.zero_tensors
     if options.encoder:
         if options.max_len is not None or options.slots is not None:
             parser.error("--max-len and --slots are for decoders; an encoder takes any batch")
-        return run("deepseek-export", lambda: export_encoder(options.checkpoint, options.out))
+        return run(
+            "deepseek-export",
+            lambda: export_encoder(options.checkpoint, options.out, zero_tensors=accepted),
+        )
     parameters = Parameters(
         max_len=options.max_len, slots=4 if options.slots is None else options.slots
     )
-    return run("deepseek-export", lambda: export(options.checkpoint, options.out, parameters))
+    return run(
+        "deepseek-export",
+        lambda: export(options.checkpoint, options.out, parameters, zero_tensors=accepted),
+    )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepseek_serving import documents
 from deepseek_serving.errors import CheckpointError
+from deepseek_serving.text import documents
 
 Config = Mapping[str, Any]
 

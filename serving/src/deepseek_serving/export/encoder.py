@@ -21,7 +21,7 @@ from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export.architecture import Encoder
 from deepseek_serving.export.builder import GraphBuilder, Weight
 from deepseek_serving.export.config import read_json, read_object
-from deepseek_serving.export.safetensors import Tensor
+from deepseek_serving.model_files.safetensors import Tensor
 
 OPSET = 17
 IR_VERSION = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,32 +15,35 @@ import onnx
 from onnx import TensorProto
 
 import deepseek_serving
-from deepseek_serving.check import check
+from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export import encoder as encoder_graph
 from deepseek_serving.export import graph as decoder_graph
 from deepseek_serving.export.architecture import Decoder, describe, describe_encoder
 from deepseek_serving.export.builder import Weight
 from deepseek_serving.export.config import read_config, read_object, whole
-from deepseek_serving.export.safetensors import read_checkpoint
-from deepseek_serving.files import (
-    RECORD_FILE,
-    Stored,
+from deepseek_serving.export.unwritten import refuse_unwritten
+from deepseek_serving.model_files.directories import (
     new_folder,
     refuse_existing,
     refuse_without_space,
-    size_of_weights,
-    write_graph,
     write_json,
 )
+from deepseek_serving.model_files.graphs import Stored, size_of_weights, write_graph
+from deepseek_serving.model_files.layout import ENCODER_FILE, GRAPH_FILE, RECORD_FILE
+from deepseek_serving.model_files.safetensors import read_checkpoint
+from deepseek_serving.text.known_tokens import numbered
+from deepseek_serving.text.template import TEMPLATE_FILE, TEMPLATE_FOLDER, TOOL_USE
 
 logger = logging.getLogger(__name__)
 
-GRAPH_FILE = "decoder.onnx"
-ENCODER_FILE = "encoder.onnx"
 DEFAULT_MAX_LEN = 4096
 REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-DECODER_FILES = ("generation_config.json", "chat_template.jinja")
+DECODER_FILES = (
+    "generation_config.json",
+    TEMPLATE_FILE,
+    f"{TEMPLATE_FOLDER}/{TOOL_USE}.jinja",
+)
 # with the prompts that some encoders want before a question
 ENCODER_FILES = ("config_sentence_transformers.json",)
 
@@ -104,13 +107,23 @@ def _write(checkpoint: Path, out: Path, plan: _Plan) -> None:
     refuse_without_space(out, copied + size_of_weights(tensors), CheckpointError)
     with new_folder(out) as partial:
         for name in plan.copied:
+            (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(checkpoint / name, partial / name)
         write_graph(partial, plan.file, plan.model, tensors)
         write_json(partial / RECORD_FILE, plan.record)
 
 
-def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) -> None:
-    """Export a decoder to the new folder `out`; all is checked before a byte is written."""
+def export(
+    checkpoint: Path,
+    out: Path,
+    parameters: Parameters | None = None,
+    *,
+    zero_tensors: Sequence[str] = (),
+) -> None:
+    """Export a decoder to the new folder `out`; all is checked before a byte is written.
+
+    `zero_tensors`: names or patterns of tensors that may be full of zeros.
+    """
     parameters = parameters or Parameters()
     if parameters.slots < 1:
         raise CheckpointError(f"--slots {parameters.slots} must be at least 1")
@@ -120,6 +133,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
     copied = _copied_files(checkpoint, DECODER_FILES)
     max_len = _max_len(decoder, parameters.max_len)
     tensors = read_checkpoint(checkpoint)
+    refuse_unwritten(tensors, zero_tensors)
     model, weights = decoder_graph.build(decoder, tensors, max_len)
     facts = {
         "parameters": {"max_len": max_len, "slots": parameters.slots},
@@ -138,7 +152,7 @@ def export(checkpoint: Path, out: Path, parameters: Parameters | None = None) ->
 def _warn_of_tokens_beyond(checkpoint: Path, vocabulary: int) -> None:
     """Tokens for which the model has no weights: the service refuses texts that hold them."""
     path = checkpoint / "tokenizer.json"
-    numbers = _numbers(read_object(path))
+    numbers = numbered(read_object(path))
     beyond = sorted(number for number in numbers if number >= vocabulary)
     if beyond:
         named = ", ".join(f"{numbers[number]!r} ({number})" for number in beyond[:5])
@@ -153,22 +167,6 @@ def _warn_of_tokens_beyond(checkpoint: Path, vocabulary: int) -> None:
         )
 
 
-def _numbers(tokenizer: Mapping[str, Any]) -> dict[int, str]:
-    """A tokenizer's tokens by their numbers, as far as its file says so."""
-    numbers: dict[int, str] = {}
-    model = tokenizer.get("model")
-    listed = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(listed, dict):
-        numbers = {number: text for text, number in listed.items() if isinstance(number, int)}
-    elif isinstance(listed, list):
-        numbers = {number: str(entry) for number, entry in enumerate(listed)}
-    added = tokenizer.get("added_tokens")
-    for token in added if isinstance(added, list) else []:
-        if isinstance(token, dict) and isinstance(token.get("id"), int):
-            numbers[token["id"]] = str(token.get("content"))
-    return numbers
-
-
 def _longest_text(checkpoint: Path, max_positions: int) -> int:
     """In tokens: what the model was trained for may be less than it has positions for."""
     path = checkpoint / "sentence_bert_config.json"
@@ -177,7 +175,7 @@ def _longest_text(checkpoint: Path, max_positions: int) -> int:
     return min(longest, max_positions)
 
 
-def export_encoder(checkpoint: Path, out: Path) -> None:
+def export_encoder(checkpoint: Path, out: Path, *, zero_tensors: Sequence[str] = ()) -> None:
     """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
     refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
@@ -185,6 +183,7 @@ def export_encoder(checkpoint: Path, out: Path) -> None:
     pooling = encoder_graph.read_pooling(checkpoint)
     copied = _copied_files(checkpoint, ENCODER_FILES)
     tensors = read_checkpoint(checkpoint)
+    refuse_unwritten(tensors, zero_tensors)
     model, weights = encoder_graph.build_encoder(encoder, pooling, tensors)
     facts = {
         "parameters": {"max_len": _longest_text(checkpoint, encoder.max_positions)},

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from deepseek_serving.export.architecture import Decoder
 from deepseek_serving.export.builder import GraphBuilder, Weight
-from deepseek_serving.export.safetensors import Tensor
+from deepseek_serving.model_files.safetensors import Tensor
 
 OPSET = 24
 IR_VERSION = 11

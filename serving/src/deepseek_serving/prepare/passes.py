@@ -25,7 +25,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from deepseek_serving.errors import PrepareError
-from deepseek_serving.files import Stored
+from deepseek_serving.model_files.graphs import Stored
 from deepseek_serving.prepare import numerics
 from deepseek_serving.prepare.precision import Precision
 from deepseek_serving.prepare.tensors import Array, Floats, open_weights, scalar

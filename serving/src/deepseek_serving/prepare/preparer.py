@@ -16,21 +16,17 @@ import onnx
 import onnxruntime
 
 import deepseek_serving
-from deepseek_serving.documents import load_tokenizer
+from deepseek_serving.artifacts.hashing import sha256_file
+from deepseek_serving.artifacts.names import RESERVED
 from deepseek_serving.errors import GateError, PrepareError
-from deepseek_serving.export.exporter import GRAPH_FILE
-from deepseek_serving.files import (
-    GOLDEN_FILE,
-    RECORD_FILE,
-    data_file,
+from deepseek_serving.model_files.directories import (
     new_folder,
     refuse_existing,
     refuse_without_space,
-    sha256,
-    size_of_weights,
-    write_graph,
     write_json,
 )
+from deepseek_serving.model_files.graphs import size_of_weights, write_graph
+from deepseek_serving.model_files.layout import GOLDEN_FILE, GRAPH_FILE, RECORD_FILE, data_file
 from deepseek_serving.prepare import evaluation
 from deepseek_serving.prepare.corpus import Corpus, Windows, read_corpus, refuse_overlap, windows
 from deepseek_serving.prepare.golden import Golden
@@ -38,13 +34,13 @@ from deepseek_serving.prepare.passes import SMALLEST_BLOCK, Graph, prepare_graph
 from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import read_model
+from deepseek_serving.text.documents import load_tokenizer
 
 DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
 # what belongs to the exported artifact alone: its graph, its record, its manifest and signature
 NOT_COPIED = frozenset(
-    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, GOLDEN_FILE}
-    | {"manifest.json", "pieces.meta4", "model.sig"}
+    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, GOLDEN_FILE} | set(RESERVED)
 )
 CACHE_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT16: "float16",
@@ -116,13 +112,15 @@ def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
         scaling=smoothed.scaling,
     )
     copied = [
-        path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in NOT_COPIED
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in NOT_COPIED
     ]
     needed = sum(path.stat().st_size for path in copied) + size_of_weights(graph.weights)
     refuse_without_space(out, needed, PrepareError)
     with new_folder(out) as partial:
         for path in copied:
-            shutil.copyfile(path, partial / path.name)
+            copy = partial / path.relative_to(folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
         return _write_all(job, graph, partial)
 
 
@@ -284,7 +282,8 @@ def _record(job: _Job, graph: Graph, judged: dict[str, Any]) -> dict[str, Any]:
             "quantized": graph.quantized,
             "not_quantized": graph.kept,
             "source": {
-                name: sha256(job.folder / name) for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
+                name: sha256_file(str((job.folder / name).resolve()))
+                for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
             },
             "tools": {
                 "deepseek-serving": deepseek_serving.__version__,

@@ -21,8 +21,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from deepseek_serving.errors import EngineError
-from deepseek_serving.export.exporter import ENCODER_FILE, GRAPH_FILE
-from deepseek_serving.files import RECORD_FILE
+from deepseek_serving.model_files.layout import ENCODER_FILE, GRAPH_FILE, RECORD_FILE
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.cores import cores
 from deepseek_serving.runtime.fused import CACHE_LENGTH, LAST_INDEX, LAST_KEYS

@@ -26,8 +26,7 @@ import onnx
 import onnxruntime as ort
 
 from deepseek_serving.errors import EngineError
-from deepseek_serving.export.exporter import GRAPH_FILE
-from deepseek_serving.files import RECORD_FILE, data_file
+from deepseek_serving.model_files.layout import GRAPH_FILE, RECORD_FILE, data_file
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.cuda import Gpu, Layout, Memory, aligned, layout_size
 from deepseek_serving.runtime.fused import LAST_INDEX, LAST_KEYS, Joined, fused

@@ -19,9 +19,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import list_directory
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
+    hash_file,
+    sha256_file,
+    sha256_hex,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    canonical_json,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import Tools
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Tools
 from ansible_collections.onprem.deepseek.plugins.modules import (
     checkpoint_info,
     engine_release,
@@ -54,14 +62,14 @@ def key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def sign_folder(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
+def sign_directory(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
     resources = [
         {
             "name": path,
             "algorithm": "sha256",
-            "digest": artifact.hash_file(os.path.join(folder, path)).sha256,
+            "digest": hash_file(os.path.join(folder, path)).sha256,
         }
-        for path in artifact.list_folder(folder)
+        for path in list_directory(folder)
     ]
     payload = json.dumps({"predicate": {"resources": resources}}).encode()
     kind = b"application/vnd.in-toto+json"
@@ -83,7 +91,7 @@ def export(_checkpoint: str, out: str) -> None:
 
 def prepare(_graph: str, out: str, precision: Precision) -> None:
     export("", out)
-    held_out = artifact.sha256_file(precision.held_out)
+    held_out = sha256_file(precision.held_out)
     Path(out, "evaluation.json").write_text(json.dumps({"held_out": {"sha256": held_out}}))
 
 
@@ -109,7 +117,7 @@ def site(
         lambda _command: {"onnx": "1"},
         export,
         prepare,
-        lambda folder: sign_folder(key, folder),
+        lambda folder: sign_directory(key, folder),
         lambda data: key.sign(data, ec.ECDSA(hashes.SHA256())),
         lambda _checkpoint: [],
     )
@@ -411,14 +419,14 @@ def built(
     folder = tmp_path / "build"
     folder.mkdir()
     document = {
-        "graph": {"decoder.onnx": artifact.sha256_hex(b"graph")},
+        "graph": {"decoder.onnx": sha256_hex(b"graph")},
         "tensorrt": {"flavour": "tensorrt", "version": "10.15.1"},
     }
-    (folder / "key.json").write_bytes(artifact.canonical_json(document))
+    (folder / "key.json").write_bytes(canonical_json(document))
     (folder / "engine.plan").write_bytes(b"plan")
     (folder / "golden.json").write_text("{}")
     monkeypatch.setattr(
-        engine_release, "folder_signer", lambda _module: lambda path: sign_folder(key, path)
+        engine_release, "directory_signer", lambda _module: lambda path: sign_directory(key, path)
     )
     shared = ("store", "model", "venv", "public_key", "module_path", "token", "pin_file")
     return {"folder": str(folder), "graph": graph, **{name: site[name] for name in shared}}

@@ -18,8 +18,22 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
+    NOT_BEFORE_SKEW,
+    check_clock,
+    load_certificate,
+    not_before,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import (
+    Wanted,
+    recreate_reason,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+    Library,
+    load_api,
+    open_library,
+)
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 TOKEN = "unit"
@@ -210,7 +224,7 @@ def test_deleted_key_is_detected_and_replaced_only_on_request(
 
 def delete_private_key(home: Path, label: str) -> None:
     with (
-        pkcs11.open_library(SOFTHSM) as library,
+        open_library(SOFTHSM) as library,
         library.session(TOKEN, (home / "pin").read_text()) as session,
     ):
         session.handle.destroyObject(session.key(label).handle)
@@ -382,12 +396,12 @@ def test_renewal_decision(
     token(
         "certificate", **{**authority, "path": str(home / "g.pem"), "key": "g", "common_name": "g"}
     )
-    certificate = pkcs11_x509.load_certificate((home / "g.pem").read_text(), "g.pem")
-    issuer = pkcs11_x509.load_certificate((home / "ca.pem").read_text(), "ca.pem")
-    wanted = pkcs11_x509.Wanted("g", (), "server", 90, 30)
-    made = pkcs11_x509.not_before(certificate) + pkcs11_x509.NOT_BEFORE_SKEW
+    certificate = load_certificate((home / "g.pem").read_text(), "g.pem")
+    issuer = load_certificate((home / "ca.pem").read_text(), "ca.pem")
+    wanted = Wanted("g", (), "server", 90, 30)
+    made = not_before(certificate) + NOT_BEFORE_SKEW
     now = made + datetime.timedelta(days=days)
-    found = pkcs11_x509.recreate_reason(certificate, wanted, certificate.public_key(), issuer, now)
+    found = recreate_reason(certificate, wanted, certificate.public_key(), issuer, now)
     assert found is None if reason is None else found is not None and reason in found
 
 
@@ -523,15 +537,15 @@ def test_a_root_signs_a_ca_that_signs_hosts(token: Run, home: Path) -> None:
 def test_the_clock_is_told_from_a_certificate_that_has_ended(
     token: Run, home: Path, authority: dict[str, Any]
 ) -> None:
-    certificate = pkcs11_x509.load_certificate((home / "ca.pem").read_text(), "ca.pem")
+    certificate = load_certificate((home / "ca.pem").read_text(), "ca.pem")
     now = datetime.datetime.now(datetime.timezone.utc)
-    pkcs11_x509.check_clock(certificate, now)
+    check_clock(certificate, now)
     for when, code in (
         (now - datetime.timedelta(days=2), "CLOCK"),
         (now + datetime.timedelta(days=4000), "CERT_ENDED"),
     ):
-        with pytest.raises(pkcs11.Pkcs11Error) as caught:
-            pkcs11_x509.check_clock(certificate, when)
+        with pytest.raises(Pkcs11Error) as caught:
+            check_clock(certificate, when)
         assert caught.value.code == code
 
 
@@ -545,8 +559,8 @@ def test_the_clock_is_told_from_a_certificate_that_has_ended(
     ],
 )
 def test_what_a_token_says_is_told_apart(home: Path, name: str, code: str) -> None:
-    api = pkcs11.load_api()
-    library = pkcs11.Library(api, None, SOFTHSM)
+    api = load_api()
+    library = Library(api, None, SOFTHSM)
     failure = library.failure(api.PyKCS11Error(getattr(api, name)), "Generating a key")
     assert failure.code == code
     assert failure.remedy

@@ -19,10 +19,46 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
-    ArtifactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import (
+    list_directory,
+    seal_directory,
+    write_file,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
     FileHash,
+    PieceHasher,
+    hash_file,
+    hash_files,
+    sha256_hex,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    FileEntry,
+    Manifest,
+    parse_manifest,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.metalink import (
+    check_metalink,
+    expand_metalink,
+    metalink_bytes,
+    parse_metalink,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    ArtifactError,
+    check_name,
+    check_relative_path,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.release import (
+    Release,
+    parse_release,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
+    encode_signature,
+    verify_model_signature,
+    verify_release_signature,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.verify import (
+    verify_directory,
 )
 
 SHA = st.binary(min_size=1, max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
@@ -31,7 +67,7 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 def acceptable(path: str) -> bool:
     try:
-        artifact.check_relative_path(path)
+        check_relative_path(path)
     except ArtifactError:
         return False
     return True
@@ -73,7 +109,7 @@ def bundle(key: ec.EllipticCurvePrivateKey, resources: list[dict[str, str]]) -> 
     return json.dumps({"dsseEnvelope": envelope}).encode()
 
 
-def signed(key: ec.EllipticCurvePrivateKey, manifest: artifact.Manifest) -> bytes:
+def signed(key: ec.EllipticCurvePrivateKey, manifest: Manifest) -> bytes:
     entries = {path: entry.sha256 for path, entry in manifest.files.items()}
     entries["manifest.json"] = manifest.digest
     entries["pieces.meta4"] = manifest.pieces.sha256
@@ -89,20 +125,20 @@ def folder(tmp_path: Path) -> tuple[Path, str, bytes]:
     (work / "sub").mkdir(parents=True)
     (work / "config.json").write_bytes(b"{}\n")
     (work / "sub" / "weights.safetensors").write_bytes(os.urandom(3000))
-    files = artifact.hash_files(str(work), artifact.list_folder(str(work)))
-    manifest, pieces = artifact.describe("checkpoint", "tiny", files)
-    artifact.write_file(str(work / "manifest.json"), manifest.to_bytes())
-    artifact.write_file(str(work / "pieces.meta4"), pieces)
+    files = hash_files(str(work), list_directory(str(work)))
+    manifest, pieces = describe("checkpoint", "tiny", files)
+    write_file(str(work / "manifest.json"), manifest.to_bytes())
+    write_file(str(work / "pieces.meta4"), pieces)
     key, pem = key_pair()
-    artifact.write_file(str(work / "model.sig"), signed(key, manifest))
-    artifact.seal_folder(str(work))
+    write_file(str(work / "model.sig"), signed(key, manifest))
+    seal_directory(str(work))
     return work, manifest.digest, pem
 
 
 def kinds(
     folder: Path, digest: str, pem: bytes | None = None, full: bool = True
 ) -> set[tuple[str, str]]:
-    _manifest, differences = artifact.verify_folder(str(folder), digest, full, pem)
+    _manifest, differences = verify_directory(str(folder), digest, full, pem)
     return {(item.path, item.kind) for item in differences}
 
 
@@ -117,7 +153,7 @@ def kinds(
 )  # fmt: skip
 def test_unsafe_paths_are_refused(path: object) -> None:
     with pytest.raises(ArtifactError):
-        artifact.check_relative_path(path)
+        check_relative_path(path)
 
 
 @given(st.lists(st.one_of(TEXT, st.sampled_from(["..", ".", "", "a"])), max_size=5).map("/".join))
@@ -132,18 +168,18 @@ def test_an_accepted_path_stays_in_its_folder(path: str) -> None:
 )
 def test_unsafe_names_are_refused(name: object) -> None:
     with pytest.raises(ArtifactError):
-        artifact.check_name(name, "model")
+        check_name(name, "model")
 
 
 def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     (tmp_path / "link").symlink_to("a")
     with pytest.raises(ArtifactError, match="link is a symbolic link"):
-        artifact.list_folder(str(tmp_path))
+        list_directory(str(tmp_path))
     (tmp_path / "link").unlink()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ArtifactError, match="pipe is not a regular file"):
-        artifact.list_folder(str(tmp_path))
+        list_directory(str(tmp_path))
 
 
 # --- hashing --------------------------------------------------------------------------------------
@@ -153,7 +189,7 @@ def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
 def test_pieces_are_hashes_of_slices_however_the_bytes_arrive(
     blocks: list[bytes], piece_size: int
 ) -> None:
-    hasher = artifact.PieceHasher(piece_size)
+    hasher = PieceHasher(piece_size)
     for block in blocks:
         hasher.update(block)
     data = b"".join(blocks)
@@ -168,7 +204,7 @@ def test_hashing_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     (tmp_path / "link").symlink_to("secret")
     with pytest.raises(OSError, match="symbolic"):
-        artifact.hash_file(str(tmp_path / "link"))
+        hash_file(str(tmp_path / "link"))
 
 
 # --- manifest -------------------------------------------------------------------------------------
@@ -179,24 +215,21 @@ def test_a_manifest_survives_writing_and_reading(
     files: dict[str, FileHash], source: str, parents: list[str]
 ) -> None:
     source = source.encode("utf-8", "ignore").decode()
-    manifest, pieces = artifact.describe(
+    manifest, pieces = describe(
         "graph", "tiny", files, source, parents=parents, parameters={"a": [1, None]}
     )
-    assert artifact.parse_manifest(manifest.to_bytes()) == manifest
+    assert parse_manifest(manifest.to_bytes()) == manifest
     assert (
-        artifact.parse_manifest(manifest.to_bytes()).digest
+        parse_manifest(manifest.to_bytes()).digest
         == hashlib.sha256(manifest.to_bytes()).hexdigest()
     )
-    assert artifact.check_metalink(pieces, manifest) == files
+    assert check_metalink(pieces, manifest) == files
 
 
 @given(FILES)
 def test_the_digest_does_not_depend_on_order(files: dict[str, FileHash]) -> None:
     backwards = dict(reversed(list(files.items())))
-    assert (
-        artifact.describe("graph", "m", files)[0].digest
-        == artifact.describe("graph", "m", backwards)[0].digest
-    )
+    assert describe("graph", "m", files)[0].digest == describe("graph", "m", backwards)[0].digest
 
 
 JSON_VALUES = st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5)
@@ -204,13 +237,13 @@ JSON_VALUES = st.recursive(st.none() | st.integers() | st.text(), st.lists, max_
 
 @given(st.binary(max_size=60) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_anything_else_is_refused_as_manifest_and_release(data: bytes) -> None:
-    for parse in (artifact.parse_manifest, artifact.parse_release):
+    for parse in (parse_manifest, parse_release):
         with pytest.raises(ArtifactError):
             parse(data)
 
 
 def valid() -> dict[str, object]:
-    manifest, _pieces = artifact.describe("graph", "m", {"a": FileHash(1, "0" * 64, ("0" * 64,))})
+    manifest, _pieces = describe("graph", "m", {"a": FileHash(1, "0" * 64, ("0" * 64,))})
     value: dict[str, object] = json.loads(manifest.to_bytes())
     return value
 
@@ -240,25 +273,25 @@ def valid() -> dict[str, object]:
 )
 def test_a_manifest_with_one_wrong_value_is_refused(key: str, value: object) -> None:
     with pytest.raises(ArtifactError):
-        artifact.parse_manifest(json.dumps({**valid(), key: value}).encode())
+        parse_manifest(json.dumps({**valid(), key: value}).encode())
 
 
 # --- release --------------------------------------------------------------------------------------
 
 
 def test_a_release_survives_and_is_refused_under_another_name() -> None:
-    release = artifact.Release("tiny", "1.0.0", "a" * 64, {"fp32": "b" * 64})
-    assert artifact.parse_release(release.to_bytes(), "tiny", "1.0.0") == release
+    release = Release("tiny", "1.0.0", "a" * 64, {"fp32": "b" * 64})
+    assert parse_release(release.to_bytes(), "tiny", "1.0.0") == release
     with pytest.raises(ArtifactError, match=r"version '1\.0\.0', not '2\.0\.0'"):
-        artifact.parse_release(release.to_bytes(), "tiny", "2.0.0")
+        parse_release(release.to_bytes(), "tiny", "2.0.0")
     assert release.artifacts() == [("checkpoint", "a" * 64), ("graph", "b" * 64)]
     assert release.artifacts(["graph"]) == [("graph", "b" * 64)]
 
 
 def test_release_signature() -> None:
     key, pem = key_pair()
-    signature = artifact.encode_signature(key.sign(b"data", ec.ECDSA(hashes.SHA256())))
-    artifact.verify_release_signature(pem, b"data", signature)
+    signature = encode_signature(key.sign(b"data", ec.ECDSA(hashes.SHA256())))
+    verify_release_signature(pem, b"data", signature)
     for data, sig, public in (
         (b"Data", signature, pem),
         (b"data", b"%%%", pem),
@@ -266,9 +299,9 @@ def test_release_signature() -> None:
         (b"data", signature, key_pair()[1]),
     ):
         with pytest.raises(ArtifactError):
-            artifact.verify_release_signature(public, data, sig)
+            verify_release_signature(public, data, sig)
     with pytest.raises(ArtifactError, match="not a PEM public key"):
-        artifact.verify_release_signature(b"no key", b"data", signature)
+        verify_release_signature(b"no key", b"data", signature)
 
 
 # --- Metalink -------------------------------------------------------------------------------------
@@ -277,8 +310,8 @@ def test_release_signature() -> None:
 @given(FILES)
 def test_expansion_gives_each_file_one_url_per_source(files: dict[str, FileHash]) -> None:
     urls = ["https://10.0.0.1:8443/x/", "https://10.0.0.2:8443/x"]
-    data = artifact.expand_metalink(files, urls)
-    assert artifact.parse_metalink(data) == files
+    data = expand_metalink(files, urls)
+    assert parse_metalink(data) == files
     assert (
         data.count(b"<url>https://10.0.0.1:8443/x/")
         == data.count(b"<url>https://10.0.0.2:8443/x/")
@@ -288,17 +321,15 @@ def test_expansion_gives_each_file_one_url_per_source(files: dict[str, FileHash]
 
 def test_a_metalink_that_is_not_pinned_or_lists_other_files_is_refused() -> None:
     files = {"a": FileHash(1, "0" * 64, ("0" * 64,))}
-    manifest, pieces = artifact.describe("graph", "m", files)
+    manifest, pieces = describe("graph", "m", files)
     with pytest.raises(ArtifactError, match="not the one"):
-        artifact.check_metalink(pieces + b" ", manifest)
-    other = artifact.metalink_bytes({"b": files["a"]})
-    pinned = artifact.Manifest(
-        "graph", "m", manifest.files, artifact.FileEntry(len(other), artifact.sha256_hex(other))
-    )
+        check_metalink(pieces + b" ", manifest)
+    other = metalink_bytes({"b": files["a"]})
+    pinned = Manifest("graph", "m", manifest.files, FileEntry(len(other), sha256_hex(other)))
     with pytest.raises(ArtifactError, match="different files"):
-        artifact.check_metalink(other, pinned)
+        check_metalink(other, pinned)
     with pytest.raises(ArtifactError, match="document type"):
-        artifact.parse_metalink(b'<!DOCTYPE x [<!ENTITY a "b">]><metalink/>')
+        parse_metalink(b'<!DOCTYPE x [<!ENTITY a "b">]><metalink/>')
 
 
 # --- verification ---------------------------------------------------------------------------------
@@ -373,17 +404,15 @@ def test_a_signature_by_another_key_or_over_other_files_is_refused(
     path, digest, _pem = folder
     other_key, other_pem = key_pair()
     assert kinds(path, digest, other_pem) == {("model.sig", "signature")}
-    manifest = artifact.parse_manifest((path / "manifest.json").read_bytes())
-    artifact.verify_model_signature(other_pem, signed(other_key, manifest), manifest)
+    manifest = parse_manifest((path / "manifest.json").read_bytes())
+    verify_model_signature(other_pem, signed(other_key, manifest), manifest)
     with pytest.raises(ArtifactError, match="other files"):
-        artifact.verify_model_signature(other_pem, bundle(other_key, []), manifest)
+        verify_model_signature(other_pem, bundle(other_key, []), manifest)
 
 
 def test_an_artifact_of_another_model_is_refused(folder: tuple[Path, str, bytes]) -> None:
     path, digest, pem = folder
-    _manifest, differences = artifact.verify_folder(
-        str(path), digest, True, pem, ("checkpoint", "other")
-    )
+    _manifest, differences = verify_directory(str(path), digest, True, pem, ("checkpoint", "other"))
     assert [str(item) for item in differences] == [
         "manifest.json: invalid (is a checkpoint of tiny, expected a checkpoint of other)"
     ]
@@ -391,8 +420,8 @@ def test_an_artifact_of_another_model_is_refused(folder: tuple[Path, str, bytes]
 
 def test_writing_replaces_atomically_and_read_only(tmp_path: Path) -> None:
     target = tmp_path / "file"
-    artifact.write_file(str(target), b"one")
-    artifact.write_file(str(target), b"two")
+    write_file(str(target), b"one")
+    write_file(str(target), b"two")
     assert target.read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["file"]
     assert target.stat().st_mode & 0o777 == 0o444

@@ -14,7 +14,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import pro
 from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.certificate import (
     CertificateError,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
 
 
 class Gateway:

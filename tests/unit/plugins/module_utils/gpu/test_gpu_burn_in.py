@@ -18,23 +18,26 @@ import pytest
 import yaml
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import burn_in as gpu_burn_in
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import load as gpu_load
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.burn_in import (
     Burn,
-    Expectations,
     Sample,
     Settings,
     burn,
     burn_of,
+    problems_with,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.burn_in_checks import (
+    _KINDS,
+    Expectations,
     expectations_of,
     judge,
-    problems_with,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.datasheets import DATASHEETS
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.expectations import (
     ExpectationsError,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import Host
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.load import SAMPLES
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.snapshot import Problem
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.verdict import Check, problems_of
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.xid import Xid
@@ -217,17 +220,17 @@ def test_a_load_that_did_not_come_about(healthy_host: Host) -> None:
 
 
 def test_fractions_have_a_default_and_everything_else_can_be_null() -> None:
-    assert expectations_of(dict.fromkeys(gpu_burn_in._KINDS)) == Expectations(
+    assert expectations_of(dict.fromkeys(_KINDS)) == Expectations(
         **{
             name: None
-            for name in gpu_burn_in._KINDS
+            for name in _KINDS
             if name not in ("matrix_fraction", "copy_fraction", "link_fraction")
         }
     )
     with pytest.raises(ExpectationsError, match="matrix_fraction is 'all'"):
         expectations_of({"matrix_fraction": "all"})
     names = {field.name for field in dataclasses.fields(Expectations)}
-    assert names == gpu_burn_in._KINDS.keys()
+    assert names == _KINDS.keys()
 
 
 def test_datasheets_are_plausible() -> None:
@@ -302,7 +305,7 @@ def test_samples_keep_what_nvml_does_not_say() -> None:
         "uuid": "GPU-0",
         "phase": "wait",
         "error": "it failed",
-        "samples": [{"seconds": 1, "phase": "wait", **dict.fromkeys(gpu_load.SAMPLES)}],
+        "samples": [{"seconds": 1, "phase": "wait", **dict.fromkeys(SAMPLES)}],
     }
     one = burn_of(answer, "NVIDIA X1")
     assert one.figures == {}

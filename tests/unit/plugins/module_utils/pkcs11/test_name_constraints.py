@@ -29,9 +29,20 @@ from hypothesis import strategies as st
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     constraints as pkcs11_constraints,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import x509 as pkcs11_x509
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import Wanted
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.certificates import (
+    certificate_pem,
+    describe,
+    signed_by,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.issuing import (
+    Wanted,
+    _builder,
+    issue,
+    recreate_reason,
+    self_signed,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import hash_for
 
 NOW = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
 PERMITTED = ("DNS:inference-1", "DNS:dc1.example.org", "IP:10.2.3.4/24", "IP:2001:db8:7::1/64")
@@ -54,23 +65,23 @@ class Authority:
 
     def leaked(self, wanted: Wanted, key: Any) -> x509.Certificate:
         """What a thief of the key signs, who asks nobody."""
-        builder = pkcs11_x509._builder(
+        builder = _builder(
             wanted, self.certificate.subject, key.public_key(), self.key.public_key(), NOW
         )
-        return builder.sign(self.key, pkcs11_x509._hash_for(self.key))
+        return builder.sign(self.key, hash_for(self.key))
 
 
 @pytest.fixture(scope="module")
 def root() -> Authority:
     key: Any = ec.generate_private_key(ec.SECP256R1())
-    return Authority(key, pkcs11_x509.self_signed(Wanted("root", (), "root", 100, 30), key, NOW))
+    return Authority(key, self_signed(Wanted("root", (), "root", 100, 30), key, NOW))
 
 
 @pytest.fixture(scope="module")
 def issuing(root: Authority) -> Authority:
     key: Any = ec.generate_private_key(ec.SECP256R1())
     wanted = Wanted("CA", (), "ca", 50, 10, PERMITTED)
-    certificate = pkcs11_x509.issue(wanted, key.public_key(), root.certificate, root.key, NOW)
+    certificate = issue(wanted, key.public_key(), root.certificate, root.key, NOW)
     return Authority(key, certificate)
 
 
@@ -81,8 +92,8 @@ def host(*names: str) -> Wanted:
 @pytest.fixture
 def stolen(tmp_path: Path, root: Authority, issuing: Authority) -> dict[str, Path]:
     """A chain with its key that is within, and one for each kind of name outside, as files."""
-    (tmp_path / "root.pem").write_text(pkcs11_x509.certificate_pem(root.certificate))
-    (tmp_path / "ca.pem").write_text(pkcs11_x509.certificate_pem(issuing.certificate))
+    (tmp_path / "root.pem").write_text(certificate_pem(root.certificate))
+    (tmp_path / "ca.pem").write_text(certificate_pem(issuing.certificate))
     files = {}
     for name, names in {
         "within": WITHIN,
@@ -97,9 +108,7 @@ def stolen(tmp_path: Path, root: Authority, issuing: Authority) -> dict[str, Pat
         )
         signed = issuing.leaked(host(*names), key)
         files[name] = tmp_path / f"{name}.pem"
-        chain = pkcs11_x509.certificate_pem(signed) + pkcs11_x509.certificate_pem(
-            issuing.certificate
-        )
+        chain = certificate_pem(signed) + certificate_pem(issuing.certificate)
         files[name].write_text(chain + private.decode())
     return files
 
@@ -107,12 +116,12 @@ def stolen(tmp_path: Path, root: Authority, issuing: Authority) -> dict[str, Pat
 def test_our_verdict_on_a_name_is_that_of_openssl(
     tmp_path: Path, root: Authority, issuing: Authority
 ) -> None:
-    (tmp_path / "root.pem").write_text(pkcs11_x509.certificate_pem(root.certificate))
-    (tmp_path / "ca.pem").write_text(pkcs11_x509.certificate_pem(issuing.certificate))
+    (tmp_path / "root.pem").write_text(certificate_pem(root.certificate))
+    (tmp_path / "ca.pem").write_text(certificate_pem(issuing.certificate))
     key: Any = ec.generate_private_key(ec.SECP256R1())
     for name in WITHIN + OUTSIDE:
         signed = issuing.leaked(host(name), key)
-        (tmp_path / "host.pem").write_text(pkcs11_x509.certificate_pem(signed))
+        (tmp_path / "host.pem").write_text(certificate_pem(signed))
         said = subprocess.run(
             ["openssl", "verify", "-CAfile", "root.pem", "-untrusted", "ca.pem", "host.pem"],
             cwd=tmp_path,
@@ -123,23 +132,23 @@ def test_our_verdict_on_a_name_is_that_of_openssl(
         assert (name, said.returncode == 0) == (name, name in WITHIN), said.stderr
         assert name in WITHIN or "permitted subtree violation" in said.stderr
         if name in WITHIN:
-            pkcs11_x509.issue(host(name), key.public_key(), issuing.certificate, issuing.key, NOW)
+            issue(host(name), key.public_key(), issuing.certificate, issuing.key, NOW)
             continue
         with pytest.raises(Pkcs11Error, match="NAME_OUTSIDE") as refused:
-            pkcs11_x509.issue(host(name), key.public_key(), issuing.certificate, issuing.key, NOW)
+            issue(host(name), key.public_key(), issuing.certificate, issuing.key, NOW)
         assert name in str(refused.value)
 
 
 def test_the_extension_is_critical_and_normal(issuing: Authority, root: Authority) -> None:
     found = issuing.certificate.extensions.get_extension_for_class(x509.NameConstraints)
     assert found.critical
-    assert pkcs11_x509.describe(issuing.certificate)["permitted"] == [
+    assert describe(issuing.certificate)["permitted"] == [
         "DNS:dc1.example.org",
         "DNS:inference-1",
         "IP:10.2.3.0/24",
         "IP:2001:db8:7::/64",
     ]
-    assert pkcs11_x509.describe(root.certificate)["permitted"] == []
+    assert describe(root.certificate)["permitted"] == []
     for wrong in ("DNS:", "IP:10.2.3.400/24", "URI:x", "inference-1"):
         with pytest.raises(Pkcs11Error, match="PERMITTED"):
             pkcs11_constraints.subtrees_of([wrong])
@@ -153,7 +162,7 @@ def test_a_ca_is_signed_again_for_more_and_left_alone_for_less(
     def reason(certificate: x509.Certificate, *permitted: str) -> str | None:
         wanted = Wanted("CA", (), "ca", 50, 10, permitted)
         key = issuing.key.public_key()
-        return pkcs11_x509.recreate_reason(certificate, wanted, key, root.certificate, NOW)
+        return recreate_reason(certificate, wanted, key, root.certificate, NOW)
 
     assert reason(issuing.certificate, *PERMITTED) is None
     assert reason(issuing.certificate, *PERMITTED[:1], "IP:10.2.3.128/25") is None
@@ -163,16 +172,16 @@ def test_a_ca_is_signed_again_for_more_and_left_alone_for_less(
     # one from before is left until its key changes or it is renewed
     before = replace(Wanted("CA", (), "ca", 50, 10), permitted=())
     key = issuing.key.public_key()
-    unbound = pkcs11_x509.issue(before, key, root.certificate, root.key, NOW)
+    unbound = issue(before, key, root.certificate, root.key, NOW)
     assert reason(unbound, *PERMITTED) is None
     another = root.key.public_key()
     wanted = Wanted("CA", (), "ca", 50, 10, PERMITTED)
-    assert pkcs11_x509.recreate_reason(unbound, wanted, another, root.certificate, NOW)
+    assert recreate_reason(unbound, wanted, another, root.certificate, NOW)
     # it signs for the same key: what it has signed before stays good
     wider = Wanted("CA", (), "ca", 50, 10, (*PERMITTED, "DNS:inference-2"))
-    again = pkcs11_x509.issue(wider, key, root.certificate, root.key, NOW)
+    again = issue(wider, key, root.certificate, root.key, NOW)
     signed = issuing.leaked(host("DNS:inference-1"), ec.generate_private_key(ec.SECP256R1()))
-    assert pkcs11_x509.signed_by(signed, again)
+    assert signed_by(signed, again)
 
 
 @given(

@@ -22,8 +22,26 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import session as pkcs11
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.x509 import public_key
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.encoding import (
+    ec_point,
+    key_uri,
+    raw_ecdsa_to_der,
+    uri_pem,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import (
+    CURVES,
+    KeySpec,
+    Pkcs11Error,
+    TokenInfo,
+    token_label,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.pin import load_pin, read_pin
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import (
+    Library,
+    open_library,
+    sign_bytes,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.token_keys import public_key
 
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "unit-pin-1"
@@ -44,18 +62,18 @@ def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def token(softhsm: Path) -> pkcs11.TokenInfo:
-    with pkcs11.open_library(SOFTHSM) as library:
+def token(softhsm: Path) -> TokenInfo:
+    with open_library(SOFTHSM) as library:
         return library.initialise_token(TOKEN, SO_PIN, PIN)
 
 
-def code_of(failure: pytest.ExceptionInfo[pkcs11.Pkcs11Error]) -> str:
+def code_of(failure: pytest.ExceptionInfo[Pkcs11Error]) -> str:
     assert failure.value.remedy, "a failure without a remedy helps nobody"
     return failure.value.code
 
 
-def test_token_is_initialised_once_with_a_label_padded_by_blanks(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
+def test_token_is_initialised_once_with_a_label_padded_by_blanks(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library:
         again = library.initialise_token(TOKEN, SO_PIN, PIN)
         labels = [info.label for info in library.tokens() if info.initialized]
         raw = library.handle.getTokenInfo(again.slot).label
@@ -65,9 +83,9 @@ def test_token_is_initialised_once_with_a_label_padded_by_blanks(token: pkcs11.T
 
 
 def test_token_without_user_pin_is_finished_not_erased(softhsm: Path) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
+    with open_library(SOFTHSM) as library:
         library.handle.initToken(library.tokens()[0].slot, SO_PIN, TOKEN.ljust(32))
-    with pkcs11.open_library(SOFTHSM) as library:
+    with open_library(SOFTHSM) as library:
         half = library.token(TOKEN)
         whole = library.initialise_token(TOKEN, SO_PIN, PIN)
         with library.session(TOKEN, PIN) as session:
@@ -77,11 +95,11 @@ def test_token_without_user_pin_is_finished_not_erased(softhsm: Path) -> None:
     assert whole.serial == half.serial
 
 
-def test_second_token_with_the_same_label_is_ambiguous(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
+def test_second_token_with_the_same_label_is_ambiguous(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library:
         blank = next(info for info in library.tokens() if not info.initialized)
         library.handle.initToken(blank.slot, SO_PIN, TOKEN.ljust(32))
-    with pkcs11.open_library(SOFTHSM) as library, pytest.raises(pkcs11.Pkcs11Error) as failure:
+    with open_library(SOFTHSM) as library, pytest.raises(Pkcs11Error) as failure:
         library.token(TOKEN)
     assert code_of(failure) == "TOKEN_AMBIGUOUS"
 
@@ -90,18 +108,18 @@ def test_second_token_with_the_same_label_is_ambiguous(token: pkcs11.TokenInfo) 
     "label", [TOKEN + " ", TOKEN + " " * 30, TOKEN + "\0"], ids=["blank", "blanks", "NUL"]
 )
 def test_label_that_is_normalised_on_both_sides_is_found_once(softhsm: Path, label: str) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
+    with open_library(SOFTHSM) as library:
         first = library.initialise_token(label, SO_PIN, PIN)
         again = library.initialise_token(label, SO_PIN, PIN)
         with library.session(label, PIN) as session:
             assert session.token.label == TOKEN
         assert [info.label for info in library.tokens() if info.initialized] == [TOKEN]
     assert first.serial == again.serial == library_serial(TOKEN)
-    assert pkcs11.key_uri(label, "k") == pkcs11.key_uri(TOKEN, "k")
+    assert key_uri(label, "k") == key_uri(TOKEN, "k")
 
 
 def library_serial(label: str) -> str:
-    with pkcs11.open_library(SOFTHSM) as library:
+    with open_library(SOFTHSM) as library:
         return library.token(label).serial
 
 
@@ -109,7 +127,7 @@ def library_serial(label: str) -> str:
 def test_label_with_blanks_before_it_or_of_many_bytes_is_found_once(
     softhsm: Path, label: str
 ) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
+    with open_library(SOFTHSM) as library:
         first = library.initialise_token(label, SO_PIN, PIN)
         assert library.initialise_token(label, SO_PIN, PIN).serial == first.serial
         assert [info.label for info in library.tokens() if info.initialized] == [label]
@@ -120,15 +138,15 @@ LABELS = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max
 
 @given(LABELS, st.text(" \0"))
 def test_a_label_is_the_same_with_and_without_its_padding(label: str, padding: str) -> None:
-    assert pkcs11.token_label(label + padding) == label
+    assert token_label(label + padding) == label
 
 
 @pytest.mark.parametrize(
     "label", ["", " ", "x" * 33, "é" * 17, "tab\t", "no-break\u00a0", "line\n", "\udc80"]
 )
 def test_token_label_that_does_not_fit_is_refused(softhsm: Path, label: str) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
-        with pytest.raises(pkcs11.Pkcs11Error) as failure:
+    with open_library(SOFTHSM) as library:
+        with pytest.raises(Pkcs11Error) as failure:
             library.initialise_token(label, SO_PIN, PIN)
         assert code_of(failure) == "TOKEN_LABEL"
         assert not any(info.initialized for info in library.tokens())
@@ -136,13 +154,11 @@ def test_token_label_that_does_not_fit_is_refused(softhsm: Path, label: str) -> 
 
 @pytest.mark.parametrize(
     "spec",
-    [pkcs11.KeySpec(), pkcs11.KeySpec(curve="P-384"), pkcs11.KeySpec("RSA", bits=3072)],
+    [KeySpec(), KeySpec(curve="P-384"), KeySpec("RSA", bits=3072)],
     ids=str,
 )
-def test_generated_key_signs_and_cannot_leave(
-    token: pkcs11.TokenInfo, spec: pkcs11.KeySpec
-) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+def test_generated_key_signs_and_cannot_leave(token: TokenInfo, spec: KeySpec) -> None:
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         key = session.generate("k", spec)
         found = session.key("k")
         signature = session.sign(found, b"data")
@@ -165,21 +181,21 @@ def test_generated_key_signs_and_cannot_leave(
 
 
 def test_sign_bytes_makes_a_signature_that_openssl_style_verification_accepts(
-    token: pkcs11.TokenInfo,
+    token: TokenInfo,
 ) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
-        public = public_key(session.generate("release-signing", pkcs11.KeySpec()).public)
-    signature = pkcs11.sign_bytes(SOFTHSM, TOKEN, "release-signing", PIN, b"release.json")
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+        public = public_key(session.generate("release-signing", KeySpec()).public)
+    signature = sign_bytes(SOFTHSM, TOKEN, "release-signing", PIN, b"release.json")
     assert isinstance(public, ec.EllipticCurvePublicKey)
     public.verify(signature, b"release.json", ec.ECDSA(hashes.SHA256()))
 
 
 def test_a_copy_of_the_disk_signs_elsewhere_with_a_softhsm_key(
-    token: pkcs11.TokenInfo, softhsm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    token: TokenInfo, softhsm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Why docs/tls.md says that who has the disk has the keys: only its library forbids to copy."""
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
-        public = public_key(session.generate("release-signing", pkcs11.KeySpec()).public)
+    """docs/explanation/tls.md says that a disk holds the keys: only a library forbids to copy."""
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+        public = public_key(session.generate("release-signing", KeySpec()).public)
     (softhsm / "pin").write_text(PIN)
     (softhsm / "pin").chmod(0o400)
     stolen = tmp_path / "elsewhere"
@@ -189,17 +205,17 @@ def test_a_copy_of_the_disk_signs_elsewhere_with_a_softhsm_key(
     shutil.rmtree(softhsm / "tokens")
     (stolen / "softhsm2.conf").write_text(f"directories.tokendir = {stolen}/tokens\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(stolen / "softhsm2.conf"))
-    pin = pkcs11.read_pin(str(stolen / "pin"))
-    signature = pkcs11.sign_bytes(SOFTHSM, TOKEN, "release-signing", pin, b"a forged release")
+    pin = read_pin(str(stolen / "pin"))
+    signature = sign_bytes(SOFTHSM, TOKEN, "release-signing", pin, b"a forged release")
     assert isinstance(public, ec.EllipticCurvePublicKey)
     public.verify(signature, b"a forged release", ec.ECDSA(hashes.SHA256()))
 
 
-def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+def test_key_that_may_decrypt_or_leave_is_refused(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
         common = [(PyKCS11.CKA_TOKEN, True), (PyKCS11.CKA_LABEL, "weak"), (PyKCS11.CKA_ID, b"1")]
         session.handle.generateKeyPair(
-            [*common, (PyKCS11.CKA_EC_PARAMS, pkcs11.CURVES["P-256"])],
+            [*common, (PyKCS11.CKA_EC_PARAMS, CURVES["P-256"])],
             [
                 *common,
                 (PyKCS11.CKA_EXTRACTABLE, True),
@@ -209,7 +225,7 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
             mecha=PyKCS11.Mechanism(PyKCS11.CKM_EC_KEY_PAIR_GEN, None),
         )
         found = session.lookup_key("weak")
-        with pytest.raises(pkcs11.Pkcs11Error) as failure:
+        with pytest.raises(Pkcs11Error) as failure:
             session.key("weak")
     assert code_of(failure) == "KEY_WEAK"
     assert found is not None
@@ -220,40 +236,40 @@ def test_key_that_may_decrypt_or_leave_is_refused(token: pkcs11.TokenInfo) -> No
     }
 
 
-def test_two_keys_with_one_label_are_ambiguous(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
-        session.generate("k", pkcs11.KeySpec())
-        with pytest.raises(pkcs11.Pkcs11Error) as failure:
-            session.generate("k", pkcs11.KeySpec())
+def test_two_keys_with_one_label_are_ambiguous(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+        session.generate("k", KeySpec())
+        with pytest.raises(Pkcs11Error) as failure:
+            session.generate("k", KeySpec())
     assert code_of(failure) == "KEY_AMBIGUOUS"
 
 
-def test_deleted_private_key_is_noticed(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
-        key = session.generate("k", pkcs11.KeySpec())
+def test_deleted_private_key_is_noticed(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+        key = session.generate("k", KeySpec())
         assert not session.has_orphan("k")
         session.handle.destroyObject(key.handle)
         assert session.has_orphan("k")
-        with pytest.raises(pkcs11.Pkcs11Error) as failure:
+        with pytest.raises(Pkcs11Error) as failure:
             session.key("k")
         session.destroy("k")
         assert not session.has_orphan("k")
     assert code_of(failure) == "KEY_MISSING"
 
 
-def test_private_key_without_its_public_half_is_told_apart(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
-        session.generate("k", pkcs11.KeySpec())
+def test_private_key_without_its_public_half_is_told_apart(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library, library.session(TOKEN, PIN) as session:
+        session.generate("k", KeySpec())
         for handle in session.handle.findObjects([(PyKCS11.CKA_CLASS, PyKCS11.CKO_PUBLIC_KEY)]):
             session.handle.destroyObject(handle)
-        with pytest.raises(pkcs11.Pkcs11Error) as failure:
+        with pytest.raises(Pkcs11Error) as failure:
             session.key("k")
     assert code_of(failure) == "KEY_NO_PUBLIC"
 
 
-def test_right_pin_works_after_one_wrong_pin(token: pkcs11.TokenInfo) -> None:
-    with pkcs11.open_library(SOFTHSM) as library:
-        with pytest.raises(pkcs11.Pkcs11Error) as first, library.session(TOKEN, "wrong-pin"):
+def test_right_pin_works_after_one_wrong_pin(token: TokenInfo) -> None:
+    with open_library(SOFTHSM) as library:
+        with pytest.raises(Pkcs11Error) as first, library.session(TOKEN, "wrong-pin"):
             pytest.fail("logged in with a wrong PIN")
         assert library.token(TOKEN).pin_count_low
         assert library.token(TOKEN).unattended_refusal is not None
@@ -263,10 +279,10 @@ def test_right_pin_works_after_one_wrong_pin(token: pkcs11.TokenInfo) -> None:
     assert code_of(first) == "LOGIN"
 
 
-def test_failures_are_told_apart(token: pkcs11.TokenInfo, tmp_path: Path) -> None:
+def test_failures_are_told_apart(token: TokenInfo, tmp_path: Path) -> None:
     def code(module_path: str, token_label: str, key: str) -> str:
-        with pytest.raises(pkcs11.Pkcs11Error) as failure:
-            pkcs11.sign_bytes(module_path, token_label, key, PIN, b"")
+        with pytest.raises(Pkcs11Error) as failure:
+            sign_bytes(module_path, token_label, key, PIN, b"")
         return code_of(failure)
 
     no_library = tmp_path / "library.so"
@@ -309,14 +325,14 @@ class FakeHandle:
         pass
 
 
-def fake_library(*flags: str) -> tuple[pkcs11.Library, FakeHandle]:
+def fake_library(*flags: str) -> tuple[Library, FakeHandle]:
     api = types.SimpleNamespace(
         **{name: getattr(PyKCS11, name) for name in dir(PyKCS11) if name.startswith("CK")}
     )
     api.PyKCS11Error = FakeError
     ready = ("CKF_TOKEN_INITIALIZED", "CKF_USER_PIN_INITIALIZED")
     handle = FakeHandle(sum(int(getattr(PyKCS11, name)) for name in ready + flags))
-    return pkcs11.Library(api, handle, "/vendor.so"), handle
+    return Library(api, handle, "/vendor.so"), handle
 
 
 @pytest.mark.parametrize(
@@ -331,7 +347,7 @@ def test_no_pin_is_tried_on_a_token_near_its_lock(
 ) -> None:
     monkeypatch.setenv("SOFTHSM2_CONF", "/etc/a token/softhsm2.conf")
     library, handle = fake_library(flag, "CKF_USER_PIN_COUNT_LOW")
-    with pytest.raises(pkcs11.Pkcs11Error) as failure, library.session("hsm", PIN):
+    with pytest.raises(Pkcs11Error) as failure, library.session("hsm", PIN):
         pytest.fail("logged in")
     assert code_of(failure) == code
     assert handle.logins == 0
@@ -347,7 +363,7 @@ def test_no_pin_is_tried_on_a_token_near_its_lock(
 
 def test_refused_pin_costs_one_try() -> None:
     library, handle = fake_library()
-    with pytest.raises(pkcs11.Pkcs11Error) as failure, library.session("hsm", PIN):
+    with pytest.raises(Pkcs11Error) as failure, library.session("hsm", PIN):
         pytest.fail("logged in")
     assert code_of(failure) == "LOGIN"
     assert handle.logins == 1
@@ -361,8 +377,8 @@ def test_pin_file_that_would_burn_a_try_is_refused(tmp_path: Path, content: str)
     path = tmp_path / "pin"
     path.write_bytes(content.encode("latin-1"))
     path.chmod(0o400)
-    with pytest.raises(pkcs11.Pkcs11Error) as failure:
-        pkcs11.load_pin(str(path))
+    with pytest.raises(Pkcs11Error) as failure:
+        load_pin(str(path))
     assert code_of(failure) == "PIN_FILE"
     assert "1234" not in str(failure.value)
 
@@ -371,29 +387,29 @@ def test_pin_file_open_to_everyone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pin"
     path.write_text("1234")
     path.chmod(0o604)
-    with pytest.raises(pkcs11.Pkcs11Error, match="read by everyone"):
-        pkcs11.load_pin(str(path))
+    with pytest.raises(Pkcs11Error, match="read by everyone"):
+        load_pin(str(path))
     path.chmod(0o640)
-    assert pkcs11.load_pin(str(path)) == "1234"
+    assert load_pin(str(path)) == "1234"
 
 
 def test_decrypted_pin_is_checked_too() -> None:
-    assert pkcs11.load_pin("/pin.cred", lambda path: "secret") == "secret"
-    with pytest.raises(pkcs11.Pkcs11Error) as failure:
-        pkcs11.load_pin("/pin.cred", lambda path: "secret\n")
+    assert load_pin("/pin.cred", lambda path: "secret") == "secret"
+    with pytest.raises(Pkcs11Error) as failure:
+        load_pin("/pin.cred", lambda path: "secret\n")
     assert code_of(failure) == "PIN_FILE"
 
 
 @given(st.integers(1, 2**256 - 1), st.integers(1, 2**256 - 1))
 def test_ecdsa_halves_survive_the_way_to_der(r: int, s: int) -> None:
-    der = pkcs11.raw_ecdsa_to_der(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+    der = raw_ecdsa_to_der(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
     assert decode_dss_signature(der) == (r, s)
 
 
 @pytest.mark.parametrize("raw", [b"", b"123"])
 def test_ecdsa_signature_of_odd_size_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="halves"):
-        pkcs11.raw_ecdsa_to_der(raw)
+        raw_ecdsa_to_der(raw)
 
 
 @given(LABELS, st.text(min_size=1, max_size=200))
@@ -406,12 +422,12 @@ def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(
         (token_label + key_label).encode()
     except UnicodeEncodeError:
         return
-    uri = pkcs11.key_uri(token_label, key_label)
+    uri = key_uri(token_label, key_label)
     attributes = dict(part.split("=") for part in uri.removeprefix("pkcs11:").split(";"))
     assert unquote(attributes["token"]) == token_label
     assert unquote(attributes["object"]) == key_label
     assert attributes["type"] == "private"
-    lines = pkcs11.uri_pem(uri).splitlines()
+    lines = uri_pem(uri).splitlines()
     assert (lines[0], lines[-1]) == (
         "-----BEGIN PKCS#11 PROVIDER URI-----",
         "-----END PKCS#11 PROVIDER URI-----",
@@ -429,13 +445,13 @@ def test_wrapped_uri_can_be_unwrapped_and_has_no_stray_characters(
 )
 def test_weak_or_unknown_key_kinds_are_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match=r"neither EC nor RSA|is none of|is not offered"):
-        pkcs11.KeySpec(*arguments)
+        KeySpec(*arguments)
 
 
 def test_point_of_wrong_size_is_refused_and_both_forms_are_read() -> None:
     point = b"\x04" + os.urandom(64)
-    assert pkcs11.ec_point(point, "P-256") == point
-    assert pkcs11.ec_point(b"\x04\x41" + point, "P-256") == point
-    with pytest.raises(pkcs11.Pkcs11Error) as failure:
-        pkcs11.ec_point(point[:-1], "P-256")
+    assert ec_point(point, "P-256") == point
+    assert ec_point(b"\x04\x41" + point, "P-256") == point
+    with pytest.raises(Pkcs11Error) as failure:
+        ec_point(point[:-1], "P-256")
     assert code_of(failure) == "KEY_UNREADABLE"

@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     arguments as pkcs11_module,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.session import Pkcs11Error
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.objects import Pkcs11Error
 
 TPM, DISK = "--with-key=tpm2", "--with-key=host"
 

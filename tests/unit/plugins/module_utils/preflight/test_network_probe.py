@@ -23,21 +23,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import (
-    network_probe as probing,
-)
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import (
-    Limits,
     Target,
-    open_sockets,
-    packet,
+    _connected,
     path_mtu,
     probe,
     rate_mbps,
-    read_packet,
     rtt_of,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_service import (
+    open_sockets,
     serve,
     stop,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import (
+    Limits,
+    packet,
+    read_packet,
+    send_for,
 )
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -108,7 +111,7 @@ def test_bandwidth_in_both_directions_within_limits(address: str) -> None:
 def test_bytes_of_a_transfer_are_limited() -> None:
     small = Limits(20, 5, 3_000_000)
     there, here = socket.socketpair()
-    sender = threading.Thread(target=probing._send_for, args=(there, small))
+    sender = threading.Thread(target=send_for, args=(there, small))
     sender.start()
     received = 0
     while part := here.recv(1 << 20):
@@ -230,7 +233,7 @@ def test_a_kernel_without_ipv6_costs_its_address_and_no_other(
         return real(family, kind)
 
     real = socket.socket
-    monkeypatch.setattr(probing.socket, "socket", without_ipv6)
+    monkeypatch.setattr(socket, "socket", without_ipv6)
     sockets = open_sockets(["::1", "127.0.0.1"], 0, TOKEN)
     assert sockets.errors.keys() == {"::1"}
     assert "not supported" in sockets.errors["::1"]
@@ -248,7 +251,7 @@ def test_it_ends_when_it_is_told_to() -> None:
 def test_nobody_else_can_end_it() -> None:
     with answering() as (port, server):
         stop(b"another token here")
-        there = probing._connected(TOKEN, "127.0.0.1", "127.0.0.1", port, b"q")
+        there = _connected(TOKEN, "127.0.0.1", "127.0.0.1", port, b"q")
         with pytest.raises(ConnectionError), there:
             pass
         assert server.is_alive()
@@ -326,7 +329,8 @@ def test_rate() -> None:
 DETACH = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import *
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_service import *
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import *
 limits = Limits(float(sys.argv[3]), 1, 10**6)
 sockets = open_sockets(["127.0.0.1"], int(sys.argv[2]), b"a token of this test")
 work = (lambda: time.sleep(60)) if sys.argv[4] == "hang" else (
@@ -390,7 +394,8 @@ PROBE = """
 import json, sys
 from dataclasses import asdict
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import *
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_service import *
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import *
 target = Target("b", "storage", sys.argv[3], sys.argv[2], 1500)
 (result,) = probe([target], b"a token of this test", 18442, 20, 20)
 print(json.dumps(asdict(result)))
@@ -398,7 +403,8 @@ print(json.dumps(asdict(result)))
 SERVE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import *
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_service import *
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import *
 sockets = open_sockets(sys.argv[2:4], 18442, b"a token of this test")
 print(sockets.errors, flush=True)
 serve(sockets, b"a token of this test", ["10.99.0.1", "fd99::1"], Limits(30, 1, 10**7))

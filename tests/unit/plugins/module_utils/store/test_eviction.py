@@ -15,13 +15,24 @@ from pathlib import Path
 import pytest
 from test_replica import SMALL, Site, overwrite, signer, site, write_checkpoint
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import release_path
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.eviction import (
     Evictor,
     last_served,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ReplicaError
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
+    SPACE_RESERVE,
+    ReplicaError,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Plan
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ensure_replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import https_fetcher
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import (
+    inspect_replica,
+    list_releases,
+)
 
 __all__ = ["signer", "site"]
 
@@ -34,11 +45,11 @@ def many(site: Site) -> Site:
     for version in VERSIONS[1:]:
         site.signer.graph = version.encode()
         folder = write_checkpoint(site.root / version, SMALL + int(version[0]))
-        plan = publish.Plan(str(site.source(0)), "tiny", version, str(folder), site.signer.pem)
-        publish.publish(plan, site.signer.tools())
+        plan = Plan(str(site.source(0)), "tiny", version, str(folder), site.signer.pem)
+        publish(plan, site.signer.tools())
     for number, version in enumerate(VERSIONS[:3]):
         assert site.pull(version=version).complete
-        path = artifact.release_path(str(site.root / "here"), "tiny", version)
+        path = release_path(str(site.root / "here"), "tiny", version)
         os.utime(path, (1000.0 + number, 1000.0 + number))
     return site
 
@@ -53,7 +64,7 @@ def disk(many: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         return sum(path.stat().st_size for path in here.rglob("*") if path.is_file())
 
     def leave(free: int) -> None:
-        size = used() + free + replica.SPACE_RESERVE
+        size = used() + free + SPACE_RESERVE
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=size - used()))
 
     return leave
@@ -63,10 +74,10 @@ def bring(site: Site, keep: tuple[str, ...] = (), version: str = "4.0.0") -> Evi
     here = str(site.root / "here")
     evictor = Evictor(here, site.signer.pem, [f"tiny/{item}" for item in keep])
     request, credentials = site.request(version=version), site.credentials()
-    found = replica.inspect_replica(request)
-    fetch = replica.https_fetcher(credentials, 2)
-    done = replica.ensure_replica(
-        request, fetch, replica.run_command, credentials, found, make_room=evictor.make_room
+    found = inspect_replica(request)
+    fetch = https_fetcher(credentials, 2)
+    done = ensure_replica(
+        request, fetch, run_command, credentials, found, make_room=evictor.make_room
     )
     assert done.complete
     return evictor
@@ -74,8 +85,8 @@ def bring(site: Site, keep: tuple[str, ...] = (), version: str = "4.0.0") -> Evi
 
 def here(site: Site) -> list[str]:
     """The versions on this host, each of which must be whole."""
-    found = [version for _model, version in replica.list_releases(str(site.root / "here"))]
-    assert all(replica.inspect_replica(site.request(version=item)).complete for item in found)
+    found = [version for _model, version in list_releases(str(site.root / "here"))]
+    assert all(inspect_replica(site.request(version=item)).complete for item in found)
     return found
 
 
@@ -137,10 +148,8 @@ def test_what_the_pulled_release_shares_with_an_old_one_stays(
     """5.0.0 has the checkpoint of 1.0.0, which is the first to go, and a graph of its own."""
     many.signer.graph = bytes(SMALL)
     many.signer.versions = {"onnx": "2.0.0"}
-    plan = publish.Plan(
-        str(many.source(0)), "tiny", "5.0.0", str(many.root / "import"), many.signer.pem
-    )
-    publish.publish(plan, many.signer.tools())
+    plan = Plan(str(many.source(0)), "tiny", "5.0.0", str(many.root / "import"), many.signer.pem)
+    publish(plan, many.signer.tools())
     disk(SMALL // 2)
     assert bring(many, version="5.0.0").evicted == ["tiny/1.0.0", "tiny/2.0.0"]
     assert here(many) == ["3.0.0", "5.0.0"]
@@ -149,7 +158,7 @@ def test_what_the_pulled_release_shares_with_an_old_one_stays(
 def test_a_release_that_cannot_be_judged_stays_with_all_that_it_might_name(
     many: Site, disk: Callable[[int], None]
 ) -> None:
-    path = Path(artifact.release_path(str(many.root / "here"), "tiny", "1.0.0"))
+    path = Path(release_path(str(many.root / "here"), "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     disk(SMALL // 10)
     with pytest.raises(ReplicaError, match="bytes free"):

@@ -40,10 +40,25 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.artifact import (
-    ArtifactError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import list_directory
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import (
+    PIECE_SIZE,
+    FileHash,
+    hash_file,
+    sha256_file,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.manifest import (
+    canonical_json,
+    parse_manifest,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    RESERVED,
+    ArtifactError,
+    artifact_path,
+    release_path,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.release import Release
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     inspect as checkpoint,
 )
@@ -51,23 +66,43 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.files i
     CheckpointError,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import aria2
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines as engine
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import (
-    Plan,
-    PublishError,
-    Tools,
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import mounted as mounted_stores
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish as publishing
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import (
+    run_command,
+    shares_of,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.lock import store_lock
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
     Completed,
     Credentials,
+    Replica,
     ReplicaError,
     Request,
+    Run,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import Place
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish, summary
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Plan, Tools
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.replica import ensure_replica
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import (
+    Sources,
+    https_fetcher,
+    replicas,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import (
+    inspect_replica,
+    list_releases,
+    read_manifest,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import (
+    ArtifactWriter,
+    PublishError,
+)
 
 SMALL = 200_000
-PIECE = artifact.PIECE_SIZE
+PIECE = PIECE_SIZE
 # Two pieces, the second a small one.
 LARGE = PIECE + 3 * 1024 * 1024
 
@@ -92,10 +127,9 @@ class Signer:
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
-    def sign_folder(self, folder: str) -> None:
+    def sign_directory(self, folder: str) -> None:
         digests = {
-            path: artifact.hash_file(os.path.join(folder, path)).sha256
-            for path in artifact.list_folder(folder)
+            path: hash_file(os.path.join(folder, path)).sha256 for path in list_directory(folder)
         }
         resources = [
             {"name": path, "algorithm": "sha256", "digest": digest}
@@ -126,7 +160,7 @@ class Signer:
             lambda _command: dict(self.versions),
             self.export,
             self.prepare,
-            self.sign_folder,
+            self.sign_directory,
             self.sign,
             self.check,
         )
@@ -141,14 +175,12 @@ class Signer:
     def prepare(self, source: str, out: str, precision: Precision) -> None:
         """Write what deepseek-prepare does, or refuse as its gate does."""
         self.prepared.append(precision.name)
-        replica.read_manifest(source, Path(source).name)
+        read_manifest(source, Path(source).name)
         if self.gate:
             raise PublishError(f"deepseek-prepare: accuracy gate failed: {precision.name}")
         os.mkdir(out)
         Path(out, "decoder.onnx").write_bytes(self.graph + precision.name.encode())
-        read = {
-            what: {"sha256": artifact.sha256_file(path)} for what, path in precision.texts.items()
-        }
+        read = {what: {"sha256": sha256_file(path)} for what, path in precision.texts.items()}
         record = {
             "parameters": {"opset": 24},
             "preparation": {"calibration": read.get("calibration")},
@@ -207,14 +239,14 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def test_publish_writes_signed_artifacts_and_a_signed_release(plan: Plan, signer: Signer) -> None:
-    done = publish.publish(plan, signer.tools())
+    done = publish(plan, signer.tools())
     assert done.changed
     assert done.release is not None
     assert "no graph of checkpoint" in done.rebuild_reason
-    found = replica.inspect_replica(Request(plan.store, "tiny", "1.0.0", signer.pem))
+    found = inspect_replica(Request(plan.store, "tiny", "1.0.0", signer.pem))
     assert found.complete
-    assert found.digest == publish.summary(plan, done)["sha256"]
-    graph = replica.read_manifest(found.artifacts[1].path, found.artifacts[1].digest)
+    assert found.digest == summary(plan, done)["sha256"]
+    graph = read_manifest(found.artifacts[1].path, found.artifacts[1].digest)
     assert graph.parents == (done.release.checkpoint,)
     assert graph.tools == signer.versions
     assert graph.parameters == {
@@ -224,9 +256,9 @@ def test_publish_writes_signed_artifacts_and_a_signed_release(plan: Plan, signer
 
 
 def test_the_same_bytes_again_change_nothing(plan: Plan, signer: Signer) -> None:
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     before = tree(plan.store)
-    again = publish.publish(plan, signer.tools())
+    again = publish(plan, signer.tools())
     assert (again.changed, again.actions, again.rebuild_reason, signer.exports) == (
         False,
         [],
@@ -237,12 +269,12 @@ def test_the_same_bytes_again_change_nothing(plan: Plan, signer: Signer) -> None
 
 
 def test_check_mode_says_what_would_be_done_and_does_nothing(plan: Plan, signer: Signer) -> None:
-    done = publish.publish(plan, signer.tools(), check_mode=True)
+    done = publish(plan, signer.tools(), check_mode=True)
     assert done.changed
     assert [action.split()[0] for action in done.actions] == ["write", "export", "write"]
     assert not os.path.exists(plan.store)
-    publish.publish(plan, signer.tools())
-    assert not publish.publish(plan, signer.tools(), check_mode=True).changed
+    publish(plan, signer.tools())
+    assert not publish(plan, signer.tools(), check_mode=True).changed
 
 
 @pytest.mark.parametrize(
@@ -251,28 +283,28 @@ def test_check_mode_says_what_would_be_done_and_does_nothing(plan: Plan, signer:
 def test_the_same_version_made_differently_is_refused(
     plan: Plan, signer: Signer, change: dict[str, object]
 ) -> None:
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     before = tree(plan.store)
     for check_mode in (True, False):
         with pytest.raises(PublishError, match=next(iter(change)) + ".*new version"):
-            publish.publish(dataclasses.replace(plan, **change), signer.tools(), check_mode)  # type: ignore[arg-type]
+            publish(dataclasses.replace(plan, **change), signer.tools(), check_mode)  # type: ignore[arg-type]
     assert tree(plan.store) == before
 
 
 def test_the_same_version_with_other_bytes_is_refused_by_name(plan: Plan, signer: Signer) -> None:
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     overwrite(Path(plan.checkpoint, "model.safetensors"), 500, b"other")
     with pytest.raises(PublishError, match=r"changed: model\.safetensors.*new version"):
-        publish.publish(plan, signer.tools())
-    done = publish.publish(dataclasses.replace(plan, version="1.1.0"), signer.tools())
+        publish(plan, signer.tools())
+    done = publish(dataclasses.replace(plan, version="1.1.0"), signer.tools())
     assert done.changed
 
 
 def test_a_new_version_of_the_same_checkpoint_uses_what_is_there(
     plan: Plan, signer: Signer
 ) -> None:
-    publish.publish(plan, signer.tools())
-    done = publish.publish(dataclasses.replace(plan, version="1.0.1"), signer.tools())
+    publish(plan, signer.tools())
+    done = publish(dataclasses.replace(plan, version="1.0.1"), signer.tools())
     assert done.actions == ["wrote release tiny/1.0.1"]
     assert signer.exports == 1
 
@@ -280,12 +312,12 @@ def test_a_new_version_of_the_same_checkpoint_uses_what_is_there(
 def test_new_tools_keep_a_published_version_and_rebuild_a_new_one(
     plan: Plan, signer: Signer
 ) -> None:
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     signer.versions = {"onnx": "1.20.0"}
-    kept = publish.publish(plan, signer.tools())
+    kept = publish(plan, signer.tools())
     assert not kept.changed
     assert "onnx was 1.19.0, is 1.20.0" in kept.warnings[0]
-    done = publish.publish(dataclasses.replace(plan, version="1.0.1"), signer.tools())
+    done = publish(dataclasses.replace(plan, version="1.0.1"), signer.tools())
     assert done.rebuild_reason == "onnx was 1.19.0, is 1.20.0"
     assert signer.exports == 2
 
@@ -297,11 +329,11 @@ def test_an_interrupted_publish_publishes_nothing_and_is_resumed(
         raise PublishError("no more power")
 
     with pytest.raises(PublishError, match="power"):
-        publish.publish(plan, dataclasses.replace(signer.tools(), export=interrupted))
-    assert replica.list_releases(plan.store) == []
+        publish(plan, dataclasses.replace(signer.tools(), export=interrupted))
+    assert list_releases(plan.store) == []
     leftover = Path(plan.store, "graph", "tiny", ".publish-old")
     leftover.mkdir()
-    done = publish.publish(plan, signer.tools())
+    done = publish(plan, signer.tools())
     assert [action.split()[0] for action in done.actions] == ["exported", "wrote"]
     assert not leftover.exists()
 
@@ -311,7 +343,7 @@ def test_a_checkpoint_with_problems_is_refused_before_anything_is_written(
 ) -> None:
     Path(plan.checkpoint, "tokenizer.json").unlink()
     with pytest.raises(PublishError, match=r"tokenizer\.json: the file is missing"):
-        publish.publish(plan, signer.tools())
+        publish(plan, signer.tools())
     assert not os.path.exists(plan.store)
 
 
@@ -323,13 +355,13 @@ def test_what_the_service_cannot_read_is_refused_before_a_version_is_used_up(
         with pytest.raises(
             PublishError, match=r"cannot be published: .* the chat template is wrong"
         ):
-            publish.publish(plan, signer.tools(), check_mode)
+            publish(plan, signer.tools(), check_mode)
     assert not os.path.exists(plan.store)
     signer.unreadable, signer.unlike = "", ["two programs read it differently"]
-    assert publish.publish(plan, signer.tools()).warnings == signer.unlike
+    assert publish(plan, signer.tools()).warnings == signer.unlike
     # a published version never changes, and is not judged again by other tools
     signer.unreadable = "it would be refused now"
-    assert not publish.publish(plan, signer.tools()).changed
+    assert not publish(plan, signer.tools()).changed
     assert signer.checked == [plan.checkpoint] * 3
 
 
@@ -339,22 +371,20 @@ def test_a_large_half_downloaded_checkpoint_is_read_through_before_a_version_is_
     header = json.dumps({"w": {"dtype": "U8", "shape": [2**21], "data_offsets": [0, 2**21]}})
     data = struct.pack("<Q", len(header)) + header.encode() + b"x" * 100 + bytes(2**21 - 100)
     Path(plan.checkpoint, "model.safetensors").write_bytes(data)
-    for module in (checkpoint, publish):
+    for module in (checkpoint, publishing):
         monkeypatch.setattr(module, "READ_LIMIT", 0)
     with pytest.raises(PublishError, match="tensor w has over 1048576 zeros in a row"):
-        publish.publish(plan, signer.tools())
+        publish(plan, signer.tools())
     assert signer.checked == []
     accepted = dataclasses.replace(plan, zero_tensors=["w"])
-    assert publish.publish(accepted, signer.tools()).changed
+    assert publish(accepted, signer.tools()).changed
 
 
 def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written(
     plan: Plan, signer: Signer, tmp_path: Path
 ) -> None:
     names = sorted(path.name for path in Path(plan.checkpoint).iterdir())
-    right = "".join(
-        f"{artifact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names
-    )
+    right = "".join(f"{sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
     path = tmp_path / "SHA256SUMS"
     path.write_text(right)
     plan = dataclasses.replace(plan, checksums=str(path))
@@ -364,32 +394,32 @@ def test_what_is_not_as_its_publisher_says_is_refused_before_anything_is_written
         with pytest.raises(
             PublishError, match=r"model\.safetensors: its SHA-256 .*tokenizer\.json"
         ):
-            publish.publish(plan, signer.tools(), check_mode)
+            publish(plan, signer.tools(), check_mode)
     assert not os.path.exists(plan.store)
     path.write_text(
-        "".join(f"{artifact.sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
+        "".join(f"{sha256_file(f'{plan.checkpoint}/{name}')}  {name}\n" for name in names)
     )
-    assert publish.publish(plan, signer.tools()).changed
+    assert publish(plan, signer.tools()).changed
 
 
 def test_a_changed_release_file_is_never_signed_again(plan: Plan, signer: Signer) -> None:
-    publish.publish(plan, signer.tools())
-    path = Path(artifact.release_path(plan.store, "tiny", "1.0.0"))
+    publish(plan, signer.tools())
+    path = Path(release_path(plan.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     with pytest.raises(PublishError, match="not what was signed"):
-        publish.publish(plan, signer.tools())
+        publish(plan, signer.tools())
 
 
 @pytest.mark.parametrize("name", ["decoder.onnx", "manifest.json", "model.sig"])
 def test_a_damaged_graph_is_exported_again_from_the_verified_checkpoint(
     plan: Plan, signer: Signer, name: str
 ) -> None:
-    done = publish.publish(plan, signer.tools())
+    done = publish(plan, signer.tools())
     assert done.release is not None
     before = tree(plan.store)
     folder = Path(plan.store, "graph", "tiny", done.release.graphs["fp32"])
     overwrite(folder / name, 0, b"#")
-    repaired = publish.publish(plan, signer.tools())
+    repaired = publish(plan, signer.tools())
     assert repaired.rebuild_reason
     assert {k: v for k, v in tree(plan.store).items() if "model.sig" not in k} == {
         k: v for k, v in before.items() if "model.sig" not in k
@@ -397,40 +427,40 @@ def test_a_damaged_graph_is_exported_again_from_the_verified_checkpoint(
     overwrite(folder / "decoder.onnx", 0, b"#")
     signer.graph = b"other tools give other bytes"
     with pytest.raises(PublishError, match="model_replica"):
-        publish.publish(plan, signer.tools())
+        publish(plan, signer.tools())
 
 
 def test_a_damaged_checkpoint_copy_is_written_again(plan: Plan, signer: Signer) -> None:
-    done = publish.publish(plan, signer.tools())
+    done = publish(plan, signer.tools())
     assert done.release is not None
     overwrite(
         Path(plan.store, "checkpoint", "tiny", done.release.checkpoint, "model.safetensors"),
         300,
         b"#",
     )
-    assert publish.publish(plan, signer.tools()).actions == [
+    assert publish(plan, signer.tools()).actions == [
         f"wrote checkpoint {done.release.checkpoint[:12]}"
     ]
-    assert replica.inspect_replica(Request(plan.store, "tiny", "1.0.0", signer.pem)).complete
+    assert inspect_replica(Request(plan.store, "tiny", "1.0.0", signer.pem)).complete
 
 
 def test_a_signing_key_that_is_not_the_sites_is_refused(plan: Plan, signer: Signer) -> None:
     with pytest.raises(PublishError, match="release public key belongs to the signing key"):
-        publish.publish(plan, Signer().tools())
-    assert replica.list_releases(plan.store) == []
+        publish(plan, Signer().tools())
+    assert list_releases(plan.store) == []
 
 
 def test_publishing_needs_room(plan: Plan, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     with pytest.raises(PublishError, match="1000 bytes free"):
-        publish.publish(plan, signer.tools())
+        publish(plan, signer.tools())
 
 
 def test_the_source_is_not_touched(plan: Plan, signer: Signer) -> None:
     weights = Path(plan.checkpoint, "model.safetensors")
     weights.chmod(0o640)
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     assert weights.stat().st_mode & 0o777 == 0o640
     assert weights.stat().st_nlink == 1
 
@@ -454,7 +484,7 @@ def prepared(plan: Plan, tmp_path: Path) -> Plan:
 def test_each_precision_is_a_graph_made_from_the_exported_one(
     prepared: Plan, signer: Signer
 ) -> None:
-    done = publish.publish(prepared, signer.tools())
+    done = publish(prepared, signer.tools())
     assert [action.partition(" graph")[0] for action in done.actions] == [
         done.actions[0],
         "exported fp32",
@@ -466,11 +496,11 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
     assert done.release is not None
     graphs = done.release.graphs
     assert sorted(graphs) == ["fp16", "fp32", "int8"]
-    found = replica.inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem))
+    found = inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem))
     assert found.complete
     assert len(found.artifacts) == 4
-    folder = artifact.artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
-    manifest = replica.read_manifest(folder, graphs["int8"])
+    folder = artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
+    manifest = read_manifest(folder, graphs["int8"])
     assert manifest.parents == (graphs["fp32"],)
     assert manifest.tools == signer.versions
     assert manifest.evaluation["top1_agreement"] == 0.97
@@ -483,25 +513,25 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
             "min_top1_agreement": 0.9,
             "max_kl_divergence": None,
         },
-        "held_out": artifact.sha256_file(prepared.precisions[1].held_out),
-        "calibration": artifact.sha256_file(str(prepared.precisions[1].calibration)),
+        "held_out": sha256_file(prepared.precisions[1].held_out),
+        "calibration": sha256_file(str(prepared.precisions[1].calibration)),
     }
 
 
 def test_precisions_are_made_once(prepared: Plan, signer: Signer) -> None:
-    publish.publish(prepared, signer.tools())
+    publish(prepared, signer.tools())
     before = tree(prepared.store)
     for check_mode in (True, False):
-        again = publish.publish(prepared, signer.tools(), check_mode)
+        again = publish(prepared, signer.tools(), check_mode)
         assert (again.changed, again.actions, again.rebuild_reason) == (False, [], "")
     assert tree(prepared.store) == before
     new = dataclasses.replace(prepared, version="1.0.1", precisions=prepared.precisions[1:])
-    assert publish.publish(new, signer.tools()).actions == ["wrote release tiny/1.0.1"]
+    assert publish(new, signer.tools()).actions == ["wrote release tiny/1.0.1"]
     assert signer.prepared == ["fp16", "int8"]
 
 
 def test_check_mode_says_which_precisions_would_be_prepared(prepared: Plan, signer: Signer) -> None:
-    predicted = publish.publish(prepared, signer.tools(), check_mode=True)
+    predicted = publish(prepared, signer.tools(), check_mode=True)
     assert predicted.actions[2:] == [
         "prepare fp16 graph: the fp32 graph that it is made from is new",
         "prepare int8 graph: the fp32 graph that it is made from is new",
@@ -509,9 +539,9 @@ def test_check_mode_says_which_precisions_would_be_prepared(prepared: Plan, sign
     ]
     assert predicted.release is None
     assert not os.path.exists(prepared.store)
-    publish.publish(dataclasses.replace(prepared, precisions=()), signer.tools())
+    publish(dataclasses.replace(prepared, precisions=()), signer.tools())
     more = dataclasses.replace(prepared, version="1.1.0")
-    predicted = publish.publish(more, signer.tools(), check_mode=True)
+    predicted = publish(more, signer.tools(), check_mode=True)
     assert [action.partition(":")[0] for action in predicted.actions] == [
         "prepare fp16 graph",
         "prepare int8 graph",
@@ -532,7 +562,7 @@ def test_each_thing_that_a_precision_depends_on_makes_it_anew_in_a_new_version(
     prepared: Plan, signer: Signer, change: str, reason: str
 ) -> None:
     prepared = dataclasses.replace(prepared, precisions=prepared.precisions[1:])
-    publish.publish(prepared, signer.tools())
+    publish(prepared, signer.tools())
     (int8,) = prepared.precisions
     if change == "tools":
         signer.versions = {"onnx": "1.20.0"}
@@ -543,8 +573,8 @@ def test_each_thing_that_a_precision_depends_on_makes_it_anew_in_a_new_version(
     changed = dataclasses.replace(prepared, precisions=(int8,))
     if change != "tools":
         with pytest.raises(PublishError, match=r"another int8 graph: .*under a new version"):
-            publish.publish(changed, signer.tools())
-    done = publish.publish(dataclasses.replace(changed, version="1.0.1"), signer.tools())
+            publish(changed, signer.tools())
+    done = publish(dataclasses.replace(changed, version="1.0.1"), signer.tools())
     assert done.rebuild_reason.startswith(reason)
     assert signer.prepared == ["int8", "int8"]
 
@@ -553,29 +583,27 @@ def test_each_thing_that_a_precision_depends_on_makes_it_anew_in_a_new_version(
 def test_a_published_version_keeps_its_precisions(
     prepared: Plan, signer: Signer, count: int
 ) -> None:
-    publish.publish(
-        dataclasses.replace(prepared, precisions=prepared.precisions[:1]), signer.tools()
-    )
+    publish(dataclasses.replace(prepared, precisions=prepared.precisions[:1]), signer.tools())
     other = dataclasses.replace(prepared, precisions=prepared.precisions[: 2 * count])
     for check_mode in (True, False):
         with pytest.raises(PublishError, match=r"already published in fp16, fp32.*new version"):
-            publish.publish(other, signer.tools(), check_mode)
+            publish(other, signer.tools(), check_mode)
     assert signer.prepared == ["fp16"]
 
 
 def test_a_failed_gate_publishes_nothing_and_leaves_what_was_there(
     prepared: Plan, signer: Signer
 ) -> None:
-    publish.publish(dataclasses.replace(prepared, precisions=()), signer.tools())
+    publish(dataclasses.replace(prepared, precisions=()), signer.tools())
     before = tree(prepared.store)
     signer.gate = True
     new = dataclasses.replace(prepared, version="1.1.0")
     with pytest.raises(
         PublishError, match=r"accuracy gate failed: fp16. .*1\.1\.0 is not published"
     ):
-        publish.publish(new, signer.tools())
+        publish(new, signer.tools())
     assert tree(prepared.store) == before
-    assert replica.list_releases(prepared.store) == [("tiny", "1.0.0")]
+    assert list_releases(prepared.store) == [("tiny", "1.0.0")]
 
 
 def test_missing_texts_are_refused_with_everything_else_before_anything_is_written(
@@ -585,7 +613,7 @@ def test_missing_texts_are_refused_with_everything_else_before_anything_is_writt
     Path(prepared.precisions[0].held_out).unlink()
     without = (*prepared.precisions, Precision("fp8", prepared.checkpoint + "/config.json"))
     with pytest.raises(PublishError) as refused:
-        publish.publish(dataclasses.replace(prepared, precisions=without), signer.tools())
+        publish(dataclasses.replace(prepared, precisions=without), signer.tools())
     for said in (
         "tokenizer.json: the file is missing",
         "the held_out text of fp16 cannot be read",
@@ -606,45 +634,45 @@ def test_a_text_that_changes_meanwhile_is_refused(
     tools = dataclasses.replace(signer.tools(), prepare=meanwhile)
     only = dataclasses.replace(prepared, precisions=prepared.precisions[1:])
     with pytest.raises(PublishError, match="changed while int8 was prepared with it"):
-        publish.publish(only, tools)
-    assert replica.list_releases(prepared.store) == []
+        publish(only, tools)
+    assert list_releases(prepared.store) == []
 
 
 def test_a_damaged_prepared_graph_is_prepared_again(prepared: Plan, signer: Signer) -> None:
-    done = publish.publish(prepared, signer.tools())
+    done = publish(prepared, signer.tools())
     assert done.release is not None
     folder = Path(prepared.store, "graph", "tiny", done.release.graphs["int8"])
     overwrite(folder / "decoder.onnx", 0, b"#")
-    repaired = publish.publish(prepared, signer.tools())
+    repaired = publish(prepared, signer.tools())
     assert [action.split()[:2] for action in repaired.actions] == [["prepared", "int8"]]
     assert "int8: the graph" in repaired.rebuild_reason
-    assert replica.inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem)).complete
+    assert inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem)).complete
 
 
 def test_nothing_is_prepared_from_a_damaged_graph(prepared: Plan, signer: Signer) -> None:
-    done = publish.publish(dataclasses.replace(prepared, precisions=()), signer.tools())
+    done = publish(dataclasses.replace(prepared, precisions=()), signer.tools())
     assert done.release is not None
     folder = Path(prepared.store, "graph", "tiny", done.release.graphs["fp32"])
     overwrite(folder / "decoder.onnx", 0, b"#")
     new = dataclasses.replace(prepared, version="1.1.0", full=False)
     with pytest.raises(PublishError, match=r"is damaged on this host.*verify=full"):
-        publish.publish(new, signer.tools())
-    done = publish.publish(dataclasses.replace(new, full=True), signer.tools())
+        publish(new, signer.tools())
+    done = publish(dataclasses.replace(new, full=True), signer.tools())
     assert done.actions[0].startswith("exported fp32")
 
 
 def test_a_host_may_hold_the_graphs_of_some_precisions(prepared: Plan, signer: Signer) -> None:
-    done = publish.publish(prepared, signer.tools())
+    done = publish(prepared, signer.tools())
     assert done.release is not None
     request = Request(
         prepared.store, "tiny", "1.0.0", signer.pem, kinds=["graph"], precisions=["int8"]
     )
-    (only,) = replica.inspect_replica(request).artifacts
+    (only,) = inspect_replica(request).artifacts
     assert only.digest == done.release.graphs["int8"]
     with pytest.raises(
         ArtifactError, match=r"no graph of precision fp8 \(it has fp16, fp32, int8\)"
     ):
-        replica.inspect_replica(dataclasses.replace(request, precisions=["int8", "fp8"]))
+        inspect_replica(dataclasses.replace(request, precisions=["int8", "fp8"]))
 
 
 # --- a site on the loopback interface -------------------------------------------------------------
@@ -656,7 +684,7 @@ class Site:
 
     root: Path
     signer: Signer
-    release: artifact.Release
+    release: Release
     ports: list[int]
     processes: dict[int, subprocess.Popen[bytes]]
 
@@ -677,13 +705,13 @@ class Site:
         self,
         name: str = "host",
         check_mode: bool = False,
-        run: replica.Run = replica.run_command,
+        run: Run = run_command,
         **change: object,
-    ) -> replica.Replica:
+    ) -> Replica:
         request, credentials = self.request(**change), self.credentials(name)
-        found = replica.inspect_replica(request)
-        fetch = replica.https_fetcher(credentials, 2)
-        return replica.ensure_replica(request, fetch, run, credentials, found, check_mode)
+        found = inspect_replica(request)
+        fetch = https_fetcher(credentials, 2)
+        return ensure_replica(request, fetch, run, credentials, found, check_mode)
 
     def weights(self, root: Path) -> Path:
         return root / "checkpoint" / "tiny" / self.release.checkpoint / "model.safetensors"
@@ -808,7 +836,7 @@ def site(
             f"{program} is needed for these tests: install nginx-light and aria2"
         )
     checkpoint = write_checkpoint(tmp_path / "import", getattr(request, "param", SMALL))
-    done = publish.publish(
+    done = publish(
         Plan(str(tmp_path / "source0"), "tiny", "1.0.0", str(checkpoint), signer.pem),
         signer.tools(),
     )
@@ -835,8 +863,8 @@ def same(site: Site) -> bool:
     number=st.integers(1, 5),
 )
 def test_files_are_shared_out_evenly_and_none_is_lost(sizes: dict[str, int], number: int) -> None:
-    files = {path: artifact.FileHash(size, "", ()) for path, size in sizes.items()}
-    shares = replica.shares_of(files, number)
+    files = {path: FileHash(size, "", ()) for path, size in sizes.items()}
+    shares = shares_of(files, number)
     assert len(shares) <= number
     assert all(shares)
     assert sorted(path for share in shares for path in share) == sorted(files)
@@ -847,7 +875,7 @@ def test_files_are_shared_out_evenly_and_none_is_lost(sizes: dict[str, int], num
 def test_only_what_one_of_several_could_not_bring_is_asked_for_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "worker_count", lambda jobs: min(jobs, 4))
+    monkeypatch.setattr(aria2, "worker_count", lambda jobs: min(jobs, 4))
     for number in range(3):
         overwrite(site.weights(site.root / f"source{number}"), 1000, b"rotten")
     asked: list[list[str]] = []
@@ -856,7 +884,7 @@ def test_only_what_one_of_several_could_not_bring_is_asked_for_again(
         [metalink] = [word for word in command if word.startswith("--metalink-file=")]
         text = Path(metalink.partition("=")[2]).read_text()
         asked.append(re.findall('file name="([^"]+)"', text))
-        return replica.run_command(command)
+        return run_command(command)
 
     with pytest.raises(ReplicaError, match="No source has all pieces right"):
         site.pull(run=noting)
@@ -894,7 +922,7 @@ def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site
     def looking(command: Sequence[str]) -> Completed:
         (weights,) = (site.root / "here").rglob("*.safetensors")
         modes.append(weights.stat().st_mode & 0o777)
-        return replica.run_command(command)
+        return run_command(command)
 
     assert site.pull(run=looking).complete
     assert modes == [0o644]
@@ -903,13 +931,13 @@ def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site
 
 def test_who_else_has_a_release(site: Site) -> None:
     site.stop(0)
-    path = Path(artifact.release_path(str(site.source(1)), "tiny", "1.0.0"))
+    path = Path(release_path(str(site.source(1)), "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
-    fetch = replica.https_fetcher(site.credentials(), 2)
-    sources = replica.Sources(site.request().sources, fetch)
-    found = replica.inspect_replica(site.request(store=str(site.source(2))))
+    fetch = https_fetcher(site.credentials(), 2)
+    sources = Sources(site.request().sources, fetch)
+    found = inspect_replica(site.request(store=str(site.source(2))))
     urls = [f"https://127.0.0.1:{port}" for port in site.ports]
-    assert replica.replicas(sources, "tiny", "1.0.0", found.digest) == [urls[2]]
+    assert replicas(sources, "tiny", "1.0.0", found.digest) == [urls[2]]
     assert "cannot be reached" in sources.problems[urls[0]]
     assert "expected" in sources.problems[urls[1]]
 
@@ -941,7 +969,7 @@ def test_a_piece_that_is_corrupt_everywhere_is_never_accepted(site: Site) -> Non
         overwrite(site.weights(site.root / f"source{number}"), PIECE + 1000, b"rotten")
     with pytest.raises(ReplicaError, match="No source has all pieces right"):
         site.pull()
-    assert replica.list_releases(str(site.root / "here")) == []
+    assert list_releases(str(site.root / "here")) == []
     assert not site.weights(site.root / "here").exists()
     shutil.copy(site.root / "import" / "model.safetensors", site.weights(site.root / "source2"))
     assert site.pull().changed
@@ -1056,7 +1084,7 @@ def test_a_release_that_was_tampered_with_here_is_replaced(site: Site) -> None:
     site.pull()
     path = site.root / "here" / "releases" / "tiny" / "1.0.0.json"
     overwrite(path, 3, b"#")
-    assert replica.inspect_replica(site.request()).signature == "invalid"
+    assert inspect_replica(site.request()).signature == "invalid"
     assert site.pull().changed
     assert same(site)
 
@@ -1102,7 +1130,7 @@ def test_what_a_mount_has_wrong_comes_from_a_host_or_is_refused(site: Site) -> N
     overwrite(site.weights(site.source(1)), 500, b"#")
     with pytest.raises(ReplicaError, match=r"Not as they were signed in .*model\.safetensors"):
         site.pull(sources=[mounted(site)])
-    assert replica.list_releases(str(site.root / "here")) == []
+    assert list_releases(str(site.root / "here")) == []
     assert not site.weights(site.root / "here").exists()
     pulled = site.pull(sources=[mounted(site), mounted(site, 2)])
     assert pulled.complete
@@ -1143,7 +1171,7 @@ def test_a_mount_that_is_not_there_is_named(site: Site) -> None:
 
 @pytest.mark.parametrize("url", ["file://host/mnt", "file:mnt", "file://", "file:///mnt?x=1"])
 def test_a_mount_must_be_an_absolute_path_here(site: Site, url: str) -> None:
-    with pytest.raises(ReplicaError, match="absolute path of a folder"):
+    with pytest.raises(ReplicaError, match="absolute path of a directory"):
         site.pull(sources=[url])
 
 
@@ -1155,7 +1183,7 @@ def test_a_disk_that_becomes_full_meanwhile_is_named(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(replica, "_copied", full)
+        patch.setattr(mounted_stores, "_copied", full)
         with pytest.raises(ReplicaError, match=r"disk became full.*\.part.*kept for the next try"):
             site.pull(sources=[mounted(site)])
     assert site.pull(sources=[mounted(site)]).complete
@@ -1183,10 +1211,10 @@ def test_room_is_checked_before_anything_is_fetched(
 # --- engines --------------------------------------------------------------------------------------
 
 
-def write_build(folder: Path, release: artifact.Release, store: str, **key: object) -> Path:
+def write_build(folder: Path, release: Release, store: str, **key: object) -> Path:
     """What a build of an engine leaves behind."""
-    graph = artifact.artifact_path(store, "graph", "tiny", release.graphs["fp32"])
-    files = replica.read_manifest(graph, release.graphs["fp32"]).files
+    graph = artifact_path(store, "graph", "tiny", release.graphs["fp32"])
+    files = read_manifest(graph, release.graphs["fp32"]).files
     folder.mkdir()
     document = {
         "schema": 1,
@@ -1194,7 +1222,7 @@ def write_build(folder: Path, release: artifact.Release, store: str, **key: obje
         "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1.116"},
         **key,
     }
-    (folder / "key.json").write_bytes(artifact.canonical_json(document))
+    (folder / "key.json").write_bytes(canonical_json(document))
     (folder / "engine.plan").write_bytes(random.Random(2).randbytes(SMALL))
     for name in ("golden.json", "inspector.json", "build.log"):
         (folder / name).write_text("{}")
@@ -1223,9 +1251,9 @@ class Engines:
 
     def hold(self, check_mode: bool = False, **change: Any) -> engine.Held:
         credentials = self.site.credentials()
-        fetch = replica.https_fetcher(credentials, 2)
-        return engine.hold_engine(
-            self.request(**change), fetch, replica.run_command, credentials, check_mode
+        fetch = https_fetcher(credentials, 2)
+        return engine.ensure_engine(
+            self.request(**change), fetch, run_command, credentials, check_mode
         )
 
     def wanted(self, **change: Any) -> engine.Wanted:
@@ -1234,42 +1262,42 @@ class Engines:
     def forge(self, number: int, signer: Signer | None = None) -> None:
         """Change the plan at a source, and make metadata that fits, signed or not."""
         folder = self.source(number)
-        files = {path: artifact.hash_file(str(folder / path)) for path in self.forged(folder)}
-        old = artifact.parse_manifest((folder / "manifest.json").read_bytes())
-        manifest, pieces = artifact.describe(old.kind, old.name, files, parents=old.parents)
+        files = {path: hash_file(str(folder / path)) for path in self.forged(folder)}
+        old = parse_manifest((folder / "manifest.json").read_bytes())
+        manifest, pieces = describe(old.kind, old.name, files, parents=old.parents)
         for name, data in (("manifest.json", manifest.to_bytes()), ("pieces.meta4", pieces)):
             (folder / name).chmod(0o644)
             (folder / name).write_bytes(data)
         if signer is not None:
             (folder / "model.sig").unlink()
-            signer.sign_folder(str(folder))
+            signer.sign_directory(str(folder))
 
     def forged(self, folder: Path) -> list[str]:
         overwrite(folder / "engine.plan", 5, b"evil")
-        return [path for path in artifact.list_folder(str(folder)) if path not in artifact.RESERVED]
+        return [path for path in list_directory(str(folder)) if path not in RESERVED]
 
 
 @pytest.fixture
 def engines(site: Site) -> Engines:
-    place = Place(str(site.source(0)), "tiny", site.signer.pem)
-    folder = write_build(site.root / "build", site.release, place.store)
-    build = engine.Build(place, str(folder), site.release.graphs["fp32"])
-    stored = engine.store_engine(build, site.signer.sign_folder)
+    writer = ArtifactWriter(str(site.source(0)), "tiny", site.signer.pem)
+    folder = write_build(site.root / "build", site.release, writer.store)
+    build = engine.Build(writer, str(folder), site.release.graphs["fp32"])
+    stored = engine.store_engine(build, site.signer.sign_directory)
     assert stored.changed
     return Engines(site, build, stored.key)
 
 
 def test_an_engine_is_stored_once_under_its_key(engines: Engines) -> None:
-    build, sign = engines.build, engines.site.signer.sign_folder
-    key = Path(build.folder, "key.json").read_bytes()
+    build, sign = engines.build, engines.site.signer.sign_directory
+    key = Path(build.directory, "key.json").read_bytes()
     assert engines.key == hashlib.sha256(key).hexdigest()
-    manifest, problems = engines.wanted().judge(str(engines.source(0)))
+    manifest, problems = engines.wanted().verify(str(engines.source(0)))
     assert problems == []
     assert manifest is not None
     assert manifest.parents == (build.graph,)
     assert manifest.tools == {"tensorrt_rtx": "1.7.1.116"}
     before = tree(engines.source(0))
-    Path(build.folder, "engine.plan").write_bytes(b"another build of the same key")
+    Path(build.directory, "engine.plan").write_bytes(b"another build of the same key")
     again = engine.store_engine(build, sign)
     assert (again.changed, again.reason) == (False, "")
     assert tree(engines.source(0)) == before
@@ -1278,7 +1306,7 @@ def test_an_engine_is_stored_once_under_its_key(engines: Engines) -> None:
         replaced = engine.store_engine(build, sign, check_mode)
         assert replaced.changed
         assert "engine.plan: sha256" in replaced.reason
-        assert (engines.wanted().judge(str(engines.source(0)))[1] == []) is not check_mode
+        assert (engines.wanted().verify(str(engines.source(0)))[1] == []) is not check_mode
 
 
 @pytest.mark.parametrize(
@@ -1298,7 +1326,7 @@ def test_an_engine_is_stored_once_under_its_key(engines: Engines) -> None:
 def test_a_build_that_is_not_right_is_refused(
     tmp_path: Path, plan: Plan, signer: Signer, spoil: str, says: str
 ) -> None:
-    done = publish.publish(plan, signer.tools())
+    done = publish(plan, signer.tools())
     assert done.release is not None
     changes: dict[str, dict[str, object]] = {
         "graph": {"graph": {"decoder.onnx": "0" * 64}},
@@ -1315,7 +1343,7 @@ def test_a_build_that_is_not_right_is_refused(
     for check_mode in (True, False):
         with pytest.raises(PublishError, match=says):
             engine.store_engine(
-                engine.Build(plan.place, str(folder), digest), signer.sign_folder, check_mode
+                engine.Build(plan.writer, str(folder), digest), signer.sign_directory, check_mode
             )
     assert not os.path.exists(os.path.join(plan.store, "engine"))
 
@@ -1418,7 +1446,7 @@ def test_a_forged_engine_on_this_host_is_replaced(engines: Engines) -> None:
     engines.forge(1, Signer())
     shutil.rmtree(engines.here)
     shutil.move(engines.source(1), engines.here)
-    assert "does not verify" in str(engines.wanted().judge(str(engines.here))[1][0])
+    assert "does not verify" in str(engines.wanted().verify(str(engines.here))[1][0])
     assert engines.hold().state == "repaired"
     assert tree(engines.here) == good
 
@@ -1433,12 +1461,12 @@ def test_two_builds_of_one_key_are_not_mixed(engines: Engines) -> None:
 
 def test_one_at_a_time(tmp_path: Path) -> None:
     with (
-        replica.store_lock(str(tmp_path)),
+        store_lock(str(tmp_path)),
         pytest.raises(ReplicaError, match="holds"),
-        replica.store_lock(str(tmp_path), 0.3),
+        store_lock(str(tmp_path), 0.3),
     ):
         pass
-    with replica.store_lock(str(tmp_path), 0):
+    with store_lock(str(tmp_path), 0):
         pass
 
 

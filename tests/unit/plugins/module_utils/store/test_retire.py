@@ -15,16 +15,28 @@ from pathlib import Path
 import pytest
 from test_replica import Signer, overwrite, plan, signer, tree, write_checkpoint
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish, replica, retire
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import (
-    Plan,
-    PublishError,
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import FileHash
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    release_path,
+    retired_path,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.store import retire
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import Request
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.published import (
+    existing_release,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Plan
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.retire import (
     RetireError,
     Retirement,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import (
+    inspect_replica,
+    list_releases,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer import PublishError
 
 __all__ = ["plan", "signer"]
 
@@ -34,17 +46,17 @@ def asked(plan: Plan, version: str = "1.0.0", keep: tuple[str, ...] = ()) -> Ret
 
 
 def whole(plan: Plan, version: str) -> bool:
-    request = replica.Request(plan.store, "tiny", version, plan.public_key)
-    return replica.inspect_replica(request).complete
+    request = Request(plan.store, "tiny", version, plan.public_key)
+    return inspect_replica(request).complete
 
 
 @pytest.fixture
 def second(plan: Plan, signer: Signer, tmp_path: Path) -> Plan:
     """A version 2.0.0 beside 1.0.0, of another checkpoint."""
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     other = replace(plan, version="2.0.0", checkpoint=str(write_checkpoint(tmp_path / "two", 2000)))
     signer.graph = b"other graph"
-    publish.publish(other, signer.tools())
+    publish(other, signer.tools())
     return other
 
 
@@ -56,7 +68,7 @@ def test_what_only_this_release_needs_goes_and_the_other_stays(plan: Plan, secon
     assert done.changed
     assert done.removed == planned.removed
     assert done.freed == planned.freed > 0
-    assert replica.list_releases(plan.store) == [("tiny", "2.0.0")]
+    assert list_releases(plan.store) == [("tiny", "2.0.0")]
     assert whole(second, "2.0.0")
     left = {path.split("/")[2] for path in tree(plan.store) if path.startswith(("check", "graph"))}
     assert len(left) == 2
@@ -66,8 +78,8 @@ def test_what_only_this_release_needs_goes_and_the_other_stays(plan: Plan, secon
 
 
 def test_artifacts_that_another_release_names_stay(plan: Plan, signer: Signer) -> None:
-    publish.publish(plan, signer.tools())
-    publish.publish(replace(plan, version="1.0.1"), signer.tools())
+    publish(plan, signer.tools())
+    publish(replace(plan, version="1.0.1"), signer.tools())
     done = retire.retire(asked(plan))
     assert [Path(path).name for path in done.removed] == ["1.0.0.json", "1.0.0.json.sig"]
     assert whole(plan, "1.0.1")
@@ -87,7 +99,7 @@ def test_a_version_in_use_is_refused_and_nothing_is_touched(plan: Plan, second: 
 def test_nothing_goes_while_a_release_is_not_what_was_signed(
     plan: Plan, second: Plan, version: str
 ) -> None:
-    path = Path(artifact.release_path(plan.store, "tiny", version))
+    path = Path(release_path(plan.store, "tiny", version))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     before = tree(plan.store)
     with pytest.raises(RetireError, match=version + r".*not what was signed"):
@@ -96,12 +108,12 @@ def test_nothing_goes_while_a_release_is_not_what_was_signed(
 
 
 def test_engines_go_with_their_graph(plan: Plan, second: Plan) -> None:
-    graphs = [publish._existing(item).release.graphs["fp32"] for item in (plan, second)]  # type: ignore[union-attr]
+    graphs = [existing_release(item).release.graphs["fp32"] for item in (plan, second)]  # type: ignore[union-attr]
     for number, graph in enumerate(graphs):
         folder = Path(plan.store, "engine", "tiny", str(number) * 64)
         folder.mkdir(parents=True)
-        manifest, _unused = artifact.describe(
-            "engine", "tiny", {"engine.plan": artifact.FileHash(1, "a" * 64, ())}, parents=(graph,)
+        manifest, _unused = describe(
+            "engine", "tiny", {"engine.plan": FileHash(1, "a" * 64, ())}, parents=(graph,)
         )
         (folder / "manifest.json").write_bytes(manifest.to_bytes())
     Path(plan.store, "engine", "tiny", "unreadable").mkdir()
@@ -125,7 +137,7 @@ def test_an_interrupted_retirement_is_resumed(
         patch.setattr(retire, "sync_path", interrupted)
         with pytest.raises(OSError, match="power"):
             retire.retire(asked(plan))
-    assert replica.list_releases(plan.store)[-1] == ("tiny", "2.0.0")
+    assert list_releases(plan.store)[-1] == ("tiny", "2.0.0")
     retire.retire(asked(plan))
     left = {path for path in tree(plan.store) if "1.0.0" in path or ".retired-" in path}
     assert left == {"releases/tiny/.1.0.0.retired"}
@@ -134,11 +146,11 @@ def test_an_interrupted_retirement_is_resumed(
 
 
 def test_a_retired_version_is_never_published_again(plan: Plan, signer: Signer) -> None:
-    publish.publish(plan, signer.tools())
+    publish(plan, signer.tools())
     retire.retire(asked(plan))
     for check_mode in (True, False):
         with pytest.raises(PublishError, match=r"was retired.*new version"):
-            publish.publish(plan, signer.tools(), check_mode)
+            publish(plan, signer.tools(), check_mode)
 
 
 def test_a_host_without_the_release_notes_that_it_was_retired(plan: Plan) -> None:
@@ -148,7 +160,7 @@ def test_a_host_without_the_release_notes_that_it_was_retired(plan: Plan) -> Non
 
 
 def test_a_record_that_is_none_is_named(plan: Plan) -> None:
-    record = Path(artifact.retired_path(plan.store, "tiny", "1.0.0"))
+    record = Path(retired_path(plan.store, "tiny", "1.0.0"))
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     with pytest.raises(RetireError, match=r"\.retired is not a record"):
@@ -168,7 +180,7 @@ def test_two_publishes_of_one_version_at_once_are_serialised(
         signer.export(checkpoint, out)
 
     first = threading.Thread(
-        target=publish.publish, args=(plan, replace(signer.tools(), export=slow_export))
+        target=publish, args=(plan, replace(signer.tools(), export=slow_export))
     )
     first.start()
     assert looked.wait(30)
@@ -176,7 +188,7 @@ def test_two_publishes_of_one_version_at_once_are_serialised(
 
     def second() -> None:
         try:
-            publish.publish(other, signer.tools())
+            publish(other, signer.tools())
         except PublishError as error:
             refused.append(str(error))
 

@@ -27,11 +27,24 @@ from test_replica import (
     tree,
 )
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts import artifact
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import agent as store_care
-from ansible_collections.onprem.deepseek.plugins.module_utils.store import replica
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.agent import Care, Settings
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
+    ArtifactError,
+    release_path,
+    retired_path,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.agent import (
+    Settings,
+    StoreAgent,
+    _listed,
+    carry_out,
+    main,
+    read_state,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.lock import store_lock
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.placement import holders
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import https_fetcher
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.state import list_releases
 
 __all__ = ["engines", "plan", "signer", "site"]
 PREFIX = "deepseek_store_"
@@ -59,9 +72,9 @@ class Host:
         )
 
     def does(self, command: str, now: float = 1000.0) -> int:
-        fetch = replica.https_fetcher(self.site.credentials(), 2)
-        return store_care.carry_out(
-            Care(self.settings, fetch, replica.run_command, self.said.append), command, now
+        fetch = https_fetcher(self.site.credentials(), 2)
+        return carry_out(
+            StoreAgent(self.settings, fetch, run_command, self.said.append), command, now
         )
 
     def metric(self, name: str) -> float:
@@ -128,7 +141,7 @@ def test_only_what_is_placed_here_and_was_not_retired_is_brought(host: Host) -> 
     assert host.does("sync") == 0
     assert tree(host.settings.store) == {}
     host.settings = replace(host.settings, hosts=[host.settings.name])
-    record = Path(artifact.retired_path(host.settings.store, "tiny", "1.0.0"))
+    record = Path(retired_path(host.settings.store, "tiny", "1.0.0"))
     record.parent.mkdir(parents=True)
     record.write_text("{}")
     assert host.does("sync") == 0
@@ -143,7 +156,7 @@ def test_a_source_cannot_offer_what_was_not_signed(host: Host) -> None:
         (folder / "-strange name.json").write_text("{}")
     assert host.does("sync") == 1
     assert "not '9.9.9'" in " ".join(host.said)
-    assert replica.list_releases(host.settings.store) == [("tiny", "1.0.0")]
+    assert list_releases(host.settings.store) == [("tiny", "1.0.0")]
     assert host.metric("releases_missing") == 1
     assert host.metric("last_good_sync_timestamp_seconds") == 0
 
@@ -151,15 +164,15 @@ def test_a_source_cannot_offer_what_was_not_signed(host: Host) -> None:
 @pytest.mark.parametrize("text", [b"", b"<html>", b"{}", b"[1]", b'[{"type": "file"}]', b"\xff"])
 def test_a_list_that_is_none_is_refused(text: bytes) -> None:
     if text == b"{}":
-        assert store_care._listed(text, "file") == set()
+        assert _listed(text, "file") == set()
         return
-    with pytest.raises(artifact.ArtifactError, match="no list"):
-        store_care._listed(text, "file")
+    with pytest.raises(ArtifactError, match="no list"):
+        _listed(text, "file")
 
 
 def test_a_busy_store_is_left_for_the_next_run(host: Host) -> None:
     Path(host.settings.store).mkdir()
-    with replica.store_lock(host.settings.store):
+    with store_lock(host.settings.store):
         assert host.does("sync") == 0
     assert "another publish or pull" in host.said[0]
     assert host.metric("last_good_sync_timestamp_seconds") == 0
@@ -181,7 +194,7 @@ def test_scrub_finds_rot_counts_it_and_mends_it(host: Host) -> None:
     assert "model.safetensors: sha256" in host.said[0]
     assert same(host.site)
     assert host.metric("bad_pieces_total") == 1
-    assert host.metric("unmended") == 0
+    assert host.metric("unrepaired") == 0
     assert host.metric("scrubbed_bytes_total") == 2 * size
     assert host.metric("last_good_scrub_timestamp_seconds") == 2000
 
@@ -196,7 +209,7 @@ def test_what_is_rotten_everywhere_is_reported_and_not_served(host: Host) -> Non
         overwrite(host.weights, offset, b"rotten")
     assert host.does("scrub", 2000.0) == 1
     assert host.metric("bad_pieces_total") == 2
-    assert host.metric("unmended") == 1
+    assert host.metric("unrepaired") == 1
     assert host.metric("last_good_scrub_timestamp_seconds") == 1000
     assert not host.weights.exists()
     assert "No source has all pieces right" in " ".join(host.said)
@@ -204,7 +217,7 @@ def test_what_is_rotten_everywhere_is_reported_and_not_served(host: Host) -> Non
 
 def test_a_release_that_was_changed_is_brought_again(host: Host) -> None:
     host.does("sync")
-    path = Path(artifact.release_path(host.settings.store, "tiny", "1.0.0"))
+    path = Path(release_path(host.settings.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     assert host.does("scrub") == 0
     assert same(host.site)
@@ -237,8 +250,8 @@ def test_an_engine_that_is_not_what_its_name_says_is_not_taken(engines: Engines)
 def test_the_command_that_systemd_runs(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     path = host.site.root / "store.json"
     path.write_text(json.dumps(asdict(host.settings)))
-    assert store_care.main(["sync", str(path)]) == 0
-    assert capsys.readouterr().out == "release tiny/1.0.0: brought or mended\n"
+    assert main(["sync", str(path)]) == 0
+    assert capsys.readouterr().out == "release tiny/1.0.0: pulled or repaired\n"
     assert same(host.site)
     assert (
         oct(os.stat(host.site.root / "metrics" / "deepseek_store_sync.prom").st_mode)[-3:] == "644"
@@ -248,4 +261,4 @@ def test_the_command_that_systemd_runs(host: Host, capsys: pytest.CaptureFixture
 def test_counters_that_cannot_be_read_begin_again(tmp_path: Path) -> None:
     for text in ("", "[]", '{"bad": "x"}'):
         (tmp_path / "state").write_text(text)
-        assert store_care.read_state(str(tmp_path / "state")) == {}
+        assert read_state(str(tmp_path / "state")) == {}

@@ -1,0 +1,1 @@
+"""What answers requests: the local engine, an upstream server, the text encoder."""

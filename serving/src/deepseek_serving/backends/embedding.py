@@ -1,0 +1,139 @@
+"""Texts to vectors: a verified text encoder, and the bounded line in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from deepseek_serving.check.bounded import check
+from deepseek_serving.errors import EngineError, TokenizerError, library_error
+from deepseek_serving.model_files.layout import RECORD_FILE
+from deepseek_serving.runtime import Encoder
+from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
+from deepseek_serving.settings import EmbeddingSettings
+from deepseek_serving.text.documents import load_tokenizer, read_object
+from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
+from deepseek_serving.trust.release import verify_artifact
+
+# texts that the encoder reads together
+BATCH = 16
+
+
+class TooLongError(ValueError):
+    """A text is longer than the encoder reads."""
+
+
+class BusyError(Exception):
+    """As many requests wait as may wait."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    vectors: npt.NDArray[np.float32]
+    tokens: int
+
+
+class Embedder:
+    """One encoder, used by one request at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        digest: str,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+        *,
+        vocabulary: int,
+        queue: int,
+    ) -> None:
+        self.name = name
+        self.digest = digest
+        self.size = encoder.size
+        self.max_len = encoder.max_len
+        self._encoder = encoder
+        self._tokenizer = SlicedTokenizer(tokenizer)
+        self._vocabulary = vocabulary
+        self._queue = queue
+        self._present = 0
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+
+    def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
+        """A text as tokens. Raises TooLongError, or ValueError for tokens that there are not."""
+        if isinstance(text, str):
+            tokens: Sequence[int] = self._encoded(text)
+        elif len(text) > self.max_len:
+            raise self._too_long(len(text))
+        else:
+            tokens = list(text)
+        if not tokens or max(tokens) >= self._vocabulary:
+            raise ValueError(f"a text needs tokens from 0 to {self._vocabulary - 1}")
+        return tokens
+
+    def _encoded(self, text: str) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, special=True, most=self.max_len)
+        except TooManyTokensError as error:
+            raise self._too_long(error.least) from error
+        except BaseException as error:
+            raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
+
+    def _too_long(self, tokens: int) -> TooLongError:
+        return TooLongError(
+            f"This model's context length is {self.max_len} tokens; a text is at least {tokens} "
+            "tokens. Cut it into pieces."
+        )
+
+    def _embed(self, texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """In the encoder's thread. Raises EngineError where the vectors are no numbers."""
+        try:
+            vectors = self._encoder.embed(texts)
+        except BaseException as error:
+            raise library_error("the encoder", error) from error
+        if not np.isfinite(vectors).all():
+            raise EngineError("the encoder made vectors that are no numbers")
+        return vectors
+
+    async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
+        """One vector per text. Raises BusyError."""
+        if self._present > self._queue:
+            raise BusyError
+        self._present += 1
+        try:
+            loop = asyncio.get_running_loop()
+            parts = [
+                # a long list lets others in between
+                await loop.run_in_executor(self._worker, self._embed, texts[first : first + BATCH])
+                for first in range(0, len(texts), BATCH)
+            ]
+        finally:
+            self._present -= 1
+        return Embedded(np.concatenate(parts), sum(map(len, texts)))
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+
+def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> Embedder:
+    """Verify the encoder's artifact, then load it."""
+    folder = settings.graph
+    expect = ("graph", folder.parent.name)
+    digest = verify_artifact(folder, public_key, folder.name, expect=expect).digest
+    check(folder, TokenizerError, decoder=False)
+    encoder = OnnxRuntimeEncoder(folder, settings.threads)
+    tokenizer = load_tokenizer(folder)
+    record = read_object(folder / RECORD_FILE, TokenizerError)
+    return Embedder(
+        folder.parent.name,
+        digest,
+        encoder,
+        tokenizer,
+        vocabulary=record["vocabulary"],
+        queue=queue,
+    )

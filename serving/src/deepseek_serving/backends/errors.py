@@ -1,0 +1,53 @@
+"""Why a request cannot be generated, or an answer was not completed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class PromptTooLongError(ValueError):
+    """The prompt leaves no room for an answer."""
+
+    def __init__(self, tokens: int, max_len: int, *, whole: bool = True) -> None:
+        """`whole`: the prompt was read to its end."""
+        at_least = "" if whole else "at least "
+        super().__init__(
+            f"This model's context length is {max_len} tokens; the prompt is {at_least}{tokens} "
+            "tokens and leaves no room for an answer. Shorten it."
+        )
+
+
+class UnsupportedError(ValueError):
+    """This release cannot do what the parameter asks for."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class GenerationFailedError(Exception):
+    """The engine failed, or the service stopped, before the answer was complete."""
+
+
+class GenerationRefusedError(GenerationFailedError):
+    """No token may follow: what the answer must look like is more than can be enforced."""
+
+
+class GenerationFaultError(GenerationFailedError):
+    """The engine could not answer this request; it goes on with others."""
+
+
+class GenerationReturnedError(GenerationFailedError):
+    """The service stops, and had not begun with the answer: another one can give it."""
+
+
+class GenerationTimeoutError(GenerationFailedError):
+    """The answer was not complete in the time that a request may take."""
+
+
+FAILURES: Mapping[str, type[GenerationFailedError]] = {
+    "timeout": GenerationTimeoutError,
+    "refused": GenerationRefusedError,
+    "failed": GenerationFaultError,
+    "returned": GenerationReturnedError,
+}

@@ -1,0 +1,226 @@
+"""The local engine as a backend: a verified release that generates answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deepseek_serving.backends.answer import Generation
+from deepseek_serving.backends.errors import UnsupportedError
+from deepseek_serving.backends.event_bridge import EventBridge
+from deepseek_serving.backends.requests import GenerationRequest, RequestFactory
+from deepseek_serving.check.bounded import check
+from deepseek_serving.errors import ServingError, TokenizerError
+from deepseek_serving.generation.constrained import Grammars
+from deepseek_serving.generation.request import Options
+from deepseek_serving.generation.sampling import Sampling
+from deepseek_serving.generation.scheduler import Limits, Request, Scheduler
+from deepseek_serving.metrics import EngineState, Metrics
+from deepseek_serving.runtime import Engine
+from deepseek_serving.runtime.engine import open_engine
+from deepseek_serving.runtime.question import Question
+from deepseek_serving.settings import EngineSettings, ModelSettings
+from deepseek_serving.text.tokenizer import ChatTokenizer, Defaults, read_defaults
+from deepseek_serving.trust.release import Release
+
+
+class Service:
+    """A verified release, loaded and ready to generate."""
+
+    def __init__(
+        self,
+        release: Release,
+        scheduler: Scheduler,
+        tokenizer: ChatTokenizer,
+        *,
+        timeout: float | None = None,
+        has_logits: bool = True,
+    ) -> None:
+        self.release = release
+        self.scheduler = scheduler
+        self.tokenizer = tokenizer
+        self.timeout = timeout
+        self.defaults: Defaults = read_defaults(release.graph)
+        self.vocabulary = vocabulary(release)
+        # the table of a model may be larger than its tokenizer's vocabulary, or smaller
+        tokens = max(self.vocabulary, tokenizer.size)
+        self.grammars = Grammars(release.graph, tokens, self.defaults.end_tokens)
+        self.requests = RequestFactory(
+            release.model,
+            tokenizer,
+            self.grammars,
+            max_len=scheduler.max_len,
+            vocabulary=self.vocabulary,
+            has_logits=has_logits,
+        )
+        self.metrics = Metrics(EngineState(scheduler, release))
+        self._bridge: EventBridge | None = None
+        self.created = int((release.graph / "export.json").stat().st_mtime)
+
+    @property
+    def max_len(self) -> int:
+        return self.scheduler.max_len
+
+    @property
+    def healthy(self) -> bool:
+        return self.scheduler.healthy
+
+    @property
+    def failed(self) -> bool:
+        return self.scheduler.failed
+
+    @property
+    def stuck(self) -> bool:
+        return self.scheduler.stuck
+
+    def _event_bridge(self) -> EventBridge:
+        """The bridge into the loop that runs."""
+        loop = asyncio.get_running_loop()
+        if self._bridge is None or self._bridge.loop is not loop:
+            self._bridge = EventBridge(loop)
+        return self._bridge
+
+    def drain(self) -> None:
+        """Take no more requests; those that are here go on."""
+        self.scheduler.drain()
+
+    async def begin(self) -> None:
+        """Generate something, so that readiness means that the whole path works."""
+        self.grammars.start()
+        await warm_up(self)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.scheduler.stop)
+        await asyncio.to_thread(self.grammars.close)
+
+    def start(
+        self, requests: Sequence[GenerationRequest], key: str = "", *, may_return: bool = False
+    ) -> list[Generation]:
+        """Begin every request's answers, or none.
+
+        `may_return`: a service that stops gives back what it has not begun, with
+        GenerationReturnedError.
+
+        Raises UnsupportedError, QueueFullError or ClosedError.
+        """
+        count = sum(request.options.n for request in requests)
+        if count > self.scheduler.most:
+            raise UnsupportedError(
+                "n",
+                f"{count} answers are asked for; at most {self.scheduler.most} can be in work and "
+                "wait together.",
+            )
+        bridge = self._event_bridge()
+        pairs = [
+            (
+                replace(self._scheduled(request, choice, key), may_return=may_return),
+                Generation(
+                    request,
+                    number,
+                    scheduler=self.scheduler,
+                    tokenizer=self.tokenizer,
+                    metrics=self.metrics,
+                    bridge=bridge,
+                ),
+            )
+            for number, request in enumerate(requests)
+            for choice in range(request.options.n)
+        ]
+        tickets = self.scheduler.submit_all([(r, g.receive) for r, g in pairs])
+        for ticket, (_request, generation) in zip(tickets, pairs, strict=True):
+            generation.ticket = ticket
+        return [generation for _request, generation in pairs]
+
+    def _scheduled(self, request: GenerationRequest, choice: int, key: str) -> Request:
+        options, defaults = request.options, self.defaults
+        sampling = Sampling(
+            temperature=(
+                defaults.temperature if options.temperature is None else options.temperature
+            ),
+            top_p=defaults.top_p if options.top_p is None else options.top_p,
+            seed=options.seed,
+            top_k=options.top_k,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            logit_bias=options.logit_bias,
+            logprobs=options.logprobs,
+            choice=choice,
+        )
+        room = self.scheduler.max_len - len(request.prompt)
+        return Request(
+            request.prompt,
+            room if options.max_tokens is None else min(room, options.max_tokens),
+            defaults.end_tokens,
+            sampling,
+            key,
+            self.timeout,
+            request.grammar.constraint() if request.grammar else None,
+        )
+
+
+async def warm_up(service: Service) -> None:
+    """One short generation, so that readiness means that the whole path works."""
+    request = service.requests.chat([{"role": "user", "content": "Hello"}], Options(max_tokens=4))
+    (generation,) = service.start([request])
+    async for _chunks in generation.chunks():
+        pass
+    if not generation.completion_tokens:
+        raise ServingError("the warm-up generation gave no token")
+
+
+def vocabulary(release: Release) -> int:
+    """Tokens in the graph's table."""
+    record = json.loads((release.graph / "export.json").read_text(encoding="utf-8"))
+    return int(record["vocabulary"])
+
+
+def gives_logits(engine: Engine) -> bool:
+    """Whether the graph has them; those exported by earlier versions have candidates only."""
+    engine.prefill(0, [0], 0)
+    try:
+        engine.logits()
+    except ServingError:
+        return False
+    finally:
+        engine.reset()
+    return True
+
+
+def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Service:
+    """Load a verified release and start its scheduler."""
+    # within bounds first: what does not come back from there must not end this process
+    check(release.graph, TokenizerError)
+    tokenizer = ChatTokenizer(release.graph)
+    engine = open_engine(
+        release,
+        store=model.store,
+        public_key=model.public_key,
+        key=settings.key,
+        provider=settings.provider,
+        threads=settings.threads,
+        slots=settings.slots,
+        max_len=settings.max_len,
+    )
+    limits = Limits(
+        queue=settings.queue,
+        queue_per_key=settings.queue_per_key,
+        prefill_chunk=settings.prefill_chunk,
+        step_tokens=settings.step_tokens,
+        idle_seconds=settings.idle_seconds,
+        stuck_seconds=settings.stuck_seconds,
+    )
+    has_logits = gives_logits(engine)
+    scheduler = Scheduler(engine, limits, question=Question.learn(engine, vocabulary(release)))
+    service = Service(
+        release,
+        scheduler,
+        tokenizer,
+        timeout=settings.request_timeout,
+        has_logits=has_logits,
+    )
+    scheduler.start()
+    return service

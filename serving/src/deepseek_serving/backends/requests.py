@@ -1,0 +1,223 @@
+"""From what a client asks to what is generated: tokens, limits, and the form of the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
+from deepseek_serving.generation.constrained import Grammar, Grammars
+from deepseek_serving.generation.grammar_cost import SchemaError
+from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
+from deepseek_serving.generation.request import Options, Tools
+from deepseek_serving.generation.sampling import Sampling
+from deepseek_serving.text.slices import TooManyTokensError
+from deepseek_serving.text.template import TemplateError
+from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt, and how it is to be answered; `thinking` is None for models that do not think."""
+
+    prompt: Sequence[int]
+    options: Options
+    thinking: bool | None = None
+    tools: ToolFormat | None = None
+    # what the answer must look like, from its beginning or after that token, as text and compiled
+    wanted: str | None = None
+    after: int | None = None
+    grammar: Grammar | None = None
+
+    @property
+    def reserved(self) -> int:
+        """Tokens that it may cost, as far as the request says."""
+        return len(self.prompt) + self.options.n * (self.options.max_tokens or 0)
+
+
+class RequestFactory:
+    """Makes the requests for one model, and refuses what it cannot answer."""
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: ChatTokenizer,
+        grammars: Grammars,
+        *,
+        max_len: int,
+        vocabulary: int,
+        has_logits: bool,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._grammars = grammars
+        self._max_len = max_len
+        self._vocabulary = vocabulary
+        self._has_logits = has_logits
+        self._tool_format = (
+            tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
+        )
+        # one token where the model was trained to think
+        self._end_think = tokenizer.token(END_THINK)
+        self._thinks = self._end_think is not None or any(
+            mark in tokenizer.template_source for mark in (THINK, END_THINK)
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: Options,
+        *,
+        tools: Tools | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> GenerationRequest:
+        """Raises TemplateError, PromptTooLongError, UnsupportedError or SchemaError."""
+        if tools is not None and self._tool_format is None:
+            raise UnsupportedError(
+                "tools",
+                f"The chat template of {self._model!r} has no tools; ask without them, or "
+                "publish the model with a template that has them.",
+            )
+        text = self._tokenizer.text(
+            self._as_rendered(messages), tools.rendered() if tools is not None else None
+        )
+        thinking = text.rstrip().endswith(THINK) if self._thinks else None
+        return self._checked(
+            GenerationRequest(
+                self._encode(text, whole=False),
+                options,
+                thinking=thinking,
+                tools=self._tool_format if tools is not None else None,
+                wanted=self._wanted(tools, schema),
+                after=self._after(tools, schema) if thinking else None,
+            )
+        )
+
+    async def with_grammar(self, request: GenerationRequest, key: str = "") -> GenerationRequest:
+        """The request with its grammar compiled, if it has one. Cancelling it ends the compiler.
+
+        Raises SchemaError, TrialsBusyError or TrialsEndedError.
+        """
+        if request.wanted is None:
+            return request
+        try:
+            grammar = await self._grammars.compile(request.wanted, request.after, key)
+            return replace(request, grammar=grammar)
+        except SchemaError as error:
+            if request.tools is not None:
+                error.parameter = "tools"
+            raise
+
+    def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        """A prompt as tokens. Raises TextError or PromptTooLongError."""
+        self._check_length(0 if isinstance(prompt, str) else len(prompt))
+        tokens = self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
+        if not tokens:
+            raise TextError("the prompt is empty; this model needs at least one token to go on")
+        return tokens
+
+    def _encode(self, text: str, *, whole: bool) -> list[int]:
+        """Raises TextError, or PromptTooLongError before more than fits has been read."""
+        try:
+            return self._tokenizer.encode(text, whole=whole, most=self._max_len)
+        except TooManyTokensError as error:
+            raise PromptTooLongError(error.least, self._max_len, whole=False) from error
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self._max_len:
+            raise PromptTooLongError(tokens, self._max_len)
+
+    def completion(self, prompt: Sequence[int], options: Options) -> GenerationRequest:
+        """Raises PromptTooLongError, TextError or UnsupportedError."""
+        return self._checked(GenerationRequest(prompt, options))
+
+    def _check_tokens(self, prompt: Sequence[int]) -> None:
+        """Where all prompts pass: a tokenizer may have more tokens than the graph's table."""
+        self._check_length(len(prompt))
+        highest, lowest = max(prompt, default=0), min(prompt, default=0)
+        beyond = highest if highest >= self._vocabulary else lowest
+        if not 0 <= beyond < self._vocabulary:
+            named = self._tokenizer.named(beyond)
+            raise TextError(
+                f"the vocabulary has the tokens 0 to {self._vocabulary - 1}; {beyond} is none"
+                + (f"; it stands for {named!r}, which the model has not learned" if named else "")
+            )
+
+    def _checked(self, request: GenerationRequest) -> GenerationRequest:
+        self._check_tokens(request.prompt)
+        options = request.options
+        reads = Sampling(
+            logprobs=options.logprobs,
+            logit_bias=options.logit_bias,
+            repetition_penalty=options.repetition_penalty,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+        ).reads_logits
+        if not self._has_logits and (reads or request.wanted):
+            raise UnsupportedError(
+                "logit_bias",
+                "The graph of this release gives no logits, which penalties, logit_bias, "
+                "log probabilities and JSON output need; publish the release again.",
+            )
+        beyond = [token for token in options.logit_bias if token >= self._vocabulary]
+        if beyond:
+            raise UnsupportedError(
+                "logit_bias",
+                f"The vocabulary has the tokens 0 to {self._vocabulary - 1}; {beyond[0]} is none.",
+            )
+        return request
+
+    def _as_rendered(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Messages as the template wants them: clients send calls' arguments as text."""
+        form = self._tool_format
+        if form is None or not form.arguments_as_object:
+            return list(messages)
+        return [_with_objects(message) for message in messages]
+
+    def _after(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> int | None:
+        """Thoughts are free: the grammar holds from their end on."""
+        if self._end_think is None and (schema is not None or (tools and tools.force)):
+            raise UnsupportedError(
+                "response_format" if schema is not None else "tool_choice",
+                "This model's thoughts do not end in a token of their own, so what follows "
+                "them cannot be enforced.",
+            )
+        return self._end_think
+
+    def _wanted(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> str | None:
+        if tools is not None and tools.force:
+            return self._forced_call(tools)
+        return None if schema is None else self._grammars.json(schema)
+
+    def _forced_call(self, tools: Tools) -> str:
+        form = self._tool_format
+        if form is None or form.arguments is None:
+            raise UnsupportedError(
+                "tool_choice", "The calls of this model's chat template cannot be enforced."
+            )
+        schemas = [form.schema(f) for f in tools.functions if f["name"] in tools.force]
+        begin, end = (f"{form.begin}\n", f"\n{form.end}") if form.end else ("", "")
+        try:
+            return self._grammars.one_of(begin, schemas, end)
+        except SchemaError as error:
+            error.parameter = "tools"
+            raise
+
+
+def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    read = []
+    for call in calls:
+        function = call["function"]
+        try:
+            arguments = json.loads(function["arguments"] or "{}")
+        except (ValueError, RecursionError) as error:
+            raise TemplateError(
+                f"the arguments of the call of {function['name']!r} are not JSON: {error}"
+            ) from error
+        read.append({**call, "function": {**function, "arguments": arguments}})
+    return {**message, "tool_calls": read}

@@ -1,0 +1,1 @@
+"""Continuous batching, sampling and constrained decoding; plain values in, events out."""

@@ -1,0 +1,248 @@
+"""Answers that must be JSON: llguidance says which tokens may come next.
+
+llguidance interprets its grammars and compiles nothing to machine code, so it works where the
+sandbox forbids memory that is both writable and executable.
+
+Nothing of it runs in the scheduler's thread or in the event loop. A grammar is judged by its text
+(`grammar_cost`), tried in a process that can be killed (`grammar_queue`), and compiled in a few
+threads of the service. In others the masks are computed, while the engine is in its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher
+
+from deepseek_serving.errors import TokenizerError, library_error
+from deepseek_serving.generation.grammar_cost import SchemaError, check_cost
+from deepseek_serving.generation.grammar_queue import Outcome, Trials
+from deepseek_serving.generation.grammar_trial import compiled, complaint, open_tokenizer
+from deepseek_serving.generation.sampling import SamplingError
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+# some white space, as people write JSON, but no endless run of it
+JSON_STYLE: JsonCompileOptions = {"whitespace_pattern": r"[ \n]{0,4}"}
+# that compute masks: they run beside the engine's own
+THREADS = 2
+# processor seconds that an answer's masks may take: at once, and for each token
+MASK_SECONDS, MASK_SECONDS_PER_TOKEN = 1.0, 0.005
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Grammar:
+    """What an answer must look like; each answer follows a copy of its own."""
+
+    def __init__(self, template: LLMatcher, after: int | None, threads: ThreadPoolExecutor) -> None:
+        self._template = template
+        self._after = after
+        self._threads = threads
+
+    def constraint(self) -> MatcherConstraint:
+        return MatcherConstraint(self._template, self._after, self._threads)
+
+
+class MatcherConstraint:
+    """One answer's way through a grammar, from its beginning or after the token `after`.
+
+    One thread calls it; what takes time is done in others.
+    """
+
+    def __init__(self, template: LLMatcher, after: int | None, threads: ThreadPoolExecutor) -> None:
+        self._template = template
+        self._after = after
+        self._threads = threads
+        self._matcher: LLMatcher | None = None
+        self._mask: Future[Mask | None] | None = None
+        # tokens that the matcher has not been told of
+        self._said: list[int] = []
+        self._spent, self._steps = 0.0, 0
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Have the next mask computed; `wake` is called, from another thread, when it is there."""
+        if self._after is None and self._mask is None:
+            self._mask = self._threads.submit(self._compute)
+            self._mask.add_done_callback(lambda _mask: wake())
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the next mask is there, at the latest after so long."""
+        if self._after is not None:
+            return True
+        if self._mask is None:
+            return False
+        if seconds > 0 and not self._mask.done():
+            arrived = threading.Event()
+            self._mask.add_done_callback(lambda _mask: arrived.set())
+            arrived.wait(seconds)
+        return self._mask.done()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing may follow, as far as is known by now."""
+        mask = self._mask
+        if mask is None or not mask.done() or mask.exception() is not None:
+            return False
+        return mask.result() is None
+
+    def allowed(self) -> Mask | None:
+        """Which tokens may come next; only when the mask is there.
+
+        Raises SamplingError when the grammar asks for more work than a step may take.
+        """
+        if self._after is not None:
+            return None
+        assert self._mask is not None
+        allowed = self._mask.result(timeout=0)
+        if allowed is None:
+            raise SamplingError("the grammar: nothing may follow")
+        return allowed
+
+    def accept(self, token: int) -> None:
+        if self._after is None:
+            self._said.append(token)
+            self._mask = None
+        elif token == self._after:
+            self._after = None
+
+    def _compute(self) -> Mask | None:
+        """None where nothing may follow."""
+        began = time.thread_time()
+        try:
+            return self._next_mask()
+        except SamplingError:
+            raise
+        except BaseException as error:
+            raise library_error("llguidance", error) from error
+        finally:
+            self._spent += time.thread_time() - began
+            self._steps += 1
+
+    def _next_mask(self) -> Mask | None:
+        if self._spent > MASK_SECONDS + self._steps * MASK_SECONDS_PER_TOKEN:
+            raise SamplingError("the grammar: its masks take longer than an answer may take")
+        if self._matcher is None:
+            self._matcher = self._template.deep_copy()
+        matcher = self._matcher
+        for token in self._said:
+            matcher.consume_token(token)
+        self._said = []
+        if matcher.is_stopped() and not matcher.is_error():
+            return None
+        bits = matcher.compute_bitmask()
+        if matcher.is_error():
+            raise SamplingError(f"the grammar: {matcher.stop_reason()}")
+        mask = np.frombuffer(bits, dtype=np.uint8)
+        return np.unpackbits(mask, bitorder="little").astype(np.bool_)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
+def _grammar(make: Callable[[], str]) -> str:
+    try:
+        return make()
+    except BaseException as error:
+        raise SchemaError(str(library_error("llguidance", error))) from error
+
+
+class Grammars:
+    """Makes grammars over one tokenizer's vocabulary."""
+
+    def __init__(self, folder: Path, vocabulary: int, end_tokens: Collection[int]) -> None:
+        path = folder / "tokenizer.json"
+        try:
+            self._tokenizer = open_tokenizer(path, vocabulary, sorted(end_tokens))
+        except BaseException as error:
+            raise TokenizerError(
+                f"{path}: llguidance cannot read it, so that no answer could be held to a "
+                f"grammar: {library_error('llguidance', error)}"
+            ) from error
+        self._trials = Trials(path, vocabulary, end_tokens)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mask")
+        # so that what is quick does not wait for what is slow
+        self._quick = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._slow = ThreadPoolExecutor(1, thread_name_prefix="slow-grammar")
+
+    def start(self) -> None:
+        """Get ready for the first grammar."""
+        self._trials.start()
+
+    def close(self) -> None:
+        self._trials.close()
+        for threads in (self._quick, self._slow, self._threads):
+            threads.shutdown(cancel_futures=True)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The token's part of the text; it may be less than a character."""
+        try:
+            return bytes(self._tokenizer.decode_bytes([token]))
+        except BaseException as error:
+            raise library_error("llguidance", error) from error
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """The grammar of text that the schema accepts. Raises SchemaError."""
+        check_cost(schema)
+        return _grammar(
+            lambda: LLMatcher.grammar_from_json_schema(_text(schema), overrides=JSON_STYLE)
+        )
+
+    def one_of(self, before: str, schemas: Sequence[Mapping[str, Any]], behind: str) -> str:
+        """The grammar of text that one of the schemas accepts, between two fixed texts.
+
+        Raises SchemaError.
+        """
+        check_cost(list(schemas))
+        schema = {"anyOf": list(schemas), "x-guidance": JSON_STYLE}
+        parts = [_text(before)] if before else []
+        parts += ["call"] + ([_text(behind)] if behind else [])
+        return _grammar(
+            lambda: LLMatcher.grammar_from_lark(
+                f"start: {' '.join(parts)}\ncall: %json {_text(schema)}"
+            )
+        )
+
+    async def compile(self, grammar: str, after: int | None, key: str) -> Grammar:
+        """For one request: copies of what is compiled share the states that llguidance finds on
+        the way, and their limit, so that it is not kept for the next one.
+
+        Raises SchemaError, TrialsBusyError or TrialsEndedError. A caller that is cancelled ends
+        the trial.
+        """
+        outcome = await self._try(grammar, key)
+        if outcome.wrong is not None:
+            raise SchemaError(outcome.wrong)
+        loop = asyncio.get_running_loop()
+        thread = self._slow if outcome.slow else self._quick
+        template = await loop.run_in_executor(thread, self._compiled, grammar)
+        return Grammar(template, after, self._threads)
+
+    async def _try(self, grammar: str, key: str) -> Outcome:
+        trial = self._trials.submit(grammar, key)
+        try:
+            return await asyncio.wrap_future(trial.result)
+        finally:
+            if not trial.result.done() or trial.result.cancelled():
+                self._trials.cancel(trial)
+
+    def _compiled(self, grammar: str) -> LLMatcher:
+        try:
+            matcher = compiled(self._tokenizer, grammar)
+            wrong = complaint(matcher)
+        except BaseException as error:
+            raise SchemaError(str(library_error("llguidance", error))) from error
+        if wrong is not None:
+            raise SchemaError(wrong)
+        return matcher

@@ -1,0 +1,244 @@
+"""Answers of an engine of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.types import ASGIApp
+
+from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
+from deepseek_serving.backends.local import Service
+from deepseek_serving.backends.requests import GenerationRequest
+from deepseek_serving.generation.grammar_cost import SchemaError
+from deepseek_serving.generation.grammar_queue import TrialsBusyError, TrialsEndedError
+from deepseek_serving.generation.request import Chat, Completion, Text
+from deepseek_serving.generation.scheduler import ClosedError, QueueFullError
+from deepseek_serving.http.admission import Endpoint, Endpoints
+from deepseek_serving.http.auth import Caller
+from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
+from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.offload import SMALL, OffLoop
+from deepseek_serving.http.openapi import REPLIES
+from deepseek_serving.http.protocol import ChatRequest, CompletionRequest
+from deepseek_serving.http.streaming import (
+    Answers,
+    ChatShape,
+    TextShape,
+    disconnected,
+    left,
+    not_taken,
+    stream,
+    unavailable,
+    whole,
+)
+from deepseek_serving.http.validation import ReadChat, ReadCompletion
+from deepseek_serving.policy.keys import KeyRing
+from deepseek_serving.text.template import TemplateError
+from deepseek_serving.text.tokenizer import TextError
+
+# a message takes a template as long as so many characters take a tokenizer
+MESSAGE_WORK = 32
+
+
+def _refusal(error: Exception, param: str) -> ApiError:
+    """What a job that cannot be begun is in OpenAI's terms."""
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, str(error), param=param, code="context_length_exceeded")
+    if isinstance(error, SchemaError):
+        message = f"The JSON schema cannot be enforced: {error}"
+        return ApiError(400, message, param=error.parameter, code="invalid_json_schema")
+    if isinstance(error, UnsupportedError):
+        return ApiError(400, str(error), param=error.parameter, code="unsupported_value")
+    return ApiError(400, str(error), param=param, code="invalid_value")
+
+
+REFUSED = (PromptTooLongError, SchemaError, UnsupportedError, TemplateError, TextError)
+
+
+def _start(
+    service: Service, jobs: Sequence[GenerationRequest], who: Caller, *, streamed: bool
+) -> Answers:
+    """Begin the answers, or say in OpenAI's terms why not."""
+    reserved = sum(job.reserved for job in jobs)
+    who.take("tokens", reserved)
+    begun = False
+    try:
+        # a stream is answered with its head at once, and cannot be given back then
+        generations = service.start(jobs, who.line, may_return=not streamed)
+        begun = True
+    except UnsupportedError as error:
+        raise _refusal(error, "n") from error
+    except QueueFullError as error:
+        raise queue_full(error) from error
+    except ClosedError as error:
+        raise (unavailable() if service.failed else not_taken()) from error
+    finally:
+        if not begun:
+            who.settle(reserved, 0)
+    return Answers(service, generations, who, reserved)
+
+
+def _work(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How much there is to read, about in characters."""
+    return sum(
+        MESSAGE_WORK
+        + len(message["content"] or "")
+        + sum(len(call["function"]["arguments"]) for call in message.get("tool_calls", ()))
+        for message in messages
+    )
+
+
+async def _chat_job(
+    service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
+) -> GenerationRequest | None:
+    """What is to be answered; None if the client has left meanwhile."""
+    tools, schema = body.called_tools, body.json_schema
+
+    def make() -> GenerationRequest:
+        return service.requests.chat(body.messages, body.options(), tools=tools, schema=schema)
+
+    try:
+        # a schema is looked through, which may take milliseconds
+        has_grammar = schema is not None or (tools is not None and tools.force)
+        if has_grammar or tools is not None or _work(body.messages) > SMALL:
+            job = await off_loop.run(make, who.line)
+        else:
+            job = make()
+        return await _compiled(service, job, request, who) if has_grammar else job
+    except REFUSED as error:
+        raise _refusal(error, "messages") from error
+    except QueueFullError as error:
+        raise queue_full(error) from error
+    except TrialsBusyError as error:
+        raise ApiError(
+            429,
+            "Too many schemas are being compiled, or this key's have taken too long; try again "
+            "later, or ask for a simpler schema.",
+            kind="rate_limit_error",
+            code="schema_queue_full",
+            headers={"retry-after": "10"},
+        ) from error
+    except TrialsEndedError as error:
+        raise ApiError(
+            503,
+            "The schema could not be compiled; try again.",
+            kind="server_error",
+            headers={"retry-after": "1"},
+        ) from error
+
+
+async def _compiled(
+    service: Service, job: GenerationRequest, request: Request, who: Caller
+) -> GenerationRequest | None:
+    """The job with its grammar, unless the client leaves before it is compiled."""
+    compiling = asyncio.ensure_future(service.requests.with_grammar(job, who.line))
+    leaving = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait((compiling, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return compiling.result() if compiling.done() else None
+    finally:
+        compiling.cancel()
+        leaving.cancel()
+
+
+async def _completion_jobs(
+    service: Service, off_loop: OffLoop, body: Completion, line: str
+) -> list[GenerationRequest]:
+    options = body.options()
+
+    def make() -> list[GenerationRequest]:
+        factory = service.requests
+        return [factory.completion(factory.tokens(prompt), options) for prompt in body.prompts]
+
+    try:
+        if sum(map(len, body.prompts)) > SMALL:
+            return await off_loop.run(make, line)
+        return make()
+    except REFUSED as error:
+        raise _refusal(error, "prompt") from error
+    except QueueFullError as error:
+        raise queue_full(error) from error
+
+
+async def _echoes(service: Service, off_loop: OffLoop, body: Completion, line: str) -> list[str]:
+    """What comes before each answer."""
+    if not body.echo:
+        return [""] * len(body.prompts) * body.options().n
+
+    def decode(prompt: Text) -> str:
+        return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
+
+    def make() -> list[str]:
+        texts = [decode(prompt) for prompt in body.prompts]
+        return [text for text in texts for _choice in range(body.options().n)]
+
+    if sum(map(len, body.prompts)) <= SMALL:
+        return make()
+    try:
+        return await off_loop.run(make, line)
+    except QueueFullError as error:
+        raise queue_full(error) from error
+
+
+async def _chat(
+    service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
+) -> Response:
+    check_model(service, body.model)
+    job = await _chat_job(service, off_loop, body, request, who)
+    if job is None:
+        return left()
+    answers = _start(service, [job], who, streamed=body.stream)
+    shape = ChatShape(service, logprobs=body.logprobs)
+    if body.stream:
+        return stream(answers, shape, include_usage=body.include_usage)
+    return await whole(answers, shape, request)
+
+
+async def _complete(
+    service: Service, off_loop: OffLoop, body: Completion, request: Request, who: Caller
+) -> Response:
+    check_model(service, body.model)
+    jobs = await _completion_jobs(service, off_loop, body, who.line)
+    echoes = await _echoes(service, off_loop, body, who.line)
+    answers = _start(service, jobs, who, streamed=body.stream)
+    shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
+    if body.stream:
+        return stream(answers, shape, include_usage=body.include_usage)
+    return await whole(answers, shape, request)
+
+
+def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints:
+    async def chat(body: Chat, request: Request, who: Caller) -> Response:
+        return await _chat(service, off_loop, body, request, who)
+
+    async def complete(body: Completion, request: Request, who: Caller) -> Response:
+        return await _complete(service, off_loop, body, request, who)
+
+    @app.post("/v1/chat/completions", responses=REPLIES, tags=["chat"])
+    async def chat_completions(body: ChatRequest, request: Request, who: CallerDep) -> Response:
+        """Answer a conversation."""
+        return await chat(body.asked(), request, who)
+
+    @app.post("/v1/completions", responses=REPLIES, tags=["completions"])
+    async def completions(body: CompletionRequest, request: Request, who: CallerDep) -> Response:
+        """Go on with a text."""
+        return await complete(body.asked(), request, who)
+
+    return {
+        "/v1/chat/completions": Endpoint(ReadChat(), chat),
+        "/v1/completions": Endpoint(ReadCompletion(), complete),
+    }
+
+
+def create_app(
+    service: Service, keys: KeyRing | None = None, embedder: Embedder | None = None
+) -> ASGIApp:
+    """The application around an engine of our own."""
+    return assemble(
+        service, lambda app, off_loop: _add_answers(app, service, off_loop), keys, embedder
+    )

@@ -1,0 +1,173 @@
+"""What every service has, whatever generates behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp
+
+from deepseek_serving.backends.base import Backend
+from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.generation.scheduler import QueueFullError
+from deepseek_serving.http.admission import Admission, Endpoints
+from deepseek_serving.http.auth import Access, Caller, caller
+from deepseek_serving.http.embeddings import add_embeddings
+from deepseek_serving.http.errors import ApiError, install
+from deepseek_serving.http.headers import OnceOnly
+from deepseek_serving.http.middleware import RequestContextMiddleware
+from deepseek_serving.http.offload import OffLoop
+from deepseek_serving.http.openapi import ERRORS, publish
+from deepseek_serving.http.validation_pool import ValidationPool
+from deepseek_serving.metrics import KeyState
+from deepseek_serving.policy.keys import KeyRing
+
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+)
+
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def check_model(backend: Backend, name: str) -> None:
+    if name != backend.release.model:
+        raise ApiError(
+            404,
+            f"The model {name!r} does not exist here; this service has {backend.release.model!r}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def queue_full(error: QueueFullError) -> ApiError:
+    """What is said to a client for whose request the queue has no room."""
+    of_key = " of this key" if error.of_key else ""
+    return ApiError(
+        429,
+        f"Too many requests{of_key} are waiting; try again later.",
+        kind="rate_limit_error",
+        code="queue_full",
+        headers={"retry-after": "1"},
+    )
+
+
+def add_probes(app: FastAPI, backend: Backend) -> None:
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["operation"], responses={503: {"description": "Not ready"}})
+    async def readyz() -> Response:
+        """Requests are accepted."""
+        if backend.healthy:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready"}, 503)
+
+    @app.get("/metrics", tags=["operation"])
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(
+            generate_latest(backend.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST}
+        )
+
+
+def _cards(backend: Backend, embedder: Embedder | None) -> dict[str, dict[str, Any]]:
+    release = backend.release
+    card: dict[str, Any] = {
+        "id": release.model,
+        "object": "model",
+        "created": backend.created,
+        "owned_by": "onprem.deepseek",
+        "release_version": release.version,
+        "release_digest": release.digest,
+    }
+    if backend.max_len is not None:
+        card["max_model_len"] = backend.max_len
+    cards = {release.model: card}
+    if embedder is not None:
+        cards[embedder.name] = {
+            "id": embedder.name,
+            "object": "model",
+            "created": backend.created,
+            "owned_by": "onprem.deepseek",
+            "release_digest": embedder.digest,
+            "max_model_len": embedder.max_len,
+        }
+    return cards
+
+
+def add_models(app: FastAPI, backend: Backend, embedder: Embedder | None) -> None:
+    @app.get("/v1/models", responses=ERRORS, tags=["models"])
+    async def models(who: CallerDep) -> dict[str, Any]:
+        """What this service has."""
+        return {"object": "list", "data": list(_cards(backend, embedder).values())}
+
+    @app.get("/v1/models/{name}", responses=ERRORS, tags=["models"])
+    async def model(name: str, who: CallerDep) -> dict[str, Any]:
+        """One model."""
+        cards = _cards(backend, embedder)
+        if name not in cards:
+            check_model(backend, name)
+        return cards[name]
+
+
+def assemble(
+    backend: Backend,
+    add_answers: Callable[[FastAPI, OffLoop], Endpoints],
+    keys: KeyRing | None,
+    embedder: Embedder | None,
+) -> ASGIApp:
+    """The application; it ends what it serves when it shuts down."""
+
+    pool, off_loop = ValidationPool(), OffLoop()
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        # what is loaded stays: looking through it for garbage would stop requests for milliseconds
+        # in a thread, so that what streams and threads need is imported before the first request
+        await run_in_threadpool(gc.collect)
+        gc.freeze()
+        pool.begin()
+        yield
+        await pool.close()
+        off_loop.close()
+        await backend.close()
+        if embedder is not None:
+            await asyncio.to_thread(embedder.close)
+
+    # without the documentation pages that it can make: they load their scripts from elsewhere; and
+    # without redirects: they would go to what the client calls this host
+    app = FastAPI(
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    install(app)
+    add_probes(app, backend)
+    add_models(app, backend, embedder)
+    endpoints = dict(add_answers(app, off_loop))
+    if keys is not None:
+        backend.metrics.registry.register(KeyState(keys))
+    if embedder is not None:
+        endpoints |= add_embeddings(app, embedder, off_loop)
+    publish(app, has_keys=keys is not None)
+    return RequestContextMiddleware(
+        OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend, ROUTES
+    )

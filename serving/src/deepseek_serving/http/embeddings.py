@@ -1,0 +1,117 @@
+"""The route that makes vectors of texts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import Response
+
+from deepseek_serving.backends.embedding import BusyError, Embedder, TooLongError
+from deepseek_serving.generation.request import Embedding
+from deepseek_serving.generation.scheduler import QueueFullError
+from deepseek_serving.http.admission import Endpoint, Endpoints
+from deepseek_serving.http.auth import Caller, caller
+from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.offload import SMALL, OffLoop
+from deepseek_serving.http.openapi import EMBEDDINGS
+from deepseek_serving.http.protocol import EmbeddingRequest
+from deepseek_serving.http.validation import ReadEmbedding
+
+
+def _encoded(vector: npt.NDArray[np.float32], form: str | None) -> str | list[float]:
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    return [float(value) for value in vector]
+
+
+def _check(embedder: Embedder, body: Embedding) -> None:
+    if body.model != embedder.name:
+        raise ApiError(
+            404,
+            f"The model {body.model!r} makes no embeddings here; {embedder.name!r} does.",
+            param="model",
+            code="model_not_found",
+        )
+    if body.dimensions not in (None, embedder.size):
+        raise ApiError(
+            400,
+            f"dimensions: this model's embeddings have {embedder.size}, and no fewer.",
+            param="dimensions",
+            code="invalid_value",
+        )
+
+
+async def _tokens(
+    embedder: Embedder, off_loop: OffLoop, body: Embedding, line: str
+) -> list[Sequence[int]]:
+    def make() -> list[Sequence[int]]:
+        return [embedder.tokens(text) for text in body.texts]
+
+    try:
+        return await off_loop.run(make, line) if sum(map(len, body.texts)) > SMALL else make()
+    except TooLongError as error:
+        raise ApiError(400, str(error), param="input", code="context_length_exceeded") from error
+    except ValueError as error:
+        raise ApiError(400, str(error), param="input", code="invalid_value") from error
+    except QueueFullError as error:
+        raise _full() from error
+
+
+def _full() -> ApiError:
+    return ApiError(
+        429,
+        "Too many requests are waiting; try again later.",
+        kind="rate_limit_error",
+        code="queue_full",
+        headers={"retry-after": "1"},
+    )
+
+
+async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Caller) -> Response:
+    _check(embedder, body)
+    texts = await _tokens(embedder, off_loop, body, who.line)
+    who.take("tokens", sum(map(len, texts)))
+    try:
+        made = await embedder.embed(texts)
+    except BusyError as error:
+        who.settle(sum(map(len, texts)), 0)
+        raise _full() from error
+    usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
+    tail = {"model": embedder.name, "usage": usage}
+    entries = ",".join([entry async for entry in _entries(made.vectors, body.encoding_format)])
+    return Response(
+        f'{{"object":"list","data":[{entries}],{json.dumps(tail)[1:]}',
+        media_type="application/json",
+    )
+
+
+async def _entries(
+    vectors: Iterable[npt.NDArray[np.float32]], form: str | None
+) -> AsyncIterator[str]:
+    """Each as JSON; thousands of them take seconds, in which the others go on."""
+    for index, vector in enumerate(vectors):
+        yield json.dumps(
+            {"object": "embedding", "index": index, "embedding": _encoded(vector, form)}
+        )
+        await asyncio.sleep(0)
+
+
+def add_embeddings(app: FastAPI, embedder: Embedder, off_loop: OffLoop) -> Endpoints:
+    async def embed(body: Embedding, _request: Request, who: Caller) -> Response:
+        return await _embed(embedder, off_loop, body, who)
+
+    @app.post("/v1/embeddings", responses=EMBEDDINGS, tags=["embeddings"])
+    async def embeddings(
+        body: EmbeddingRequest, request: Request, who: Annotated[Caller, Depends(caller)]
+    ) -> Response:
+        """Vectors of texts."""
+        return await embed(body.asked(), request, who)
+
+    return {"/v1/embeddings": Endpoint(ReadEmbedding(), embed)}

@@ -1,0 +1,61 @@
+"""Headers that decide who asks and what a request is: each is there once at most.
+
+Programs on the way read a repeated header in different ways (the first, the last, all of them).
+What one of them has checked must be what the next one uses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deepseek_serving.http.errors import ApiError
+
+# What the gateway says of a client; it takes away what the client itself sent by this name.
+CLIENT = "x-deepseek-client"
+CLIENT_LENGTH = 128
+ONCE = frozenset(
+    name.encode("ascii")
+    for name in (
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "forwarded",
+        "host",
+        "proxy-authorization",
+        "transfer-encoding",
+        "x-api-key",
+        CLIENT,
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-request-id",
+    )
+)
+
+
+def repeated(scope: Scope) -> list[str]:
+    """Names of the headers in ONCE that a request has more than once, in alphabetical order."""
+    counts = Counter(name.lower() for name, _value in scope["headers"])
+    return sorted(name.decode("ascii") for name in ONCE if counts[name] > 1)
+
+
+class OnceOnly:
+    """Refuses requests that send one of ONCE more than once, before anything reads it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (names := repeated(scope)):
+            error = ApiError(
+                400,
+                f"The header {names[0]!r} is there more than once. Send it once.",
+                code="duplicate_header",
+            )
+            await error.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)

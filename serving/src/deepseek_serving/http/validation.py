@@ -1,0 +1,219 @@
+"""What a body asks for, or why it is refused: small bodies here, large ones in other processes.
+
+Little may be imported: every process that judges loads this module. The same code judges both, so
+there is one answer to every body.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from deepseek_serving.generation.request import Chat, Completion, Embedding
+from deepseek_serving.http.json_bounds import (
+    MOST_CONTAINERS,
+    MOST_QUOTES,
+    MOST_VALUES,
+    Shape,
+    depth,
+    shape,
+)
+from deepseek_serving.http.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
+from deepseek_serving.text.known_tokens import KnownTokens
+
+MOST_DEPTH = 128
+# The values of a completion and of an embedding may be the numbers of tokens, which are handed over
+# as arrays.
+MOST_NUMBERS = 2**20
+MOST_ARGUMENTS = 64
+# About what tokenizers make of most texts; what a request really took is settled afterwards.
+BYTES_PER_TOKEN = 4
+
+
+class RefusedError(Exception):
+    """A body is not what it should be, in OpenAI's terms."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        # all of them, so that it can be pickled
+        super().__init__(message, param, code)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+def _too_complex(what: str) -> RefusedError:
+    return RefusedError(f"The request body has more than {what}.", code="request_too_complex")
+
+
+def from_validation(errors: Sequence[Any]) -> RefusedError:
+    """The first of pydantic's complaints, as OpenAI would put it."""
+    first = errors[0]
+    path = [str(part) for part in first["loc"] if part != "body"]
+    param = ".".join(path) or None
+    if first["type"] == "extra_forbidden":
+        return _unknown(param or "")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return RefusedError(f"{param or 'The request body'}: {message}", param, "invalid_value")
+
+
+def _unknown(param: str) -> RefusedError:
+    return RefusedError(
+        f"Unrecognized request argument supplied: {param}", param, "unknown_parameter"
+    )
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# NaN and Infinity are no JSON, though Python reads them, and whom we forward them to may not
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
+def _parsed(data: bytes, most_values: int) -> object:
+    """What JSON says, within the bounds. Raises RefusedError."""
+    found = shape(data, Shape(MOST_CONTAINERS, most_values))
+    if found is None:
+        raise _too_complex(f"{MOST_QUOTES // 2} strings")
+    if found.containers > MOST_CONTAINERS:
+        raise _too_complex(f"{MOST_CONTAINERS} arrays and objects")
+    if found.values > most_values:
+        raise _too_complex(f"{most_values} values")
+    try:
+        value: object = _decode(data.decode("utf-8-sig"))
+        if b"\\u" in data:
+            # half a surrogate pair, which JSON may carry and UTF-8 may not
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            "The request body is not Unicode: it has half a surrogate pair.", code="invalid_value"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("The request body is not valid JSON.", code="invalid_json") from error
+    if found.containers > MOST_DEPTH and depth(value, MOST_DEPTH) > MOST_DEPTH:
+        raise _too_complex(f"{MOST_DEPTH} arrays and objects inside each other")
+    return value
+
+
+def _validated(schema: type[BaseModel], value: object) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_ARGUMENTS:
+        # an error for each of them would be made
+        raise _unknown(next(str(name) for name in value if name not in schema.model_fields))
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise from_validation(found) from error
+    except RecursionError as error:
+        raise RefusedError("The request body is not valid JSON.", code="invalid_json") from error
+
+
+class Reading(Protocol):
+    """How a body is read; it can be sent to another process, as can what it makes of bodies."""
+
+    def read(self, data: bytes) -> Any:
+        """What is asked. Raises RefusedError."""
+
+
+@dataclass(frozen=True)
+class ReadChat:
+    def read(self, data: bytes) -> Chat:
+        asked: Chat = _validated(ChatRequest, _parsed(data, MOST_VALUES)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class ReadCompletion:
+    def read(self, data: bytes) -> Completion:
+        asked: Completion = _validated(CompletionRequest, _parsed(data, MOST_NUMBERS)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class ReadEmbedding:
+    def read(self, data: bytes) -> Embedding:
+        asked: Embedding = _validated(EmbeddingRequest, _parsed(data, MOST_NUMBERS)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class UpstreamRequest:
+    """A request as the upstream gets it, and what it may cost."""
+
+    path: str
+    # as the client names it
+    model: str
+    body: bytes
+    stream: bool
+    include_usage: bool
+    # tokens, as far as they can be told before anybody has counted them
+    prompt: int
+    most: int
+
+    @classmethod
+    def of(
+        cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str
+    ) -> UpstreamRequest:
+        """`sent` is the body as it came: what we have no field for cannot be in it."""
+        forwarded = {**sent, "model": model}
+        if asked.stream:
+            forwarded["stream_options"] = {"include_usage": True}
+        options = asked.options()
+        prompts = len(asked.prompts) if isinstance(asked, Completion) else 1
+        text = json.dumps(sent.get("messages", sent.get("prompt")), ensure_ascii=False)
+        return cls(
+            path,
+            asked.model,
+            json.dumps(forwarded, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
+            stream=asked.stream,
+            include_usage=asked.include_usage,
+            prompt=len(text.encode("utf-8")) // BYTES_PER_TOKEN,
+            most=options.n * prompts * (options.max_tokens or 0),
+        )
+
+    @property
+    def reserved(self) -> int:
+        return self.prompt + self.most
+
+
+FORWARDED: Mapping[str, tuple[type[ChatRequest | CompletionRequest], int]] = {
+    "/v1/chat/completions": (ChatRequest, MOST_VALUES),
+    "/v1/completions": (CompletionRequest, MOST_NUMBERS),
+}
+
+
+@dataclass(frozen=True)
+class ReadForwarded:
+    """For the upstream at this path, which knows the model by this name."""
+
+    path: str
+    model: str
+    tokens: KnownTokens = field(default_factory=KnownTokens)
+
+    def read(self, data: bytes) -> UpstreamRequest:
+        schema, most = FORWARDED[self.path]
+        sent = _parsed(data, most)
+        asked = _validated(schema, sent).asked()
+        assert isinstance(sent, dict)
+        self._refuse_unknown(asked, sent)
+        return UpstreamRequest.of(self.path, asked, sent, self.model)
+
+    def _refuse_unknown(self, asked: Chat | Completion, sent: Mapping[str, Any]) -> None:
+        """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
+        biased = self.tokens.wrong_number(asked.options().logit_bias)
+        if biased:
+            raise RefusedError(f"logit_bias: {biased}", "logit_bias", "unsupported_value")
+        wrong, param = None, "messages"
+        if isinstance(asked, Completion):
+            param = "prompt"
+            numbers = [prompt for prompt in asked.prompts if not isinstance(prompt, str)]
+            wrong = next(filter(None, map(self.tokens.wrong_number, numbers)), None)
+        if not wrong and self.tokens.beyond:
+            rendered = [sent.get(name) for name in ("messages", "tools", "prompt")]
+            wrong = self.tokens.wrong_text(json.dumps(rendered, ensure_ascii=False))
+        if wrong:
+            raise RefusedError(f"{param}: {wrong}", param, "invalid_value")

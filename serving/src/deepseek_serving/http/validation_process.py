@@ -1,0 +1,94 @@
+"""The process that judges large bodies: bounded in memory and time, and no great loss.
+
+It reads one body after the other from its standard input, and writes what each of them asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from deepseek_serving.http.validation import Reading, RefusedError
+
+LENGTH_BYTES = 8
+# of address space, with all that Python takes
+MEMORY = 768 * 2**20
+# of resident memory: a process that took more for a body is not kept
+KEPT_MEMORY = 160 * 2**20
+# of the processor, for one body
+SECONDS = 1.0
+NICE = 10
+
+
+def judged(reading: Reading, data: bytes) -> object:
+    """What a body asks for, or a RefusedError."""
+    try:
+        return reading.read(data)
+    except RefusedError as error:
+        return error
+    except (MemoryError, RecursionError):
+        return RefusedError(
+            "The request body takes more memory than it may.", code="request_too_complex"
+        )
+
+
+def _packed(value: object) -> bytes:
+    try:
+        data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except (MemoryError, RecursionError):
+        error = RefusedError("The request body is too complex.", code="request_too_complex")
+        data = pickle.dumps(error)
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+def _read(source: BinaryIO) -> bytes | None:
+    head = source.read(LENGTH_BYTES)
+    return source.read(int.from_bytes(head, "big")) if len(head) == LENGTH_BYTES else None
+
+
+def _grown() -> bool:
+    """Not by getrusage(2), which counts what the service had when it started this process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    highest = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return highest is not None and int(highest[1]) * 1024 > KEPT_MEMORY
+
+
+def work(source: BinaryIO, sink: BinaryIO, is_grown: Callable[[], bool] = _grown) -> None:
+    """Judge bodies until there are no more, or until one has taken memory that stays."""
+    while (reading := _read(source)) is not None and (data := _read(source)) is not None:
+        # its default action ends the process
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        packed = _packed(judged(pickle.loads(reading), data))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sink.write(packed)
+        sink.flush()
+        del reading, data, packed
+        if is_grown():
+            return
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # requests that are answered come first; systemd may forbid to say so
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    # A terminal and systemd tell all processes to end; the service may need this one until it has.
+    # Then there is no more input.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
+    gc.disable()
+    work(sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

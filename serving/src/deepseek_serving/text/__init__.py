@@ -1,0 +1,1 @@
+"""Tokenizers, chat templates and the JSON files of a checkpoint, read within bounds."""

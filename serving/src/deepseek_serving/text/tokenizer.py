@@ -1,0 +1,227 @@
+"""From messages to prompt tokens, and from tokens back to text as they come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from deepseek_serving.errors import TokenizerError, library_error
+from deepseek_serving.text.documents import load_tokenizer, read_object
+from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
+from deepseek_serving.text.template import read_templates
+
+# of thoughts and of calls, in the families that reply.py knows
+MARK = re.compile(r"^</?(think|tool_call)>$|^<\uff5ctool\u2581")
+
+
+class TextError(ValueError):
+    """The text cannot be made into tokens."""
+
+
+def _special(config: Mapping[str, Any], name: str) -> str:
+    value = config.get(name)
+    return str((value.get("content") if isinstance(value, dict) else value) or "")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the checkpoint's generation_config.json asks for."""
+
+    end_tokens: frozenset[int]
+    temperature: float
+    top_p: float
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """Sampling defaults and end-of-sequence tokens, from generation_config.json and config.json.
+
+    Raises TokenizerError.
+    """
+    path = folder / "generation_config.json"
+    generation = read_object(path, TokenizerError) if path.is_file() else {}
+    end = generation.get("eos_token_id")
+    if end is None:
+        end = read_object(folder / "config.json", TokenizerError).get("eos_token_id")
+    greedy = generation.get("do_sample") is False
+    return Defaults(
+        end_tokens=_tokens(path, end),
+        temperature=0.0 if greedy else _number(path, generation, "temperature"),
+        top_p=_number(path, generation, "top_p"),
+    )
+
+
+def _tokens(path: Path, value: object) -> frozenset[int]:
+    tokens = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        raise TokenizerError(
+            f"{path}: eos_token_id is {value!r}, and must be a token's number or a list of them; "
+            "correct it"
+        )
+    return frozenset(tokens)
+
+
+def _number(path: Path, generation: Mapping[str, Any], key: str) -> float:
+    value = generation.get(key) or 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise TokenizerError(
+            f"{path}: {key} is {value!r}, and must be a positive number; correct it"
+        )
+    return float(value)
+
+
+class ChatTokenizer:
+    """Tokenizer and chat template of a graph folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises TokenizerError."""
+        self._tokenizer = load_tokenizer(folder)
+        self._sliced = SlicedTokenizer(self._tokenizer)
+        config = read_object(folder / "tokenizer_config.json", TokenizerError)
+        self._templates = read_templates(folder, config)
+        # of all that is rendered, and of what is where tools are given
+        self.tool_template_source = self._templates.tool_use.source
+        self.template_source = self._templates.default.source + self.tool_template_source
+        self._specials = {
+            name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
+        }
+        # some tokenizers count the marks of thoughts and calls as special; they are text here
+        self._marks = {
+            token: content
+            for token, added in self._tokenizer.get_added_tokens_decoder().items()
+            if added.special and MARK.search(content := str(added.content))
+        }
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether there is a chat template that knows tools."""
+        return self._templates.tool_use.takes_tools
+
+    @property
+    def has_tool_use(self) -> bool:
+        """Whether conversations with tools have a template of their own."""
+        return self._templates.tool_use is not self._templates.default
+
+    @property
+    def size(self) -> int:
+        """Tokens that there are, added ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def token(self, content: str) -> int | None:
+        """The number of a token, if the tokenizer has it as one."""
+        number = self._tokenizer.token_to_id(content)
+        return None if number is None else int(number)
+
+    def named(self, token: int) -> str | None:
+        """What a token stands for, if the tokenizer has it."""
+        return self._tokenizer.id_to_token(token) if token >= 0 else None
+
+    def text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The conversation so far, ready for the assistant's turn."""
+        given = {"tools": tools} if tools else {}
+        return self._templates.chosen(tools=bool(tools)).render(
+            messages=messages, add_generation_prompt=True, **given, **self._specials
+        )
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The same as tokens."""
+        return self.encode(self.text(messages), whole=False)
+
+    def encode(self, text: str, *, whole: bool = True, most: int | None = None) -> list[int]:
+        """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds.
+
+        Raises TextError, or TooManyTokensError as soon as there are more than `most`.
+        """
+        try:
+            # half a surrogate pair, as JSON may carry it
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TextError(f"the text is not Unicode: {error.reason}") from error
+        try:
+            # a template writes special tokens itself
+            return self._sliced.encode(text, special=whole, most=most)
+        except TooManyTokensError:
+            raise
+        except BaseException as error:
+            raise TextError(f"the text: {library_error('tokenizers', error)}") from error
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        try:
+            # unlike for a single sequence, the interpreter's lock is let go for a batch
+            (text,) = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=False)
+        except BaseException as error:
+            raise TextError(f"the tokens: {library_error('tokenizers', error)}") from error
+        return str(text)
+
+    def stream(self) -> TextStream:
+        return TextStream(self._tokenizer, self._marks)
+
+
+class TextStream:
+    """Text of a growing sequence of tokens; holds back bytes that are not yet a character."""
+
+    def __init__(self, tokenizer: Tokenizer, marks: Mapping[int, str]) -> None:
+        self._tokenizer = tokenizer
+        self._marks = marks
+        self._decoder = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token: int) -> str:
+        mark = self._marks.get(token)
+        if mark is not None:
+            return mark
+        try:
+            return self._decoder.step(self._tokenizer, token) or ""
+        except BaseException as error:
+            raise library_error("tokenizers", error) from error
+
+
+class StopScanner:
+    """Passes text on until a stop string appears; holds back what may be the start of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+        # what came behind the stop string
+        self.rest = ""
+
+    def push(self, text: str) -> str:
+        """Text that may be shown now."""
+        if self.stopped:
+            return ""
+        self._held += text
+        found = [
+            (place, len(stop)) for stop in self._stops if (place := self._held.find(stop)) >= 0
+        ]
+        if found:
+            self.stopped = True
+            place, length = min(found)
+            shown, self.rest, self._held = self._held[:place], self._held[place + length :], ""
+            return shown
+        keep = self._possible_start()
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def _possible_start(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            end = self._held[-length:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return length
+        return 0
+
+    def finish(self) -> str:
+        """What was held back, once no more text will come."""
+        shown, self._held = self._held, ""
+        return shown

@@ -1,0 +1,1 @@
+"""Signatures and digests: nothing is loaded that does not verify."""
