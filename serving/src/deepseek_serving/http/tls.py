@@ -98,7 +98,7 @@ def _named(app: ASGIApp, name: str) -> ASGIApp:
 
 
 def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol with a look at the client certificate of every connection.
+    """HTTP protocol of uvicorn with a check of the client certificate of every connection.
 
     Of these there are at most `most`, those that are still at their TLS handshake included: each
     takes memory, for which clients must not have to authenticate.
@@ -107,7 +107,7 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
     collected = 0.0
 
     def is_full() -> bool:
-        """asyncio leaves connections whose handshake failed to the garbage collector."""
+        """Close connections whose handshake failed, which asyncio leaves to the collector."""
         nonlocal collected
         if len(live) >= most and time.monotonic() - collected >= COLLECT_SECONDS:
             gc.collect()

@@ -74,7 +74,9 @@ class _Judge:
             process.stdin.write(chunk)
             await process.stdin.drain()
         size = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
-        return pickle.loads(await process.stdout.readexactly(size))
+        answer = await process.stdout.readexactly(size)
+        # written by our own process
+        return pickle.loads(answer)  # noqa: S301
 
     async def retired(self) -> bool:
         """Whether the process that ended had done its work, and was only not kept."""
@@ -158,11 +160,13 @@ class ValidationPool:
             raise
 
     async def _tried(self, judge: _Judge, reading: Reading, chunks: Sequence[bytes]) -> Any:
-        for may_retire in (True, False):
+        may_retire = True
+        while True:
             try:
                 return await judge.judge(reading, chunks)
             except (EOFError, ConnectionError) as error:
                 if await judge.retired() and may_retire:
+                    may_retire = False
                     continue
                 # by its own bounds of time and memory
                 logger.warning("a process that judges large bodies ended, and is started again")
