@@ -20,6 +20,11 @@ FENCE = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 NAMED = re.compile(r"(?<![\w./-])docs/[\w./-]+\.(?:md|json)")
+# what stands in a page as code and is a file of this repository, or the name of one
+FILE = re.compile(
+    r"`((?:benchmarks|docs|inventories|molecule|playbooks|plugins|roles|serving|tests)/[\w./-]+)`"
+)
+SHORT = re.compile(r"`([a-z]\w*\.(?:yml|py))`")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -60,6 +65,8 @@ def broken(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(ROOT)}: {target}: there is no such heading"
 
 
+# played by other playbooks
+INNER = {"tls_reload.yml"}
 PAGES = [path for path in files(ROOT) if path.suffix == ".md"]
 
 
@@ -92,6 +99,37 @@ def test_every_page_of_docs_can_be_reached_from_the_index() -> None:
             if linked.suffix == ".md" and linked.is_relative_to(DOCS) and linked.exists():
                 pending.append(linked)
     assert sorted(set(DOCS.rglob("*.md")) - reached) == []
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    names = {path.name for path in files(ROOT)}
+    missing = []
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        missing += [
+            f"{page.relative_to(ROOT)}: {name}"
+            for name in FILE.findall(text)
+            if not (ROOT / name).exists()
+        ]
+        missing += [
+            f"{page.relative_to(ROOT)}: {name}" for name in SHORT.findall(text) if name not in names
+        ]
+    assert missing == []
+
+
+def test_the_readme_names_every_playbook_role_and_module() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tables = {
+        "playbooks": {path.name for path in (ROOT / "playbooks").glob("*.yml")} - INNER,
+        "roles": {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()},
+        "modules": {path.stem for path in (ROOT / "plugins/modules").glob("*.py")},
+    }
+    for heading, there in tables.items():
+        section = text.split(f"\n## {heading.capitalize()}\n")[1].split("\n## ")[0]
+        rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")]
+        column = 2 if heading == "modules" else 1
+        named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row[column])]
+        assert sorted(named) == sorted(there), heading
 
 
 @pytest.mark.parametrize(
