@@ -13,6 +13,7 @@ changes in the working tree; docs/how-to/release.md says how to remove them.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -127,6 +128,7 @@ def build(version: str) -> Path:
     folder.mkdir(parents=True)
     run(tool("ansible-galaxy"), "collection", "build", "--output-path", DIST)
     tarball = folder / f"onprem-deepseek-{version}.tar.gz"
+    os.environ["GALAXY_IMPORTER_CONFIG"] = str(ROOT / "tests/galaxy-importer.cfg")
     run(sys.executable, "-m", "galaxy_importer.main", str(tarball), root=folder)
     return tarball
 

@@ -92,14 +92,15 @@ def copy() -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def run(*command: str) -> None:
+def run(*command: str, silent: bool = False) -> None:
     """A program of the environment that runs this, which must succeed."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ANSIBLE_COLLECTIONS_PATH": str(COLLECTION.parents[2]),
     }
-    subprocess.run(command, cwd=OUT, env=environment, check=True)
+    quiet = subprocess.DEVNULL if silent else None
+    subprocess.run(command, cwd=OUT, env=environment, check=True, stdout=quiet, stderr=quiet)
 
 
 def main() -> int:
@@ -116,7 +117,7 @@ def main() -> int:
         "--dest-dir=rst",
         "onprem.deepseek",
     )
-    run("sphinx-build", "-Q", "-w", "warnings", "-b", "html", "rst", "html")
+    run("sphinx-build", "-w", "warnings", "-b", "html", "rst", "html", silent=True)
     warnings = (OUT / "warnings").read_text(encoding="utf-8").splitlines()
     wrong = [line for line in warnings if line.strip() and not ELSEWHERE.search(line)]
     if wrong:
