@@ -166,10 +166,12 @@ venv: .venv/.made $(COLLECTION)
 	@.venv/bin/pip check --disable-pip-version-check
 	@touch $@
 
-$(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving/pyproject.toml | packages-first
+SERVING_LOCK = serving/requirements-py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+
+$(SERVING)/.made: $(wildcard serving/requirements-py*.txt) serving/requirements-build.txt serving/requirements-test.txt serving/pyproject.toml | packages-first
 	$(call say,Tools of the serving package)
 	@$(PYTHON) -m venv --clear $(SERVING)
-	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement serving/requirements.txt
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(SERVING_LOCK) --requirement serving/requirements-build.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@$(SERVING)/bin/pip check --disable-pip-version-check
@@ -186,6 +188,22 @@ $(SERVING)/.bench: serving/requirements-bench.txt $(SERVING)/.made
 	$(call say,What the benchmarks compare with)
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+# One lock for each Python that hosts have, and each ONNX Runtime: without markers, so that what is downloaded on one Python is what another
+# installs. Versions stay as they are; to take newer ones, remove the files first. glibc 2.36 is that of Debian 12.
+LOCK := uv pip compile --quiet --python-platform x86_64-manylinux_2_36 --generate-hashes --only-binary :all: --no-annotate --no-emit-index-url \
+  --custom-compile-command 'make locks'
+.PHONY: locks
+locks: ## the locks of the serving package, from serving/requirements*.in (needs uv and a package index)
+	@cd serving && for python in 3.11 3.13; do \
+	  $(LOCK) --python-version $$python --output-file requirements-py$$python.txt requirements.in; \
+	  for variant in cuda tensorrt-rtx; do \
+	    exclude=; if [[ $$variant == cuda ]]; then exclude='--excludes requirements-cuda.exclude'; fi; \
+	    $(LOCK) --python-version $$python --constraints requirements-py$$python.txt $$exclude \
+	      --output-file requirements-$$variant-py$$python.txt requirements-$$variant.in; \
+	  done; \
+	done
+	@cd serving && $(LOCK) --python-version 3.11 --output-file requirements-build.txt requirements-build.in
 
 # python3 alone has no venv on Debian.
 .PHONY: packages-first

@@ -130,6 +130,8 @@ def build(version: str) -> Path:
     tarball = folder / f"onprem-deepseek-{version}.tar.gz"
     os.environ["GALAXY_IMPORTER_CONFIG"] = str(ROOT / "tests/galaxy-importer.cfg")
     run(sys.executable, "-m", "galaxy_importer.main", str(tarball), root=folder)
+    if not (folder / "importer_result.json").exists():
+        raise ReleaseError("galaxy-importer refuses the collection: its messages are above")
     return tarball
 
 

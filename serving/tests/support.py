@@ -31,6 +31,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from starlette.types import ASGIApp
 
+from deepseek_serving.artifacts.build import describe
+from deepseek_serving.artifacts.files import list_directory, seal_directory
+from deepseek_serving.artifacts.hashing import hash_files, sha256_hex
+from deepseek_serving.artifacts.manifest import canonical_json
+from deepseek_serving.artifacts.names import MANIFEST, PIECES
 from deepseek_serving.text.tokenizer import ChatTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,13 +192,11 @@ def without_logits(graph: Path, folder: Path) -> Path:
     return folder
 
 
-def canonical(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def rewrite(path: Path, data: bytes) -> None:
+    """Other bytes in a file that is read-only before and after."""
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
 
 
 def write_artifact(
@@ -210,35 +213,16 @@ def write_artifact(
     """
     work = store / "work"
     shutil.copytree(source, work)
-    files = {
-        path.relative_to(work).as_posix(): _entry(path)
-        for path in sorted(work.rglob("*"))
-        if path.is_file()
-    }
-    (work / "pieces.meta4").write_text(
-        '<?xml version="1.0"?>\n<metalink xmlns="urn:ietf:params:xml:ns:metalink"/>\n',
-        encoding="utf-8",
+    hashed = hash_files(str(work), list_directory(str(work)))
+    manifest, pieces = describe(
+        kind, name, hashed, source="tests", spdx="GPL-3.0-or-later", parents=parents
     )
-    manifest = {
-        "schema": 1,
-        "kind": kind,
-        "name": name,
-        "source": "tests",
-        "license": "GPL-3.0-or-later",
-        "tools": {},
-        "parameters": {},
-        "evaluation": {},
-        "parents": list(parents),
-        "files": files,
-        "pieces": _entry(work / "pieces.meta4"),
-    }
-    data = canonical(manifest)
-    (work / "manifest.json").write_bytes(data)
+    (work / MANIFEST).write_bytes(manifest.to_bytes())
+    (work / PIECES).write_bytes(pieces)
     result = token.run_sign(work)
     assert result.returncode == 0, result.stderr
-    digest = hashlib.sha256(
-        (work / "key.json").read_bytes() if kind == "engine" else data
-    ).hexdigest()
+    seal_directory(str(work))
+    digest = sha256_hex((work / "key.json").read_bytes()) if kind == "engine" else manifest.digest
     folder = store / kind / name / digest
     folder.parent.mkdir(parents=True, exist_ok=True)
     work.rename(folder)
@@ -260,7 +244,7 @@ def write_release(
         "checkpoint": checkpoint,
         "graphs": {precision: digest},
     }
-    data = canonical(release)
+    data = canonical_json(release)
     path = store / "releases" / MODEL / f"{VERSION}.json"
     path.parent.mkdir(parents=True)
     path.write_bytes(data)

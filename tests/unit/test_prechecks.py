@@ -19,7 +19,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.hosts im
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
-ASKS = "__preflight_asks"
+ASKS = "preflight_asks"
 REFUSING = ("ansible.builtin.assert", "ansible.builtin.fail")
 
 

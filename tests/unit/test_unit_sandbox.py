@@ -37,7 +37,7 @@ FOUND: dict[str, Any] = {
     "ansible_facts": {"distribution_major_version": "12", "machine": "x86_64"},
     "__gateway_pin_is_encrypted": True,
     "host_tools_result": {"versions": {"store": "d" * 64, "gateway-probe": "e" * 64}},
-    "__model_cache_replica": {
+    "model_cache_result": {
         "replica": {"checkpoint": "c" * 64, "graphs": {"fp32": "a" * 64, "fp16": "b" * 64}}
     },
 }

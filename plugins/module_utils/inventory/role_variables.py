@@ -25,7 +25,8 @@ from ..common.host_names import COMMON_NAME
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 SITE = "deepseek_"
 # Facts that roles leave on the hosts under names that begin as their variables do.
-FACTS = ("gpu_validation_result", "preflight_report")
+FACTS = ("preflight_host", "preflight_report")
+RESULT = "_result"
 # Files that a role reads on the controller, and how each is made.
 CONTROLLER_FILES = {
     "deepseek_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
@@ -81,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def is_judged(name: str, all_known: Known) -> bool:
     """Whether a variable is one of this collection's, or looks like one."""
-    if name.startswith(("_", "ansible_")) or name in FACTS:
+    if name.startswith(("_", "ansible_")) or name in FACTS or name.endswith(RESULT):
         return False
     return name.startswith(SITE) or role_of(name, all_known) != "" or near(name, all_known) != ""
 

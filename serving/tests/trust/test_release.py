@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import model_signing
 import pytest
 from support import (
     LFS_POINTER,
@@ -16,13 +16,14 @@ from support import (
     VERSION,
     Authority,
     Token,
-    canonical,
     refused,
+    rewrite,
     settings_text,
     write_artifact,
     write_release,
 )
 
+from deepseek_serving.artifacts.manifest import canonical_json
 from deepseek_serving.errors import EX_CONFIG, VerificationError
 from deepseek_serving.trust.cli import verify_main
 from deepseek_serving.trust.release import verify_artifact, verify_release
@@ -37,7 +38,7 @@ def flip(path: Path, position: int = -1) -> None:
     """Change one byte, and nothing else about the file."""
     data = bytearray(path.read_bytes())
     data[position] ^= 1
-    path.write_bytes(data)
+    rewrite(path, bytes(data))
 
 
 def link_away(folder: Path) -> None:
@@ -63,7 +64,7 @@ def test_deepseek_verify(store: Path, token: Token, capsys: pytest.CaptureFixtur
     assert "changed after signing" in capsys.readouterr().err
     flip(folder / "tokenizer.json")
     assert verify_main(arguments) == 1
-    assert "tokenizer.json: changed after signing: SHA-256 is" in capsys.readouterr().err
+    assert "tokenizer.json: changed after signing (expected " in capsys.readouterr().err
 
 
 CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -73,21 +74,24 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "one byte of the graph": (lambda f: flip(f / "decoder.onnx"), "decoder.onnx: changed after"),
     "a file cut short": (
-        lambda f: os.truncate(f / "decoder.onnx.data", 1),
-        r"decoder.onnx.data: 1 bytes, the manifest says",
+        lambda f: rewrite(f / "decoder.onnx.data", b"x"),
+        r"decoder.onnx.data: changed after signing \(expected \d+ bytes, found 1\)",
     ),
     "a missing file": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: missing"),
     "a file too many": (
         lambda f: (f / "chat_template.jinja").touch(),
-        "not listed in the manifest: chat_template.jinja",
+        "chat_template.jinja: in the directory, and not in its manifest",
     ),
     "another manifest": (lambda f: flip(f / "manifest.json"), "manifest.json: changed after"),
     "other pieces": (lambda f: flip(f / "pieces.meta4"), "pieces.meta4: changed after signing"),
     "no signature": (lambda f: (f / "model.sig").unlink(), "model.sig: missing"),
-    "another signature": (lambda f: flip(f / "model.sig", 200), "model.sig: does not verify"),
+    "another signature": (
+        lambda f: flip(f / "model.sig", 200),
+        "model.sig: not accepted",
+    ),
     "a link instead of a file": (
         link_away,
-        "config.json: missing or not a plain file",
+        "config.json: type",
     ),
 }
 
@@ -104,8 +108,8 @@ def test_a_changed_graph_is_refused(
 def test_a_changed_release_file_is_refused(store: Path, token: Token) -> None:
     path = store / "releases" / MODEL / f"{VERSION}.json"
     release = json.loads(path.read_bytes())
-    path.write_bytes(canonical({**release, "checkpoint": "1" * 64}))
-    with pytest.raises(VerificationError, match="its signature does not verify"):
+    path.write_bytes(canonical_json({**release, "checkpoint": "1" * 64}))
+    with pytest.raises(VerificationError, match="the release signature does not verify"):
         verify_release(store, MODEL, VERSION, token.public_key)
 
 
@@ -113,7 +117,7 @@ def test_a_release_under_another_name_is_refused(store: Path, token: Token) -> N
     folder = store / "releases" / MODEL
     for suffix in (".json", ".json.sig"):
         shutil.copy(folder / f"{VERSION}{suffix}", folder / f"2.0.0{suffix}")
-    with pytest.raises(VerificationError, match=r"is the release tiny-onprem 1\.0\.0, not .* 2\.0"):
+    with pytest.raises(VerificationError, match=r"release is for version '1\.0\.0', not '2\.0\.0'"):
         verify_release(store, MODEL, "2.0.0", token.public_key)
     with pytest.raises(VerificationError, match="names no int8 graph"):
         verify_release(store, MODEL, VERSION, token.public_key, graph="int8")
@@ -130,27 +134,38 @@ def test_a_graph_signed_with_another_key_is_refused(
         ["openssl", "pkey", "-in", key, "-pubout", "-out", other], check=True, capture_output=True
     )
     folder = graph_folder(store)
-    with pytest.raises(VerificationError, match="does not verify with"):
+    with pytest.raises(VerificationError, match=r"model\.sig does not verify"):
         verify_artifact(folder, other)
-    with pytest.raises(VerificationError, match="its signature does not verify"):
+    with pytest.raises(VerificationError, match="the release signature does not verify"):
         verify_release(store, MODEL, VERSION, other)
     key.with_suffix(".txt").write_text("no key", encoding="utf-8")
     with pytest.raises(VerificationError, match="not a PEM public key"):
         verify_artifact(folder, key.with_suffix(".txt"))
 
 
-def test_a_path_out_of_the_folder_cannot_be_listed(store: Path, token: Token) -> None:
+def test_a_path_out_of_the_directory_cannot_be_listed(store: Path, token: Token) -> None:
     (store / "outside").write_text("x", encoding="utf-8")
-    manifest = {
-        "schema": 1,
-        "files": {"../outside": {"size": 1, "sha256": "0" * 64}},
-        "pieces": {"size": 0, "sha256": "0" * 64},
-    }
-    folder = store / "artifact"
-    folder.mkdir()
-    (folder / "manifest.json").write_bytes(canonical(manifest))
-    with pytest.raises(VerificationError, match=r"'\.\./outside' is not a path inside the folder"):
+    folder = graph_folder(store)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["../outside"] = {"size": 1, "sha256": "0" * 64}
+    rewrite(folder / "manifest.json", canonical_json(manifest))
+    with pytest.raises(VerificationError, match=r"'\.\./outside' contains the component '\.\.'"):
         verify_artifact(folder, token.public_key)
+
+
+def test_what_is_signed_here_verifies_with_the_library_that_others_use(
+    store: Path, token: Token
+) -> None:
+    """The service checks model.sig with code of its own; anybody else can with model-signing."""
+    folder = graph_folder(store)
+    config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=token.public_key)
+    hashing = model_signing.hashing.Config().set_ignored_paths(
+        paths=["model.sig"], ignore_git_paths=False
+    )
+    config.set_hashing_config(hashing).verify(folder, folder / "model.sig")
+    flip(folder / "config.json")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        config.verify(folder, folder / "model.sig")
 
 
 def test_what_does_not_sign_says_why_and_leaves_no_signature(tmp_path: Path, token: Token) -> None:
@@ -184,7 +199,7 @@ def test_signing_again_replaces_the_signature(tmp_path: Path, graph: Path, token
     before = (folder / "model.sig").read_bytes()
     assert token.run_sign(folder).returncode == 0
     assert (folder / "model.sig").read_bytes() != before
-    assert verify_artifact(folder, token.public_key) == digest
+    assert verify_artifact(folder, token.public_key).digest == digest
 
 
 def test_the_service_does_not_start_with_a_precision_that_the_release_lacks(

@@ -123,7 +123,8 @@ class Embedder:
 def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> Embedder:
     """Verify the encoder's artifact, then load it."""
     folder = settings.graph
-    digest = verify_artifact(folder, public_key, folder.name)
+    expect = ("graph", folder.parent.name)
+    digest = verify_artifact(folder, public_key, folder.name, expect=expect).digest
     check(folder, TokenizerError, decoder=False)
     encoder = OnnxRuntimeEncoder(folder, settings.threads)
     tokenizer = load_tokenizer(folder)

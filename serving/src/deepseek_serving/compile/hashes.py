@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deepseek_serving.trust.hashing import sha256
+from deepseek_serving.artifacts.hashing import sha256_file
+from deepseek_serving.artifacts.names import ArtifactError
 
 # A file that is still being written keeps its time stamp for as long as the clock's tick.
 SETTLED_NS = 2 * 10**9
@@ -33,7 +34,10 @@ class HashCache:
         known = self._known.get(place)
         if not self._force and known is not None and known.get("identity") == identity:
             return str(known["sha256"])
-        digest = sha256(path)
+        try:
+            digest = sha256_file(place)
+        except ArtifactError as error:
+            raise OSError(str(error)) from error
         self.hashed_bytes += stat.st_size
         if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
             self._known[place] = {"identity": identity, "sha256": digest}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from deepseek_serving.artifacts.hashing import sha256_hex
+from deepseek_serving.artifacts.manifest import SCHEMA, canonical_json
 from deepseek_serving.errors import BuildError
 
-SCHEMA = 1
 Fields = Mapping[str, Any]
 # A change of the slots alone changes two shapes of every tensor in every profile.
 MOST_DIFFERENCES = 6
@@ -53,12 +53,11 @@ class Key:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same fields give the same bytes."""
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, sort_keys=True)
-        return (text + "\n").encode("ascii")
+        return canonical_json({"schema": SCHEMA, **asdict(self)})
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        return sha256_hex(self.to_bytes())
 
 
 def read_fields(path: Path) -> Fields:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from deepseek_serving.artifacts.manifest import canonical_json
 from deepseek_serving.errors import ServingError
 
 # for the graph without its weights, and the records
@@ -49,5 +49,5 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write it so that the same value gives the same bytes."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write canonical JSON: the same value gives the same bytes."""
+    path.write_bytes(canonical_json(value))

@@ -16,6 +16,8 @@ import onnx
 import onnxruntime
 
 import deepseek_serving
+from deepseek_serving.artifacts.hashing import sha256_file
+from deepseek_serving.artifacts.names import RESERVED
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.model_files.directories import (
     new_folder,
@@ -33,14 +35,12 @@ from deepseek_serving.prepare.precision import PRECISIONS, Precision, Thresholds
 from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
 from deepseek_serving.prepare.tensors import read_model
 from deepseek_serving.text.documents import load_tokenizer
-from deepseek_serving.trust.hashing import sha256
 
 DATA_FILE = data_file(GRAPH_FILE)
 EVALUATION_FILE = "evaluation.json"
 # what belongs to the exported artifact alone: its graph, its record, its manifest and signature
 NOT_COPIED = frozenset(
-    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, GOLDEN_FILE}
-    | {"manifest.json", "pieces.meta4", "model.sig"}
+    {GRAPH_FILE, DATA_FILE, RECORD_FILE, EVALUATION_FILE, GOLDEN_FILE} | set(RESERVED)
 )
 CACHE_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT16: "float16",
@@ -282,7 +282,8 @@ def _record(job: _Job, graph: Graph, judged: dict[str, Any]) -> dict[str, Any]:
             "quantized": graph.quantized,
             "not_quantized": graph.kept,
             "source": {
-                name: sha256(job.folder / name) for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
+                name: sha256_file(str((job.folder / name).resolve()))
+                for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
             },
             "tools": {
                 "deepseek-serving": deepseek_serving.__version__,

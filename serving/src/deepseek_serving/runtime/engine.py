@@ -6,10 +6,8 @@ site's key has signed, and those very bytes are deserialised; nobody can change 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +16,9 @@ from typing import Any, Literal, cast
 
 import onnxruntime
 
+from deepseek_serving.artifacts.hashing import sha256_hex
+from deepseek_serving.artifacts.manifest import SCHEMA, Manifest
+from deepseek_serving.artifacts.names import MANIFEST, ArtifactError, artifact_path, check_digest
 from deepseek_serving.errors import EngineError, VerificationError
 from deepseek_serving.model_files.layout import KEY_FILE, OPTIMIZED_FILE, PLAN_FILE, RECORD_FILE
 from deepseek_serving.runtime import Engine
@@ -28,10 +29,10 @@ from deepseek_serving.runtime.tensorrt_decoder import TensorRtEngine
 from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
 from deepseek_serving.runtime.tensorrt_plan import MODULES, Flavour, import_flavour
 from deepseek_serving.trust.release import (
-    DIGEST,
-    MANIFEST_FILE,
-    SCHEMA,
     Release,
+    read_file,
+    read_manifest,
+    read_pinned,
     verify_artifact,
 )
 
@@ -45,7 +46,7 @@ class VerifiedEngine:
 
     folder: Path
     key: Mapping[str, Any]
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     record: Mapping[str, Any]
 
     @property
@@ -59,7 +60,8 @@ class VerifiedEngine:
                 f"{self.folder / KEY_FILE}: an engine of flavour {self.flavour!r} has no plan; "
                 f"TensorRT runs {' and '.join(MODULES)}"
             )
-        return VerifiedPlan(self.key, _pinned(self.folder, self.manifest, PLAN_FILE), self.record)
+        plan = read_pinned(self.folder, self.manifest, PLAN_FILE)
+        return VerifiedPlan(self.key, plan, self.record)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class VerifiedPlan:
         return cast(Flavour, self.key["tensorrt"]["flavour"])
 
 
-def _json(path: Path, data: bytes) -> Mapping[str, Any]:
+def _fields(path: Path, data: bytes) -> Mapping[str, Any]:
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -85,51 +87,14 @@ def _json(path: Path, data: bytes) -> Mapping[str, Any]:
     return value
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _pinned(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
-    """A file's bytes, if they are the ones that the manifest names."""
-    data = _read(folder / name)
-    actual, expected = hashlib.sha256(data).hexdigest(), manifest["files"].get(name, {})
-    if actual != expected.get("sha256"):
-        raise VerificationError(
-            f"{folder / name}: changed after signing: SHA-256 is {actual}, the manifest says "
-            f"{expected.get('sha256')}; pull the engine again or build it again"
-        )
-    return data
-
-
-def _manifest(folder: Path, digest: str) -> Mapping[str, Any]:
-    """The manifest with that digest."""
-    path = folder / MANIFEST_FILE
-    data = _read(path)
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise VerificationError(f"{path}: changed while it was read; its digest is not {digest}")
-    return _json(path, data)
-
-
-def _check_parents(folder: Path, manifest: Mapping[str, Any], release: Release) -> None:
-    expected = {"kind": "engine", "name": release.model, "parents": [release.digest]}
-    for field, value in expected.items():
-        if manifest.get(field) != value:
-            raise VerificationError(
-                f"{folder / MANIFEST_FILE}: {field} is {manifest.get(field)!r}, for "
-                f"{release.header} it must be {value!r}; build the engine from this release's graph"
-            )
-
-
-def _check_graph(folder: Path, key: Mapping[str, Any], graph: Mapping[str, Any]) -> None:
+def _check_graph(folder: Path, key: Mapping[str, Any], graph: Manifest) -> None:
     """Every file of the graph that the key names is the release's."""
     named = key.get("graph")
     if not isinstance(named, dict) or not named:
         raise VerificationError(f"{folder / KEY_FILE}: names no graph")
     for name, sha256 in sorted(named.items()):
-        signed = graph["files"].get(name, {}).get("sha256")
+        entry = graph.files.get(name)
+        signed = None if entry is None else entry.sha256
         if sha256 != signed:
             raise VerificationError(
                 f"{folder / KEY_FILE}: the engine was built from a {name} with SHA-256 {sha256}, "
@@ -139,23 +104,29 @@ def _check_graph(folder: Path, key: Mapping[str, Any], graph: Mapping[str, Any])
 
 def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> VerifiedEngine:
     """Check `<store>/engine/<model>/<key>` against its key, its signature and the release."""
-    if not re.fullmatch(DIGEST, key):
-        raise VerificationError(f"{key!r} is not the key of an engine, 64 hexadecimal digits")
-    folder = store / "engine" / release.model / key
-    fields = _read(folder / KEY_FILE)
-    actual = hashlib.sha256(fields).hexdigest()
+    try:
+        check_digest(key, "the key of the engine")
+    except ArtifactError as error:
+        raise VerificationError(str(error)) from error
+    folder = Path(artifact_path(str(store), "engine", release.model, key))
+    fields = read_file(folder / KEY_FILE)
+    actual = sha256_hex(fields)
     if actual != key:
         raise VerificationError(
             f"{folder / KEY_FILE}: is the key of another engine, {actual}; pull the engine again"
         )
-    manifest = _manifest(folder, verify_artifact(folder, public_key))
-    _check_parents(folder, manifest, release)
+    manifest = verify_artifact(folder, public_key, expect=("engine", release.model))
+    if manifest.parents != (release.digest,):
+        raise VerificationError(
+            f"{folder / MANIFEST}: parents is {list(manifest.parents)!r}, for {release.header} it "
+            f"must be {[release.digest]!r}; build the engine from this release's graph"
+        )
     # the file may have been changed since it was hashed above, but not to these bytes
-    parsed = _json(folder / KEY_FILE, fields)
-    _check_graph(folder, parsed, _manifest(release.graph, release.digest))
+    parsed = _fields(folder / KEY_FILE, fields)
+    _check_graph(folder, parsed, read_manifest(release.graph, release.digest))
     if not isinstance(parsed.get("tensorrt"), dict):
         raise VerificationError(f"{folder / KEY_FILE}: names no flavour")
-    record = _json(release.graph / RECORD_FILE, _read(release.graph / RECORD_FILE))
+    record = _fields(release.graph / RECORD_FILE, read_file(release.graph / RECORD_FILE))
     return VerifiedEngine(folder, parsed, manifest, record)
 
 

@@ -42,7 +42,7 @@ def verify_main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def verify() -> None:
-        digest = verify_artifact(options.folder, options.public_key, options.digest)
-        print(f"{options.folder}: verified, digest {digest}")
+        manifest = verify_artifact(options.folder, options.public_key, options.digest)
+        print(f"{options.folder}: verified, digest {manifest.digest}")
 
     return run("deepseek-verify", verify)

@@ -1,40 +1,49 @@
-"""Verify a release before anything of it is loaded.
+"""The releases that the service loads, verified by the code that the collection verifies with.
 
-The chain: release.json.sig -> release.json -> digest of the graph -> manifest.json -> every file.
-The graph's model.sig is checked as well, with the same public key.
+The chain: release.json.sig -> release.json -> digest of the graph -> manifest.json and model.sig ->
+every file. What may be in each is decided by the package artifacts; here its errors become ours.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from deepseek_serving.artifacts.files import read_small
+from deepseek_serving.artifacts.hashing import sha256_hex
+from deepseek_serving.artifacts.manifest import Manifest, parse_manifest
+from deepseek_serving.artifacts.names import (
+    MANIFEST,
+    ArtifactError,
+    artifact_path,
+    check_name,
+    release_path,
+)
+from deepseek_serving.artifacts.release import Release as ReleaseRecord
+from deepseek_serving.artifacts.release import parse_release
+from deepseek_serving.artifacts.signatures import verify_release_signature
+from deepseek_serving.artifacts.verify import Difference, verify_directory
 from deepseek_serving.errors import VerificationError
-from deepseek_serving.trust.hashing import sha256
-from deepseek_serving.trust.signing import SIGNATURE_FILE, verify_signature
 
-SCHEMA = 1
-MANIFEST_FILE = "manifest.json"
-PIECES_FILE = "pieces.meta4"
-DIGEST = re.compile(r"[0-9a-f]{64}")
+PULL_AGAIN = "pull the artifact again"
+# Of many, the first say enough.
+MOST_DIFFERENCES = 5
+WORDS = {
+    "sha256": "changed after signing",
+    "size": "changed after signing",
+    "unexpected": "in the directory, and not in its manifest",
+    "mode": "not read-only",
+    "signature": "not accepted",
+}
 
 
 @dataclass(frozen=True)
 class Release:
-    """A verified release: the key vouches for every byte in the folder of what is served.
+    """A verified release: the key vouches for every byte in the directory of what is served.
 
-    That is a graph, or the checkpoint where another server runs it; `digest` is the folder's.
+    That is a graph, or the checkpoint where an upstream runs it; `digest` is the directory's.
     """
 
     model: str
@@ -47,158 +56,137 @@ class Release:
         return f"{self.model}/{self.version}@{self.digest[:12]}"
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file into VerificationError, which names it."""
     try:
+        yield
+    except ArtifactError as error:
+        raise VerificationError(f"{path}: {error}") from error
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_file(path: Path) -> bytes:
+    """A small file's bytes. Raises VerificationError, also for a symbolic link."""
+    with _refusals(path):
+        return read_small(str(path))
+
+
+def _key(path: Path) -> bytes:
+    with _refusals(path):
         return path.read_bytes()
-    except OSError as error:
-        raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _object(path: Path, data: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise VerificationError(f"{path}: not JSON: {error}") from error
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise VerificationError(f"{path}: not a JSON object of schema {SCHEMA}")
-    return value
+def _words(directory: Path, differences: Sequence[Difference]) -> str:
+    said = [
+        f"{directory / item.path}: {WORDS.get(item.kind, item.kind)} ({item.detail})"
+        for item in differences[:MOST_DIFFERENCES]
+    ]
+    more = len(differences) - len(said)
+    return "; ".join([*said, *([f"and {more} more"] if more else []), PULL_AGAIN])
 
 
-def _public_key(path: Path) -> ec.EllipticCurvePublicKey:
-    try:
-        key = serialization.load_pem_public_key(_read(path))
-    except ValueError as error:
-        raise VerificationError(f"{path}: not a PEM public key: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise VerificationError(f"{path}: not an elliptic-curve public key")
-    return key
+def verify_artifact(
+    directory: Path,
+    public_key: Path,
+    digest: str | None = None,
+    *,
+    expect: tuple[str, str] | None = None,
+) -> Manifest:
+    """Check an artifact's manifest, files and signature. Raises VerificationError.
 
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise VerificationError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _check_file(folder: Path, name: str, entry: object) -> None:
-    path = folder / name
-    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise VerificationError(
-            f"{folder / MANIFEST_FILE}: {name!r} is not a path inside the folder"
+    `digest` is the SHA-256 that its manifest must have, `expect` the kind and name that the
+    manifest must state; None where any is right.
+    """
+    key = _key(public_key)
+    if digest is None:
+        digest = sha256_hex(read_file(directory / MANIFEST))
+    with _refusals(directory):
+        manifest, differences = verify_directory(
+            str(directory), digest, public_key=key, expect=expect
         )
-    if not isinstance(entry, dict) or not DIGEST.fullmatch(str(entry.get("sha256"))):
-        raise VerificationError(f"{folder / MANIFEST_FILE}: the entry of {name!r} is malformed")
-    if path.is_symlink() or not path.is_file():
-        raise VerificationError(f"{path}: missing or not a plain file; pull the artifact again")
-    size = path.stat().st_size
-    if size != entry.get("size"):
+    if manifest is None or differences:
+        raise VerificationError(f"{_words(directory, differences)} (public key: {public_key})")
+    return manifest
+
+
+def read_manifest(directory: Path, digest: str) -> Manifest:
+    """The manifest with that SHA-256, of files that are not read. Raises VerificationError."""
+    path = directory / MANIFEST
+    data = read_file(path)
+    actual = sha256_hex(data)
+    if actual != digest:
         raise VerificationError(
-            f"{path}: {size} bytes, the manifest says {entry.get('size')}; pull the artifact again"
+            f"{path}: changed after signing (expected {digest}, found {actual}); {PULL_AGAIN}"
         )
-    actual = _sha256(path)
-    if actual != entry["sha256"]:
+    with _refusals(path):
+        return parse_manifest(data)
+
+
+def read_pinned(directory: Path, manifest: Manifest, name: str) -> bytes:
+    """A file's bytes, if they are the ones that the manifest names. Raises VerificationError."""
+    path = directory / name
+    with _refusals(path):
+        data = path.read_bytes()
+    actual, entry = sha256_hex(data), manifest.files.get(name)
+    if entry is None or actual != entry.sha256:
+        expected = "none" if entry is None else entry.sha256
         raise VerificationError(
-            f"{path}: changed after signing: SHA-256 is {actual}, the manifest says "
-            f"{entry['sha256']}; pull the artifact again"
+            f"{path}: changed after signing: SHA-256 is {actual}, the manifest says {expected}; "
+            "pull the artifact again, or build it again"
         )
+    return data
 
 
-def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not files:
-        raise VerificationError(f"{folder / MANIFEST_FILE}: lists no files")
-    expected = dict(files)
-    expected[PIECES_FILE] = manifest.get("pieces")
-    present = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-    }
-    unknown = present - set(expected) - {MANIFEST_FILE, SIGNATURE_FILE}
-    if unknown:
-        raise VerificationError(
-            f"{folder}: not listed in the manifest: {', '.join(sorted(unknown))}; "
-            "remove it or pull the artifact again"
-        )
-    for name, entry in sorted(expected.items()):
-        _check_file(folder, name, entry)
-
-
-def verify_artifact(folder: Path, public_key: Path, digest: str | None = None) -> str:
-    """Check an artifact's manifest, files and signature; return its digest."""
-    path = folder / MANIFEST_FILE
-    data = _read(path)
-    actual = hashlib.sha256(data).hexdigest()
-    if digest is not None and actual != digest:
-        raise VerificationError(
-            f"{path}: changed after signing: its digest is {actual}, expected {digest}; "
-            "pull the artifact again"
-        )
-    _check_files(folder, _object(path, data))
-    _public_key(public_key)
-    verify_signature(folder, public_key)
-    return actual
-
-
-def _check_signature(path: Path, data: bytes, public_key: Path) -> None:
-    signature_path = path.with_name(path.name + ".sig")
-    try:
-        signature = base64.b64decode(_read(signature_path).strip(), validate=True)
-        _public_key(public_key).verify(signature, data, ec.ECDSA(hashes.SHA256()))
-    except binascii.Error as error:
-        raise VerificationError(f"{signature_path}: not base64: {error}") from error
-    except InvalidSignature as error:
-        raise VerificationError(
-            f"{path}: its signature does not verify with {public_key}; it was changed after "
-            "signing or signed with another key"
-        ) from error
-
-
-def _signed(
-    store: Path, name: str, version: str, public_key: Path
-) -> tuple[Path, Mapping[str, Any]]:
+def _signed(store: Path, name: str, version: str, public_key: Path) -> tuple[Path, ReleaseRecord]:
     """A release's record, with the path for messages, once its signature is verified."""
-    path = store / "releases" / name / f"{version}.json"
-    data = _read(path)
-    _check_signature(path, data, public_key)
-    release = _object(path, data)
-    if (release.get("model"), release.get("version")) != (name, version):
-        raise VerificationError(
-            f"{path}: is the release {release.get('model')} {release.get('version')}, "
-            f"not {name} {version}"
-        )
-    return path, release
+    for value, what in ((name, "the model's name"), (version, "the version")):
+        with _refusals(store):
+            check_name(value, what)
+    path = Path(release_path(str(store), name, version))
+    data, signature = read_file(path), read_file(path.with_name(path.name + ".sig"))
+    key = _key(public_key)
+    with _refusals(path):
+        try:
+            verify_release_signature(key, data, signature)
+        except ArtifactError as error:
+            raise VerificationError(
+                f"{path}: {error} {public_key}: it was changed after signing, or signed with "
+                "another key"
+            ) from error
+        return path, parse_release(data, name, version)
 
 
 def verify_release(
     store: Path, name: str, version: str, public_key: Path, graph: str = "fp32"
 ) -> Release:
-    """Follow the chain from the release's signature down to the graph's files."""
+    """Follow the chain from the release's signature down to the graph's files.
+
+    Raises VerificationError.
+    """
     path, release = _signed(store, name, version, public_key)
-    graphs = release.get("graphs")
-    digest = graphs.get(graph) if isinstance(graphs, dict) else None
-    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-        named = ", ".join(sorted(graphs)) if isinstance(graphs, dict) else "none"
+    digest = release.graphs.get(graph)
+    if digest is None:
+        named = ", ".join(sorted(release.graphs)) or "none"
         raise VerificationError(f"{path}: names no {graph} graph (it names: {named})")
-    folder = store / "graph" / name / digest
-    verify_artifact(folder, public_key, digest)
-    return Release(model=name, version=version, digest=digest, graph=folder)
+    directory = Path(artifact_path(str(store), "graph", name, digest))
+    verify_artifact(directory, public_key, digest, expect=("graph", name))
+    return Release(model=name, version=version, digest=digest, graph=directory)
 
 
 def verify_checkpoint(store: Path, name: str, version: str, public_key: Path) -> Release:
     """Follow the chain from the release's signature down to the checkpoint's manifest.
 
-    Its files are for another server to load, and are verified before that one starts.
+    Its files are for an upstream to load, and are verified before that one starts. Raises
+    VerificationError.
     """
-    path, release = _signed(store, name, version, public_key)
-    digest = release.get("checkpoint")
-    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-        raise VerificationError(f"{path}: names no checkpoint")
-    folder = store / "checkpoint" / name / digest
-    manifest = folder / MANIFEST_FILE
-    actual = hashlib.sha256(_read(manifest)).hexdigest()
-    if actual != digest:
+    _path, release = _signed(store, name, version, public_key)
+    directory = Path(artifact_path(str(store), "checkpoint", name, release.checkpoint))
+    manifest = read_manifest(directory, release.checkpoint)
+    if (manifest.kind, manifest.name) != ("checkpoint", name):
         raise VerificationError(
-            f"{manifest}: changed after signing: its digest is {actual}, expected {digest}; "
-            "pull the artifact again"
+            f"{directory / MANIFEST}: is a {manifest.kind} of {manifest.name}, expected a "
+            f"checkpoint of {name}"
         )
-    return Release(model=name, version=version, digest=digest, graph=folder)
+    return Release(model=name, version=version, digest=release.checkpoint, graph=directory)

@@ -1,4 +1,4 @@
-"""Sign and verify a folder with OpenSSF model-signing; the key stays in its PKCS#11 token."""
+"""Sign a directory with OpenSSF model-signing; the key stays in its PKCS#11 token."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from deepseek_serving.errors import SigningError, VerificationError
+from deepseek_serving.artifacts.names import SIGNATURE
+from deepseek_serving.errors import SigningError
 
-SIGNATURE_FILE = "model.sig"
 # PKCS#11 fills a token's label with blanks; some programs leave NULs.
 PADDING = " \0"
 
@@ -56,7 +56,7 @@ def sign(folder: Path, *, token: str, key: str, module: Path, pin_file: Path) ->
         raise SigningError(f"{folder}: no such folder")
     if not module.is_file():
         raise SigningError(f"{module}: no such PKCS#11 module; is its package installed?")
-    signature = folder / SIGNATURE_FILE
+    signature = folder / SIGNATURE
     descriptor, name = tempfile.mkstemp(prefix=f".{folder.name}.sig.", dir=folder.parent)
     os.close(descriptor)
     partial = Path(name)
@@ -84,21 +84,5 @@ def _hashing() -> Any:
     import model_signing
 
     return model_signing.hashing.Config().set_ignored_paths(
-        paths=[SIGNATURE_FILE], ignore_git_paths=False
+        paths=[SIGNATURE], ignore_git_paths=False
     )
-
-
-def verify_signature(folder: Path, public_key: Path) -> None:
-    """Check folder/model.sig: made by this key, over exactly the files that are there."""
-    import model_signing
-
-    signature = folder / SIGNATURE_FILE
-    if not signature.is_file():
-        raise VerificationError(f"{signature}: missing; the artifact is not signed")
-    try:
-        config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-        config.set_hashing_config(_hashing()).verify(folder, signature)
-    except Exception as error:  # the library raises many types, some of them bare Exception
-        raise VerificationError(
-            f"{signature}: does not verify with {public_key}: {error}"
-        ) from error
