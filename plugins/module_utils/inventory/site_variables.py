@@ -116,7 +116,7 @@ def _is_prepared(name: Any) -> bool:
 
 
 _name = _matches(NAME)
-_folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
+_directory = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
 _dns = _matches(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
 )
@@ -146,7 +146,7 @@ VARIABLES = {
     "deepseek_model_version": Variable(
         "letters, digits, dots, underscores and hyphens, in quotes so that it stays a string", _name
     ),
-    "deepseek_checkpoint": Variable("an absolute path on the release host", _folder),
+    "deepseek_checkpoint": Variable("an absolute path on the release host", _directory),
     "deepseek_precisions": Variable(
         f"a list of mappings, each with the name of a precision ({', '.join(PREPARED)}) and its texts",
         _is_precisions,
@@ -170,16 +170,16 @@ VARIABLES = {
     ),
     "deepseek_api_keys_file": Variable(
         "an absolute path on the controller, or '' for a service without keys",
-        lambda value: value == "" or _folder(value),
+        lambda value: value == "" or _directory(value),
         required=False,
     ),
     "deepseek_minimums": Variable(
         "a mapping", lambda value: isinstance(value, Mapping), required=False
     ),
-    "deepseek_config_dir": Variable("an absolute path", _folder),
-    "deepseek_tls_dir": Variable("an absolute path", _folder),
-    "deepseek_release_public_key_file": Variable("an absolute path", _folder),
-    "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _folder),
+    "deepseek_config_dir": Variable("an absolute path", _directory),
+    "deepseek_tls_dir": Variable("an absolute path", _directory),
+    "deepseek_release_public_key_file": Variable("an absolute path", _directory),
+    "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _directory),
     "deepseek_pkcs11_environment": Variable(
         "a mapping of names to texts", _is_environment, required=False
     ),
@@ -188,12 +188,12 @@ VARIABLES = {
         lambda value: not custody.unknown_risks(value),
         required=False,
     ),
-    "deepseek_store_dir": Variable("an absolute path", _folder),
+    "deepseek_store_dir": Variable("an absolute path", _directory),
     "deepseek_store_sources": Variable(
         "a list of https://<address>:<port>, or of file:///<path> where a store is mounted",
         _is_sources,
     ),
-    "deepseek_venv_dir": Variable("an absolute path", _folder),
+    "deepseek_venv_dir": Variable("an absolute path", _directory),
     "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
     "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
     "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
