@@ -394,6 +394,7 @@ PROBE = """
 import json, sys
 from dataclasses import asdict
 sys.path.insert(0, sys.argv[1])
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import *
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_service import *
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import *
 target = Target("b", "storage", sys.argv[3], sys.argv[2], 1500)
