@@ -60,7 +60,7 @@ def _decryptor(module: Any, name: str) -> Decrypt:
             raise Pkcs11Error(
                 "PIN_FILE",
                 f"{path} cannot be decrypted as credential {name!r}: {str(err).strip()}.",
-                "write it anew on this host with systemd-creds encrypt: a credential opens only where it was made.",
+                "write it again on this host with systemd-creds encrypt: a credential opens only where it was made.",
             )
         return str(out)
 
@@ -117,7 +117,7 @@ def _opened(module: Any, name: str, path: str, pin: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def as_user(name: str | None) -> Iterator[None]:
-    """Be another user for a while: SoftHSM's files belong to whoever creates them."""
+    """Be another user for a while: SoftHSM's files belong to the user that creates them."""
     if not name:
         yield
         return
