@@ -74,6 +74,12 @@ def known(roles: Path = ROLES) -> Known:
     return Known(specs, defaults)
 
 
+def entry_point(role: str, name: str, roles: Path = ROLES) -> dict[str, dict[str, Any]]:
+    """Read the options of an entry point of a role, in their order; raises OSError."""
+    specs = _read(roles / role / "meta/argument_specs.yml")["argument_specs"]
+    return dict(specs[name]["options"])
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
