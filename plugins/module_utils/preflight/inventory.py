@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..common import host_names
+from ..common.findings import Finding
 from ..inventory import site_variables
 from .check import FAILED, INVENTORY, OK, Check, Groups, Host
 
 
 def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
     """Judge what needs nothing but the inventory."""
-    subjects: dict[str, Iterable[site_variables.Problem]] = {
+    subjects: dict[str, Iterable[Finding]] = {
         "groups": site_variables.group_problems(groups, site_variables.only_mounted(hosts)),
         "names": _name_problems(groups, hosts),
         "variables": variable_problems(hosts),
@@ -32,20 +33,20 @@ def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
             yield Check(INVENTORY, name, OK, "as they must be")
 
 
-def variable_problems(hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
+def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find what is wrong with the variables of the site and of the roles."""
     yield from site_variables.unread_problems(hosts)
     yield from site_variables.variable_problems(hosts)
     yield from _role_problems(hosts)
 
 
-def _name_problems(groups: Groups, hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
+def _name_problems(groups: Groups, hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find names that cannot be a host's."""
     for problem in host_names.problems((host.name for host in hosts), groups):
-        yield site_variables.Problem(*problem)
+        yield Finding(*problem)
 
 
-def _role_problems(hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
+def _role_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find what is wrong with the variables of roles, each once for all hosts that it is so on."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for host in hosts:
@@ -53,7 +54,7 @@ def _role_problems(hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
             found.setdefault((one["name"], one["what"], one["remedy"]), []).append(host.name)
     for (name, what, remedy), names in found.items():
         on = "" if len(names) == len(hosts) else f" (for {', '.join(names)})"
-        yield site_variables.Problem(name, f"{what}{on}", remedy)
+        yield Finding(name, f"{what}{on}", remedy)
 
 
 def zone_checks(hosts: Sequence[Host]) -> Iterator[Check]:

@@ -23,10 +23,10 @@ from .writer import ArtifactWriter, PublishError
 VERSIONS_PROGRAM = """
 import hashlib, importlib.metadata, json, platform, sys
 made_by = {
-    "export": ("exporter", ("export/", "model_files/"), ("deepseek-serving", "numpy", "onnx")),
+    "export": ("exporter", ("artifacts/", "checkpoint/", "export/", "model_files/"), ("deepseek-serving", "numpy", "onnx")),
     "prepare": (
         "preparer",
-        ("model_files/", "prepare/"),
+        ("artifacts/", "model_files/", "prepare/"),
         ("deepseek-serving", "ml_dtypes", "numpy", "onnx", "onnxruntime", "tokenizers"),
     ),
 }

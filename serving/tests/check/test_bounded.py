@@ -96,10 +96,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "weights are a git-lfs pointer": (
         write("model.safetensors", LFS_POINTER.encode()),
-        "model.safetensors: a git-lfs pointer",
+        "model.safetensors: it is a git-lfs pointer",
     ),
-    "an index and a single file": (beside_an_index, "model.safetensors lies beside"),
-    "one tensor in two files": (in_two_shards, "tensor 'a' is here and in model-1.safetensors"),
+    "an index and a single file": (beside_an_index, "model.safetensors: it lies beside"),
+    "one tensor in two files": (in_two_shards, "tensor a is here and in model-1.safetensors"),
     "a tied model with another output table": (with_another_head, "says tie_word_embeddings"),
     "tokenizer is empty": (write("tokenizer.json", b""), "tokenizer.json: empty"),
     "tokenizer is cut": (cut("tokenizer.json"), "tokenizer.json: cannot be read: .* copy it again"),

@@ -396,7 +396,8 @@ def test_a_missing_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     shard = sorted(checkpoint.glob("model-*.safetensors"))[1]
     shard.unlink()
     assert main([str(checkpoint), str(tmp_path / "out")]) == 1
-    assert f"named in model.safetensors.index.json: {shard.name}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{shard.name}: the shard that model.safetensors.index.json names is missing" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -407,7 +408,7 @@ def test_a_truncated_file_is_refused(checkpoint: Path, tmp_path: Path, keep: flo
     kept = int(size * keep) if isinstance(keep, float) else keep % size
     with file.open("r+b") as data:
         data.truncate(kept)
-    with pytest.raises(CheckpointError, match=r"model.safetensors: truncated"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: it (is truncated|is empty)"):
         export(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -430,7 +431,7 @@ def test_a_part_of_a_download_that_never_came_is_refused_unless_accepted(
     words = [str(checkpoint), str(tmp_path / "out")]
     assert main(words) == 1
     said = capsys.readouterr().err
-    assert f"model.safetensors: tensor {name} has 1048576 zeros in a row from " in said
+    assert f"model.safetensors: tensor {name} has over 1048576 zeros in a row from " in said
     assert "--zero-tensors" in said
     assert other not in said
     assert not (tmp_path / "out").exists()
@@ -458,7 +459,7 @@ def test_a_header_that_lies_is_refused(checkpoint: Path, tmp_path: Path) -> None
     file = checkpoint / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data.replace(b'"shape":[1024,192]', b'"shape":[1025,192]', 1))
-    with pytest.raises(CheckpointError, match="needs 393600"):
+    with pytest.raises(CheckpointError, match="its header is damaged: the entry of tensor"):
         export(checkpoint, tmp_path / "out")
 
 

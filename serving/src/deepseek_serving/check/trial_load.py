@@ -78,12 +78,10 @@ class Verdict:
 def judge(folder: Path, *, decoder: bool = True) -> Verdict:
     """Read a checkpoint or graph as the service does; an encoder has no template."""
     verdict = Verdict()
-    checks = [_config, _tokenizer, _headers, *((_defaults, _template) if decoder else ())]
+    checks = [_config, _tokenizer, _weights, *((_defaults, _template) if decoder else ())]
     verdict.errors += [error for check in checks for error in _failure(check, folder)]
     if not verdict.errors and decoder:
-        verdict.errors += [
-            error for check in (_tied, _exchange) for error in _failure(check, folder)
-        ]
+        verdict.errors += _failure(_exchange, folder)
     if not verdict.errors:
         verdict.warnings += unlike_its_class(folder)
     return verdict
@@ -104,25 +102,20 @@ def _tokenizer(folder: Path) -> None:
     load_tokenizer(folder)
 
 
-def _headers(folder: Path) -> None:
-    """A graph has none of these."""
+def _weights(folder: Path) -> None:
+    """Headers, index, and an output table of its own; a graph has none of these."""
     if has_weights(folder):
-        read_checkpoint(folder)
+        read_checkpoint(folder, tied=_says_tied(folder))
 
 
-def _tied(folder: Path) -> None:
-    """A model that takes its output from its input table has no other one, or a copy of it."""
-    config = read_object(folder / "config.json", CheckpointError)
-    if config.get("tie_word_embeddings") is not True or not has_weights(folder):
-        return
-    tensors = read_checkpoint(folder)
-    head, table = (tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
-    if head is not None and table is not None and not head.same_bytes(table):
-        raise CheckpointError(
-            f"{head.file}: config.json says tie_word_embeddings, and lm_head.weight is not "
-            "model.embed_tokens.weight: programs differ in which they use; set it to what the "
-            "model was trained with"
-        )
+def _says_tied(folder: Path) -> bool:
+    """Whether the model takes its output from its input table."""
+    try:
+        config = read_object(folder / "config.json", CheckpointError)
+    except CheckpointError:
+        # which is said once, of the file itself
+        return False
+    return config.get("tie_word_embeddings") is True
 
 
 def _defaults(folder: Path) -> None:
