@@ -25,7 +25,7 @@ options:
     type: str
   user:
     description:
-      - Use the library as this user. SoftHSM keeps tokens in files that belong to whoever creates them.
+      - Use the library as this user. SoftHSM keeps tokens in files that belong to the user that creates them.
       - The PIN is read before, as the user of the task.
     type: str
 requirements:

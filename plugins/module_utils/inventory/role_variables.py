@@ -31,8 +31,8 @@ RESULT = "_result"
 CONTROLLER_FILES = {
     "deepseek_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
     "inference_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
-    "gateway_client_ca_file": "Bring the certificate of the clients' CA there",
-    "gateway_client_crl_file": "Bring the revocation lists of the clients' CA there",
+    "gateway_client_ca_file": "Copy the certificate of the clients' CA there",
+    "gateway_client_crl_file": "Copy the revocation lists of the clients' CA there",
 }
 # The common names of certificates that are not a host's name.
 COMMON_NAMES = ("tls_ca_common_name", "tls_issuing_common_name", "tls_gateway_common_name")

@@ -117,7 +117,7 @@ def _is_prepared(name: Any) -> bool:
 
 
 _name = _matches(NAME)
-_folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
+_directory = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
 _dns = _matches(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
 )
@@ -146,7 +146,7 @@ _CHECKS: dict[str, Check] = {
     "deepseek_model_name": _name,
     "deepseek_model_version": _name,
     "deepseek_precisions": _is_precisions,
-    "deepseek_api_keys_file": lambda value: value == "" or _folder(value),
+    "deepseek_api_keys_file": lambda value: value == "" or _directory(value),
     "deepseek_pkcs11_environment": _is_environment,
     "deepseek_accepted_key_risks": lambda value: not custody.unknown_risks(value),
     "deepseek_store_sources": _is_sources,
@@ -164,7 +164,7 @@ _TYPES: dict[str, Check] = {
     "dict": lambda value: isinstance(value, Mapping),
     "int": _is_port,
     "list": lambda value: _is_list(value) and all(isinstance(item, Mapping) for item in value),
-    "path": _folder,
+    "path": _directory,
 }
 _MUST_BE = "Must be "
 

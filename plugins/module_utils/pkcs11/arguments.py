@@ -41,7 +41,7 @@ def decryptor(module: Any, option: str = "pin_credential") -> Decrypt | None:
             raise Pkcs11Error(
                 "PIN_FILE",
                 f"{path} cannot be decrypted as credential {name!r}: {str(err).strip()}.",
-                "write it anew on this host with systemd-creds encrypt: a credential opens only where it was made.",
+                "write it again on this host with systemd-creds encrypt: a credential opens only where it was made.",
             )
         return str(out)
 
@@ -81,7 +81,7 @@ def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
 
 @contextlib.contextmanager
 def as_user(name: str | None) -> Iterator[None]:
-    """Be another user for a while: SoftHSM's files belong to whoever creates them."""
+    """Be another user for a while: SoftHSM's files belong to the user that creates them."""
     if not name:
         yield
         return

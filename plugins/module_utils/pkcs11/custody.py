@@ -102,15 +102,15 @@ def encrypted(path: str, root: str = "/") -> bool | None:
 def state(config: str, tokens: str, certificates: str, root: str = "/") -> dict[str, Any]:
     """What a host has: plain PIN files, whether the root is here and has done its work, a TPM 2, and an encrypted disk."""
     names = sorted({name for group in TOKENS.values() for name in group})
-    folders = {name: os.path.join(config, "hsm", name) for name in names}
+    directories = {name: os.path.join(config, "hsm", name) for name in names}
 
     def there(name: str) -> bool:
         return any(
-            os.path.exists(os.path.join(folders[name], file)) for file in ("pin", "pin.cred")
+            os.path.exists(os.path.join(directories[name], file)) for file in ("pin", "pin.cred")
         )
 
     return {
-        "plain_pins": [n for n in names if os.path.exists(os.path.join(folders[n], "pin"))],
+        "plain_pins": [n for n in names if os.path.exists(os.path.join(directories[n], "pin"))],
         "root_here": there("root") or os.path.isdir(os.path.join(tokens, "root")),
         "authority": os.path.exists(os.path.join(certificates, "issuing.pem")),
         "tpm2": _read(os.path.join(root, "sys/class/tpm/tpm0/tpm_version_major")) == "2",
