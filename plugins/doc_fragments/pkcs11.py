@@ -21,7 +21,8 @@ options:
   pin_credential:
     description:
       - Name of the systemd credential when O(pin_file) was made by C(systemd-creds encrypt); it is decrypted in memory.
-      - Without it O(pin_file) is plain text.
+      - Without it O(pin_file) is plain text, or, where there is no such file, the credential C(hsm-pin) in the file of that name with
+        C(.cred) at its end.
     type: str
   user:
     description:

@@ -48,12 +48,16 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Pair:
+    """A question, and the answer that is trained for it."""
+
     question: str
     answer: str
 
 
 @dataclass(frozen=True)
 class Sample:
+    """A conversation as tokens; labels are -100 where nothing is to be learned."""
+
     tokens: list[int]
     labels: list[int]
 

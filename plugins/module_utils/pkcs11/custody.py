@@ -137,14 +137,14 @@ def judge(
     yield finding("software_tokens", software, module, "Use a hardware token")
     if seen is None:
         return
-    # the first run makes those of the release host in plain text
-    first = "release" in groups and not seen["authority"]
+    # the first run makes those of the release host in plain text where there is no TPM
+    first = "release" in groups and not seen["authority"] and not seen["tpm2"]
     plain = seen["plain_pins"] or (TOKENS["release"] if first else ())
     yield finding(
         "plain_pins",
         bool(plain),
         f"of {', '.join(plain)}" if plain else "none",
-        "Use a hardware token, where a PIN alone is worth nothing",
+        "Seal them to the host's TPM 2 with systemd-creds, or use a hardware token, where a PIN alone is worth nothing",
     )
     if "release" in groups:
         yield finding(

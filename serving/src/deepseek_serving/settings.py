@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from deepseek_serving.artifacts.names import ArtifactError, check_name
 from deepseek_serving.errors import SettingsError
 
 if sys.version_info >= (3, 11):
@@ -29,7 +30,8 @@ else:
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LOCAL_URL = re.compile(r"http://(127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}|unix:/[^\s?#]+")
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+# Requests that may wait, in front of an engine or an upstream.
+DEFAULT_QUEUE = 64
 
 
 def _absolute(path: Path) -> Path:
@@ -38,8 +40,15 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _name(value: str) -> str:
+    try:
+        return check_name(value, "the name")
+    except ArtifactError as error:
+        raise ValueError(str(error)) from error
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Name = Annotated[str, Field(pattern=rf"^{NAME}$", max_length=128)]
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class _Section(BaseModel):
@@ -84,7 +93,7 @@ class EngineSettings(_Section):
     slots: int | None = Field(default=None, ge=1, le=1024)
     max_len: int | None = Field(default=None, ge=2)
     prefill_chunk: int = Field(default=128, ge=1)
-    queue: int = Field(default=64, ge=0)
+    queue: int = Field(default=DEFAULT_QUEUE, ge=0)
     key: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
@@ -108,7 +117,7 @@ class UpstreamSettings(_Section):
     model: str = Field(min_length=1, description="the name that the server knows the model by")
     health_path: str = Field(default="/health", pattern=r"^/[A-Za-z0-9/_.-]*$")
     concurrency: int = Field(default=256, ge=1, description="requests in work together")
-    queue: int = Field(default=64, ge=0)
+    queue: int = Field(default=DEFAULT_QUEUE, ge=0)
     queue_per_key: int | None = Field(default=None, ge=0, description="None: as long as queue")
     request_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     poll_seconds: float = Field(default=2, gt=0, allow_inf_nan=False)
@@ -177,6 +186,8 @@ class EmbeddingSettings(_Section):
 
 
 class Settings(_Section):
+    """The whole settings file."""
+
     server: ServerSettings
     model: ModelSettings
     engine: EngineSettings = EngineSettings()

@@ -189,16 +189,16 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def test_a_grammar_that_takes_too_long_is_ended_and_remembered(grammars: Grammars) -> None:
-    async def compile(grammar: str) -> None:
+    async def compiling(grammar: str) -> None:
         await grammars.compile(grammar, None, "somebody")
 
     for _time in range(2):
         with pytest.raises(SchemaError, match="takes longer to compile"):
-            asyncio.run(compile(wicked()))
+            asyncio.run(compiling(wicked()))
     # the second answer took no second trial
     trials = trials_of(grammars)
     assert trials._accounts.used("somebody") < 1.9
-    asyncio.run(compile(grammars.json(ORDINARY)))
+    asyncio.run(compiling(grammars.json(ORDINARY)))
 
 
 def test_a_grammar_that_takes_too_much_memory_is_ended(
@@ -222,13 +222,13 @@ def test_a_grammar_that_takes_too_much_memory_is_ended(
 
 
 def test_what_llguidance_refuses_is_said_as_it_says_it(grammars: Grammars) -> None:
-    async def compile(schema: dict[str, Any]) -> None:
+    async def compiling(schema: dict[str, Any]) -> None:
         await grammars.compile(grammars.json(schema), None, "")
 
     with pytest.raises(SchemaError, match="disjoint"):
-        asyncio.run(compile({"patternProperties": {"^a": {}, "^ab": {}}}))
+        asyncio.run(compiling({"patternProperties": {"^a": {}, "^ab": {}}}))
     with pytest.raises(SchemaError, match="look-around"):
-        asyncio.run(compile({"type": "string", "pattern": "(?=a)"}))
+        asyncio.run(compiling({"type": "string", "pattern": "(?=a)"}))
 
 
 def test_slow_grammars_wait_for_each_other_and_others_do_not(

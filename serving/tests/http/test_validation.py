@@ -348,7 +348,7 @@ def test_a_judge_that_was_only_not_kept_refuses_nobody(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_is_told_to_end_goes_on_until_the_service_has() -> None:
-    """systemd tells every process of a unit to end at once, and requests are still answered."""
+    """Systemd tells every process of a unit to end at once, and requests are still answered."""
 
     async def judged() -> Any:
         pool = ValidationPool(count=1)

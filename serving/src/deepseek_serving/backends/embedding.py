@@ -36,6 +36,8 @@ class BusyError(Exception):
 
 @dataclass(frozen=True)
 class Embedded:
+    """Vectors [texts, size], and the tokens that were read for them."""
+
     vectors: npt.NDArray[np.float32]
     tokens: int
 

@@ -91,7 +91,7 @@ class GraphBuilder:
         return name
 
     def linear(self, x: str, prefix: str, sizes: tuple[int, int], *, bias: bool = False) -> str:
-        """x times the transpose of the checkpoint's [out, in] weight, plus its bias."""
+        """Multiply x by the transpose of the checkpoint's [out, in] weight, and add its bias."""
         outputs, inputs = sizes
         weight = self.weight(f"{prefix}.weight", (outputs, inputs), transposed=True)
         y = self.op("MatMul", [x, weight], f"{prefix}/matmul")

@@ -215,8 +215,10 @@ class Grammars:
         )
 
     async def compile(self, grammar: str, after: int | None, key: str) -> Grammar:
-        """For one request: copies of what is compiled share the states that llguidance finds on
-        the way, and their limit, so that it is not kept for the next one.
+        """Compile a grammar for one request.
+
+        Copies of what is compiled share the states that llguidance finds on the way, and their
+        limit, so that it is not kept for the next one.
 
         Raises SchemaError, TrialsBusyError or TrialsEndedError. A caller that is cancelled ends
         the trial.

@@ -116,8 +116,10 @@ class _Accounts:
 
 
 class Trials:
-    """Safe to call from any thread, and waits for nothing: a thread of its own starts the process
-    and writes to it, another one listens."""
+    """Grammars that are compiled in another process first; safe to call from any thread.
+
+    Nothing waits: a thread of its own starts the process and writes to it, another one listens.
+    """
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ TOO_LARGE = "it takes more memory to compile than a request may take"
 
 
 def limits() -> LLParserLimits:
-    """llguidance's own limits: of what it builds, and of each step.
+    """Limits that llguidance has itself: of what it builds, and of each step.
 
     Its longer messages repeat the schema, which is the client's.
     """

@@ -16,6 +16,8 @@ THINK, END_THINK = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class ToolCall:
+    """A call of a function by the model; `arguments` is JSON as text."""
+
     id: str
     name: str
     arguments: str

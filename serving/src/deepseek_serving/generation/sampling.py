@@ -32,8 +32,10 @@ class NotANumberError(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_p keeps the likeliest tokens whose sum reaches it; top_k 0 keeps
-    all; min_p is a share of the likeliest token's probability.
+    """How the next token is chosen.
+
+    `temperature` 0 is greedy; `top_p` keeps the likeliest tokens whose sum reaches it; `top_k` 0
+    keeps all; `min_p` is a share of the likeliest token's probability.
 
     `choice` numbers the answers to one request: each draws numbers of its own.
     """
@@ -94,6 +96,8 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class TokenLogprob:
+    """A token and its natural-log probability."""
+
     token: int
     logprob: float
 

@@ -1,5 +1,7 @@
-"""Requests on their way through the scheduler: what is asked, what their listeners hear, how many
-may wait."""
+"""Requests on their way through the scheduler.
+
+What is asked, which events their listeners get, and how many may wait.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deepseek_serving.generation.sampling import Choice, Constraint, Sampler, Sampling
+from deepseek_serving.settings import DEFAULT_QUEUE
 
 # refused: what was asked for cannot be; failed: the engine could not answer this one;
 # returned: not begun, so that another host may take it; error: the engine is of no use any more
@@ -32,7 +35,7 @@ class ClosedError(Exception):
 class Limits:
     """How much waits, and how much a step does; None: as much as the queue, or one chunk."""
 
-    queue: int = 64
+    queue: int = DEFAULT_QUEUE
     queue_per_key: int | None = None
     prefill_chunk: int = 128
     step_tokens: int | None = None
@@ -169,6 +172,8 @@ class State:
 
 @dataclass
 class Counts:
+    """What the scheduler has done since it started."""
+
     prompts: int = 0
     prompts_reused: int = 0
     prompt_tokens: int = 0

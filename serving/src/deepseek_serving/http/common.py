@@ -133,7 +133,6 @@ def assemble(
     embedder: Embedder | None,
 ) -> ASGIApp:
     """The application; it ends what it serves when it shuts down."""
-
     pool, off_loop = ValidationPool(), OffLoop()
 
     @asynccontextmanager

@@ -20,6 +20,8 @@ def _encodable(text: str, most: int) -> str:
 
 
 class ApiError(Exception):
+    """An error in OpenAI's shape, with its HTTP status and headers."""
+
     def __init__(
         self,
         status: int,

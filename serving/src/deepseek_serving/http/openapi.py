@@ -12,6 +12,8 @@ import deepseek_serving
 
 
 class ErrorDetail(BaseModel):
+    """The error object of OpenAI's API."""
+
     message: str
     type: str
     param: str | None
@@ -19,6 +21,8 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
+    """The body of every response that is an error."""
+
     error: ErrorDetail
 
 

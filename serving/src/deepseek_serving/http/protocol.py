@@ -65,6 +65,8 @@ FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class TextPart(BaseModel):
+    """A part of a message that is text."""
+
     type: Literal["text"]
     text: str
 
@@ -79,11 +81,15 @@ def _simple(text: str) -> str:
 
 
 class CalledFunction(BaseModel):
+    """The function of an earlier call, and its arguments as JSON text."""
+
     name: FunctionName
     arguments: Annotated[str, AfterValidator(_simple)]
 
 
 class Called(BaseModel):
+    """An earlier call of a tool, as the client sends it back."""
+
     id: Name = ""
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -123,10 +129,14 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
     include_usage: bool = False
 
 
 class Function(BaseModel):
+    """A function that the model may call."""
+
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -134,20 +144,28 @@ class Function(BaseModel):
 
 
 class Tool(BaseModel):
+    """A tool that the model may call."""
+
     type: Literal["function"]
     function: Function
 
 
 class NamedFunction(BaseModel):
+    """The name of a function."""
+
     name: Name
 
 
 class NamedTool(BaseModel):
+    """The tool that the model must call."""
+
     type: Literal["function"]
     function: NamedFunction
 
 
 class JsonSchema(BaseModel):
+    """A JSON schema and its name."""
+
     model_config = ConfigDict(populate_by_name=True)
 
     name: Name | None = None
@@ -158,14 +176,20 @@ class JsonSchema(BaseModel):
 
 
 class TextFormat(BaseModel):
+    """An answer in free text."""
+
     type: Literal["text"]
 
 
 class ObjectFormat(BaseModel):
+    """An answer that is any JSON object."""
+
     type: Literal["json_object"]
 
 
 class SchemaFormat(BaseModel):
+    """An answer that a JSON schema accepts."""
+
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
@@ -229,6 +253,8 @@ class _Sampled(BaseModel):
 
 
 class ChatRequest(_Sampled):
+    """The body of POST /v1/chat/completions."""
+
     messages: Annotated[
         list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     ]
@@ -317,6 +343,8 @@ TokenPrompt = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TOKEN
 
 
 class CompletionRequest(_Sampled):
+    """The body of POST /v1/completions."""
+
     prompt: (
         str
         | TokenPrompt
@@ -352,6 +380,8 @@ class CompletionRequest(_Sampled):
 
 
 class EmbeddingRequest(BaseModel):
+    """The body of POST /v1/embeddings."""
+
     model_config = ConfigDict(extra="forbid")
 
     model: Name

@@ -219,6 +219,8 @@ def _token(service: Service, token: int, logprob: float) -> dict[str, Any]:
 
 
 class ChatShape:
+    """Answers as chat completions."""
+
     prefix = "chatcmpl"
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
@@ -299,6 +301,8 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 class TextShape:
+    """Answers as text completions."""
+
     prefix = "cmpl"
     whole_object = "text_completion"
     chunk_object = "text_completion"

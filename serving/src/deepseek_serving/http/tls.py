@@ -157,7 +157,7 @@ class _Places:
 
 
 def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol with a look at the client certificate of every connection.
+    """HTTP protocol of uvicorn with a check of the client certificate of every connection.
 
     Of these there are at most `most`. Then the oldest on which no request has begun ends for a new
     one; where there is none, no more are taken.

@@ -121,6 +121,8 @@ class Reading(Protocol):
 
 @dataclass(frozen=True)
 class ReadChat:
+    """Reads the body of a chat completion."""
+
     def read(self, data: bytes) -> Chat:
         asked: Chat = _validated(ChatRequest, _parsed(data, MOST_VALUES)).asked()
         return asked
@@ -128,6 +130,8 @@ class ReadChat:
 
 @dataclass(frozen=True)
 class ReadCompletion:
+    """Reads the body of a text completion."""
+
     def read(self, data: bytes) -> Completion:
         asked: Completion = _validated(CompletionRequest, _parsed(data, MOST_NUMBERS)).asked()
         return asked
@@ -135,6 +139,8 @@ class ReadCompletion:
 
 @dataclass(frozen=True)
 class ReadEmbedding:
+    """Reads the body of an embedding request."""
+
     def read(self, data: bytes) -> Embedding:
         asked: Embedding = _validated(EmbeddingRequest, _parsed(data, MOST_NUMBERS)).asked()
         return asked

@@ -115,7 +115,8 @@ async def _frame(source: asyncio.StreamReader) -> bytes:
 async def _answer(source: asyncio.StreamReader) -> Any:
     """What the process writes; others have their turn while a long text comes."""
     texts = []
-    for count in pickle.loads(await _frame(source)):
+    # written by our own process
+    for count in pickle.loads(await _frame(source)):  # noqa: S301
         texts.append("".join([(await _frame(source)).decode("utf-8") for _piece in range(count)]))
     return _Unpickler(await _frame(source), texts).load()
 
@@ -186,11 +187,13 @@ class ValidationPool:
             raise
 
     async def _tried(self, judge: _Judge, reading: Reading, chunks: Sequence[bytes]) -> Any:
-        for may_retire in (True, False):
+        may_retire = True
+        while True:
             try:
                 return await judge.judge(reading, chunks)
             except (EOFError, ConnectionError) as error:
                 if await judge.retired() and may_retire:
+                    may_retire = False
                     continue
                 # by its own bounds of time and memory
                 logger.warning("a process that judges large bodies ended, and is started again")

@@ -57,9 +57,10 @@ def write_tensors(file: BinaryIO, tensors: Iterable[Stored]) -> list[onnx.Tensor
     for tensor in tensors:
         file.write(b"\0" * (-file.tell() % ALIGNMENT))
         offset = file.tell()
-        for block in tensor.blocks():
-            # as bytes: the buffers of the small types of ml_dtypes cannot be written as they are
-            file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        # as bytes: the buffers of the small types of ml_dtypes cannot be written as they are
+        file.writelines(
+            np.ascontiguousarray(block).reshape(-1).view(np.uint8).data for block in tensor.blocks()
+        )
         proto = TensorProto(
             name=tensor.name,
             data_type=tensor.data_type,

@@ -54,5 +54,4 @@ def open_weights(folder: Path, tensor: onnx.TensorProto) -> Floats:
 
 def scalar(name: str, value: Array, data_type: int) -> onnx.TensorProto:
     """A small constant, kept in the graph itself."""
-    proto = helper.make_tensor(name, data_type, list(value.shape), value.tobytes(), raw=True)
-    return proto
+    return helper.make_tensor(name, data_type, list(value.shape), value.tobytes(), raw=True)

@@ -61,7 +61,7 @@ def _refuse(message: object) -> NoReturn:
 def _now(form: str) -> str:
     if len(form) > LONGEST_DATE_FORMAT:
         raise TooMuchError(f"its date has a format of more than {LONGEST_DATE_FORMAT} characters")
-    return datetime.now().strftime(form)
+    return datetime.now().astimezone().strftime(form)
 
 
 def _json(value: object, indent: int | None = None, **_options: object) -> str:
