@@ -77,7 +77,7 @@ def test_a_copy_is_missing_where_one_is_to_be() -> None:
     first, second, third = holders("m/1", storage)
     held = {first: {"m/1": "x"}, second: {"m/1": "x"}}
     assert missing(storage, held, storage) == [
-        f"{third}: it has no whole copy of m/1. It brings it by itself when the others answer."
+        f"{third}: it has no whole copy of m/1. It pulls it by itself when the others answer."
     ]
     assert missing(storage, {**held, third: {"m/1": "x"}}, storage) == []
     # a host that is not judged, and a site without releases
