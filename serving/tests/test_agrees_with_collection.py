@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CHECKPOINT, ROOT
+from support import CHECKPOINT
 
+from deepseek_serving.checkpoint import precisions
+from deepseek_serving.checkpoint.inspect import inspect
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export.architecture import ARCHITECTURES, ENCODERS, describe
 from deepseek_serving.prepare.passes import SMALLEST_BLOCK
@@ -64,24 +63,6 @@ CHOICES: dict[str, list[Any]] = {
 }
 
 
-def load_module(name: str) -> ModuleType:
-    """The modules need the standard library alone: they run where nothing is installed.
-
-    They name each other as Ansible does, of which only the names are here.
-    """
-    package = ""
-    for part in ("ansible_collections", "onprem", "deepseek", "plugins", "module_utils"):
-        package = f"{package}.{part}".lstrip(".")
-        made = sys.modules.setdefault(package, ModuleType(package))
-        made.__path__ = [str(ROOT / "plugins" / "module_utils")] if part == "module_utils" else []
-    return importlib.import_module(f"{package}.{name}")
-
-
-@pytest.fixture(scope="module")
-def preflight() -> ModuleType:
-    return load_module("checkpoint")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("preflight") / "checkpoint"
@@ -107,19 +88,18 @@ def refusal(config: dict[str, Any]) -> str:
     windowed=st.booleans(),
 )
 def test_both_refuse_the_same_configs(
-    folder: Path, preflight: ModuleType, changes: dict[str, Any], windowed: bool
+    folder: Path, changes: dict[str, Any], windowed: bool
 ) -> None:
     window = {"use_sliding_window": True, "sliding_window": 16} if windowed else {}
     config = {**BASE, "architectures": ["LlamaForCausalLM"], **window, **changes}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    problems = [str(problem) for problem in preflight.inspect(str(folder)).problems]
+    problems = [str(problem) for problem in inspect(str(folder)).problems]
     assert bool(problems) == bool(refusal(config)), (problems, refusal(config))
     assert all(problem.startswith("config.json: ") for problem in problems)
 
 
 def test_both_know_the_same_precisions() -> None:
-    module = load_module("precisions")
-    assert {name: p.activations for name, p in PRECISIONS.items()} == module.PREPARED
-    assert module.SMALLEST_BLOCK == SMALLEST_BLOCK
-    thresholds = {field.name for field in dataclasses.fields(Options)} & set(module.THRESHOLDS)
-    assert thresholds == set(module.THRESHOLDS)
+    assert {name: p.activations for name, p in PRECISIONS.items()} == precisions.PREPARED
+    assert precisions.SMALLEST_BLOCK == SMALLEST_BLOCK
+    thresholds = {field.name for field in dataclasses.fields(Options)} & set(precisions.THRESHOLDS)
+    assert thresholds == set(precisions.THRESHOLDS)
