@@ -6,6 +6,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Everything made here is in .venv and .cache; the lab's files are where tests/lab/podman says.
 CACHE := .cache
 SERVING := $(CACHE)/serving-venv
+RELEASE := $(CACHE)/release-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
 TIMINGS := $(CACHE)/demo-minutes.json
 LAB := $(or $(ONPREM_LAB_STATE),/var/lib/onprem-deepseek-lab)
@@ -76,6 +77,7 @@ lint: venv
 	$(call say,Linters)
 	@ruff check --quiet .
 	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run .ci/run
+	@python tests/commits.py
 	@antsibull-changelog lint
 	@yamllint --strict .
 	@ansible-lint --offline --profile production
@@ -135,6 +137,17 @@ bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60
 	@$(SERVING)/bin/python benchmarks/soak.py --minutes $(or $(MINUTES),5)
 
+##### Documentation and releases
+
+.PHONY: docs release
+docs: venv $(RELEASE)/.made ## the reference of roles and modules as HTML, and the generated pages of docs/
+	$(call say,Reference)
+	@python tests/docs/variables.py --write
+	@$(RELEASE)/bin/python tests/docs/build.py
+
+release: venv $(RELEASE)/.made ## a release of this checkout, tagged and not pushed: make release VERSION=0.2.0
+	@$(RELEASE)/bin/python tests/release.py $(VERSION)
+
 ##### What they need
 
 .PHONY: packages lab-packages venv clean
@@ -153,19 +166,44 @@ venv: .venv/.made $(COLLECTION)
 	@.venv/bin/pip check --disable-pip-version-check
 	@touch $@
 
-$(SERVING)/.made: serving/requirements.txt serving/requirements-test.txt serving/pyproject.toml | packages-first
+SERVING_LOCK = serving/requirements-py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+
+$(SERVING)/.made: $(wildcard serving/requirements-py*.txt) serving/requirements-build.txt serving/requirements-test.txt serving/pyproject.toml | packages-first
 	$(call say,Tools of the serving package)
 	@$(PYTHON) -m venv --clear $(SERVING)
-	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement serving/requirements.txt
+	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(SERVING_LOCK) --requirement serving/requirements-build.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@$(SERVING)/bin/pip check --disable-pip-version-check
+	@touch $@
+
+$(RELEASE)/.made: requirements-release.txt | packages-first
+	$(call say,Tools of a release)
+	@$(PYTHON) -m venv --clear $(RELEASE)
+	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@$(RELEASE)/bin/pip check --disable-pip-version-check
 	@touch $@
 
 $(SERVING)/.bench: serving/requirements-bench.txt $(SERVING)/.made
 	$(call say,What the benchmarks compare with)
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+# One lock for each Python that hosts have, and each ONNX Runtime: without markers, so that what is downloaded on one Python is what another
+# installs. Versions stay as they are; to take newer ones, remove the files first. glibc 2.36 is that of Debian 12.
+LOCK := uv pip compile --quiet --python-platform x86_64-manylinux_2_36 --generate-hashes --only-binary :all: --no-annotate --no-emit-index-url \
+  --custom-compile-command 'make locks'
+.PHONY: locks
+locks: ## the locks of the serving package, from serving/requirements*.in (needs uv and a package index)
+	@cd serving && for python in 3.11 3.13; do \
+	  $(LOCK) --python-version $$python --output-file requirements-py$$python.txt requirements.in; \
+	  for variant in cuda tensorrt-rtx; do \
+	    exclude=; if [[ $$variant == cuda ]]; then exclude='--excludes requirements-cuda.exclude'; fi; \
+	    $(LOCK) --python-version $$python --constraints requirements-py$$python.txt $$exclude \
+	      --output-file requirements-$$variant-py$$python.txt requirements-$$variant.in; \
+	  done; \
+	done
+	@cd serving && $(LOCK) --python-version 3.11 --output-file requirements-build.txt requirements-build.in
 
 # python3 alone has no venv on Debian.
 .PHONY: packages-first

@@ -40,6 +40,7 @@ from typing import Any, Protocol
 import uvicorn
 from deepseek_serving.export.exporter import export
 from deepseek_serving.http import tls
+from deepseek_serving.server import BACKLOG
 from latency import MODEL, tiny_app
 from load import CHECKPOINT, Client, Measure, RefusedError, percentile, report, request
 
@@ -198,6 +199,8 @@ def time_loop(held: Longest) -> None:
         began = time.thread_time()
         run(handle)
         held.value = max(held.value, time.thread_time() - began)
+        # as asyncio does: the frames of an error would keep it, and it the error
+        del handle
 
     asyncio.Handle._run = timed
 
@@ -215,6 +218,7 @@ def serve(graph: Path, port: int, held: Longest) -> None:
         loop="asyncio",
         http=tls.checked_protocol({SOMEBODY}),
         ws="none",
+        backlog=BACKLOG,
         log_config=None,
         proxy_headers=False,
         timeout_keep_alive=75,

@@ -287,8 +287,8 @@ def measure(case: Case, inventory: str, load: Load) -> Measured:
     )
 
 
-def row(result: Measured) -> str:
-    """A line of the table; what did not succeed says so."""
+def row(result: Measured, note: str = "") -> str:
+    """A line of the table; what did not succeed says so. `note`: what else the machine did."""
     said = "" if result.status == 0 else f", **status {result.status}**"
     failed = f"**{result.failed}**" if result.failed else "0"
     playbook, done = result.case.cells
@@ -300,7 +300,7 @@ def row(result: Measured) -> str:
         failed,
         str(result.requests),
         f"{result.slowest:.1f}",
-        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
+        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}" + (f", {note}" if note else ""),
     )
     return "| " + " | ".join(cells) + " |"
 
@@ -332,7 +332,7 @@ def table(
     """What the file says: the rows measured now, and those of before that were not, in order."""
     busy = os.getloadavg()[2]
     head = HEAD.format(
-        machine=f"{machine()}; load average over 15 minutes at the end {busy:.1f}. {note}".strip(),
+        machine=f"{machine()}; load average over 15 minutes at the end {busy:.1f}",
         hosts=hosts,
         clients=CLIENTS,
         client=client,
@@ -340,7 +340,7 @@ def table(
         rate=f"{CLIENTS / PAUSE:.1f}",
         streams=STREAMS,
     )
-    rows = before | {result.case.cells: row(result) for result in results}
+    rows = before | {result.case.cells: row(result, note) for result in results}
     ran = [case for case in CASES if case.cells in rows]
     lines = [head, *(rows[case.cells] for case in ran)]
     problems = [
@@ -373,7 +373,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-onprem", help="what the clients ask for")
     parser.add_argument("--only", nargs="*", help="playbooks, by name")
     parser.add_argument(
-        "--note", default="", help="what else the machine did, for the table's head"
+        "--note", default="", help="what else the machine did, for the rows measured now"
     )
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     wanted = parser.parse_args()

@@ -40,7 +40,7 @@ from rich.table import Table
 from test_replica import Signer, Site, free_port, issue, overwrite, start_nginx
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import PIECE_SIZE
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import run_command
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import Replica
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Plan

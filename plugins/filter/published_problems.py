@@ -11,24 +11,19 @@ version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
   - Compares what a release host publishes with what the controller has. What is not given is not judged.
-  - The lock must be the controller's own, with one package more, ours.
+  - The lock must be the controller's own, which names each wheel by its hash, ours among them.
   - The list of sums must be signed by the release key, and hold the sum of the lock.
-  - The wheel of our package must be the one that the lock names, and hold the controller's source and nothing else.
 options:
   _input:
     description:
       - The keys V(lock) (text); V(sums) (text), V(document) (what was signed, with the SHA-256 of V(sums) in it), V(signature) (Base64)
-        and V(public_key) (PEM); V(wheels), the contents of the wheels of our package in Base64.
+        and V(public_key) (PEM).
     type: dict
     required: true
   own_lock:
     description: Text of the controller's lock.
     type: str
-    required: true
-  source_dir:
-    description: Directory of the source of our package on the controller.
-    type: str
-    required: true
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -36,7 +31,7 @@ EXAMPLES = r"""
   ansible.builtin.assert:
     that: >-
       {'lock': fetched.content}
-      | onprem.deepseek.published_problems(lookup('ansible.builtin.file', 'requirements.txt'), 'serving') | length == 0
+      | onprem.deepseek.published_problems(lookup('ansible.builtin.file', 'requirements.lock')) | length == 0
 """
 
 RETURN = r"""
@@ -46,24 +41,15 @@ _value:
   elements: str
 """
 
-import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import ArtifactError
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.signatures import (
     verify_release_signature,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.serving.lockfile import (
-    LockError,
-    Requirement,
-    addition,
-)
-from ansible_collections.onprem.deepseek.plugins.module_utils.serving.own_wheel import differences
-
-PACKAGE = "deepseek-serving"
 
 
 def _signature_problem(published: Mapping[str, Any]) -> str:
@@ -87,32 +73,23 @@ def _sum_problem(lock: str, sums: str) -> str:
     return "" if digest in listed else "the sum of the lock is not in SHA256SUMS"
 
 
-def _wheel_problems(wheels: list[str], ours: Requirement, source: Path) -> Iterator[str]:
-    if len(wheels) != 1:
-        yield f"there are {len(wheels)} wheels of {PACKAGE}, not one"
-    for encoded in wheels[:1]:
-        content = base64.b64decode(encoded)
-        if f"--hash=sha256:{hashlib.sha256(content).hexdigest()}" not in ours.hashes:
-            yield f"the wheel of {PACKAGE} is not the one that the lock names"
-        for difference in differences(content, source)[:5]:
-            yield f"the wheel of {PACKAGE} is not the controller's source: {difference}"
+def _lock_problem(lock: str, own: str) -> str:
+    """The first line in which they differ. Comments count: nothing but the controller's own bytes is taken."""
+    for theirs, ours in itertools.zip_longest(lock.split("\n"), own.split("\n")):
+        if theirs != ours:
+            return f"the lock is not the controller's: it has {str(theirs)[:200]!r} where that has {str(ours)[:200]!r}"
+    return ""
 
 
-def published_problems(published: Mapping[str, Any], own_lock: str, source_dir: str) -> list[str]:
+def published_problems(published: Mapping[str, Any], own_lock: str = "") -> list[str]:
     """Return what is wrong with published wheels, as sentences."""
     problems = []
     if "sums" in published:
         problems.append(_signature_problem(published))
     if "lock" in published:
-        lock = str(published["lock"])
-        try:
-            ours = addition(lock, str(own_lock), PACKAGE)
-        except LockError as error:
-            return [*filter(None, problems), f"the lock is not the controller's: {error}"]
-        if "sums" in published:
-            problems.append(_sum_problem(lock, str(published["sums"])))
-        if "wheels" in published:
-            problems += _wheel_problems(list(published["wheels"]), ours, Path(source_dir))
+        problems.append(_lock_problem(str(published["lock"]), str(own_lock)))
+    if "lock" in published and "sums" in published:
+        problems.append(_sum_problem(str(published["lock"]), str(published["sums"])))
     return [problem for problem in problems if problem]
 
 

@@ -119,6 +119,7 @@ seconds:
 
 import os
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import module_runner
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.nftables import (
     NftablesError,
@@ -129,7 +130,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zones.nftables imp
     digest,
     listing,
     load,
-    module_runner,
     pending,
     read,
     record,

@@ -212,8 +212,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import module_runner
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import ROOT, runner
+from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.host import ROOT
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.apt import Source
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.plan import examine
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.systems import Wish
@@ -274,10 +275,11 @@ def main():
     # Not below the module's own folder: APT fetches lists as a user that cannot look into root's home.
     folder = Path(tempfile.mkdtemp(prefix="nvidia_driver_info-"))
     try:
-        report = examine(wish, runner(module), ROOT, Path(module.params["sysfs"]), folder)
+        report = examine(wish, module_runner(module), ROOT, Path(module.params["sysfs"]), folder)
     finally:
         shutil.rmtree(folder)
-    module.exit_json(changed=False, kernel_release=wish.kernel_release, **asdict(report))
+    result = {**asdict(report), "problems": [problem.as_dict() for problem in report.problems]}
+    module.exit_json(changed=False, kernel_release=wish.kernel_release, **result)
 
 
 if __name__ == "__main__":

@@ -74,12 +74,12 @@ refused:
 """
 
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import module_runner
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.nftables import (
     NftablesError,
     Table,
     listing,
-    module_runner,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.probe import REACHED
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation import (

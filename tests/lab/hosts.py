@@ -384,8 +384,26 @@ def up(lab: Lab, claims: Claims) -> int:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         keys = list(pool.map(lambda host: wait_until_running(lab, host), lab.hosts))
     (lab.folder / "known_hosts").write_text("".join(keys))
+    (lab.folder / "ssh_config").write_text(ssh_config(lab))
+    (lab.folder / "addresses.json").write_text(
+        json.dumps({host.name: host.addresses for host in lab.hosts})
+    )
     list_cgroups(lab)
     return steps.changed
+
+
+def ssh_config(lab: Lab) -> str:
+    """What an SSH client needs for the hosts, by name: ssh -F labs/NAME/ssh_config HOST.
+
+    The connection is kept: tests ask a host many things (tests/lab/lab_hosts.py).
+    """
+    hosts = [f"Host {one.name}\n  HostName {one.addresses['management']}\n" for one in lab.hosts]
+    return "".join(hosts) + (
+        "Host *\n  User ops\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n"
+        f"  IdentityFile {STATE / 'ssh' / 'id_ed25519'}\n"
+        f"  UserKnownHostsFile {lab.folder / 'known_hosts'}\n"
+        f"  ControlMaster auto\n  ControlPersist 60s\n  ControlPath {lab.folder}/%n\n"
+    )
 
 
 def list_cgroups(lab: Lab) -> None:

@@ -1,13 +1,17 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What one role takes from another is documented, and nothing else is taken."""
+"""What a role takes, and what others take of it, is documented, and nothing else is taken."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # The longer name first, as model_release is longer than model.
@@ -51,3 +55,68 @@ def test_results_that_others_use_are_documented_and_made() -> None:
         assert f"`{name}`" in (folder / "README.md").read_text(), name
         tasks = "\n".join(path.read_text() for path in (folder / "tasks").glob("*.yml"))
         assert re.search(rf"register: {name}$|^ +{name}:", tasks, re.MULTILINE), name
+
+
+INCLUDED = re.compile(r"(?:include|import)_tasks:(?:\n +file:)? *\"?([^\"\n]+?)\"?$", re.MULTILINE)
+TEMPLATED = re.compile(r"\{\{.*?\}\}")
+
+
+def load(path: Path) -> dict[str, Any]:
+    return (yaml.safe_load(path.read_text()) if path.exists() else None) or {}
+
+
+def text_of(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+
+
+def files_of(folder: Path, entry: str) -> Iterator[Path]:
+    """What an entry point can run: its tasks, those that they include, handlers and templates."""
+    todo, seen = [folder / "tasks" / f"{entry}.yml"], set[Path]()
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        yield path
+        text = text_of(path)
+        for name in INCLUDED.findall(text):
+            todo += (folder / "tasks").glob(TEMPLATED.sub("*", name))
+        if "notify:" in text:
+            todo.append(folder / "handlers/main.yml")
+        # one that is named by a variable can be any
+        any_template = 'src: "{{' in text
+        todo += [
+            path
+            for path in (folder / "templates").glob("**/*.j2")
+            if any_template or path.name in text
+        ]
+
+
+def read_by(role: str, entry: str) -> set[str]:
+    """The words that an entry point uses, and those that the role's variables behind them use."""
+    folder = ROOT / "roles" / role
+    known = {**load(folder / "vars/main.yml"), **load(folder / "defaults/main.yml")}
+    todo = re.findall(r"\w+", "\n".join(text_of(path) for path in files_of(folder, entry)))
+    found: set[str] = set()
+    while todo:
+        word = todo.pop()
+        if word not in found:
+            found.add(word)
+            todo += re.findall(r"\w+", str(known.get(word, "")))
+    return found
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_an_entry_point_takes_the_variables_that_it_reads_and_no_others(role: str) -> None:
+    specs = load(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]
+    known = {name for spec in specs.values() for name in spec["options"]}
+    for entry, spec in specs.items():
+        assert set(spec["options"]) == known & read_by(role, entry), entry
+
+
+def test_what_is_behind_a_variable_counts_as_read() -> None:
+    found = read_by("inference", "drain")
+    assert "inference_drain_seconds" in found
+    assert "inference_tls_dir" not in found
+    assert "model_storage_allowed_clients" in read_by("model_storage", "renewed")

@@ -23,7 +23,8 @@ PIECES = "pieces.meta4"
 SIGNATURE = "model.sig"
 RESERVED = (MANIFEST, PIECES, SIGNATURE)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+# What a model, a version and a precision may be called: one component of a path.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
 class ArtifactError(Exception):
@@ -32,7 +33,7 @@ class ArtifactError(Exception):
 
 def check_name(value: object, what: str) -> str:
     """Return a model name, version or precision that is safe as one path component."""
-    if not isinstance(value, str) or not _NAME.match(value):
+    if not isinstance(value, str) or not re.fullmatch(NAME, value):
         raise ArtifactError(
             f"{what} {value!r} is not usable: it must start with a letter or digit and contain only letters, "
             "digits, '.', '_' and '-' (at most 128)"

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.commands import Run, module_runner
 from . import pci
 from .snapshot import Snapshot, driver_in, take
 from .xid import Xid, xids_in
-
-# (rc, stdout, stderr) of a command
-Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
 
 # The journal has all since the host started; the kernel's own buffer forgets, and is for hosts without a journal.
 _LOGS = (
@@ -78,21 +76,8 @@ def python_of(venv: str | None) -> str:
 
 def read(module: Any, python: str, paths: Sequence[str], timeout: float) -> Host:
     """Read everything, with NVIDIA's binding in *paths* or that of a Python."""
-    lines, log_problem = kernel_log(runner(module))
+    lines, log_problem = kernel_log(module_runner(module))
     return host_of(take(python, paths, timeout), ROOT, lines, log_problem)
-
-
-def runner(module: Any) -> Run:
-    """Run a command; one that the host does not have ends as a shell would say it."""
-
-    def run(command: Sequence[str]) -> tuple[int, str, str]:
-        program = module.get_bin_path(command[0])
-        if program is None:
-            return 127, "", f"{command[0]} is not installed"
-        rc, stdout, stderr = module.run_command([program, *command[1:]])
-        return int(rc), str(stdout), str(stderr)
-
-    return run
 
 
 def kernel_log(run: Run) -> tuple[list[str], str]:

@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..artifacts.names import NAME
 from ..checkpoint.precisions import EXPORTED, PREPARED
+from ..common.findings import Finding
 from ..pkcs11 import custody
+from ..store.placement import REPLICAS
 from . import requirements, workers
 
-STORAGE_HOSTS = 3
+STORAGE_HOSTS = REPLICAS
 
 # The zones that a host of each group must have an address in.
 ZONES = {
@@ -30,19 +33,6 @@ ZONES = {
     "release": ("management", "storage"),
 }
 KNOWN_ZONES = ("management", "service", "inference", "storage")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where it is, what it is, and what to do."""
-
-    where: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        """Give the problem as one line."""
-        return f"{self.where}: {self.what}. {self.remedy}."
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ def _is_prepared(name: Any) -> bool:
     return isinstance(name, str) and name in PREPARED
 
 
-_name = _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_name = _matches(NAME)
 _folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
 _dns = _matches(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
@@ -227,31 +217,31 @@ VARIABLES = {
 HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
 
 
-def group_problems(groups: Mapping[str, Sequence[str]], mounted: bool = False) -> Iterator[Problem]:
+def group_problems(groups: Mapping[str, Sequence[str]], mounted: bool = False) -> Iterator[Finding]:
     """Find groups that have too few hosts, or too many. *mounted*: the store is no host's, but mounted."""
     count = {name: len(groups.get(name, ())) for name in ZONES}
     if count["storage"] < STORAGE_HOSTS and not (mounted and count["storage"] == 0):
-        yield Problem(
+        yield Finding(
             "group storage",
             f"it has {_hosts(count['storage'])}, and every model is kept on {STORAGE_HOSTS}",
             f"Add {_hosts(STORAGE_HOSTS - count['storage'])} to the group",
         )
     if count["release"] != 1:
-        yield Problem(
+        yield Finding(
             "group release",
             f"it has {_hosts(count['release'])}, and exactly one keeps the CA and signing keys",
             "Name one of the inference hosts",
         )
     for name in ("gateway", "inference"):
         if not count[name]:
-            yield Problem(f"group {name}", "it has no host", "Add at least one host to the group")
+            yield Finding(f"group {name}", "it has no host", "Add at least one host to the group")
 
 
 def _hosts(count: int) -> str:
     return f"{count or 'no'} host{'' if count == 1 else 's'}"
 
 
-def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find site variables that are missing, malformed, unknown, or not the same on all hosts."""
     for name, variable in VARIABLES.items():
         values = {host.name: host.variables.get(name) for host in hosts if name not in host.unread}
@@ -259,16 +249,16 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
         if lacking and not variable.required and len(lacking) == len(values):
             continue
         if lacking:
-            yield Problem(
+            yield Finding(
                 name, f"it is not set for {', '.join(lacking)}", "Set it in group_vars/all"
             )
             continue
         if len({repr(value) for value in values.values()}) > 1:
             said = "; ".join(f"{value!r} for {host}" for host, value in values.items())
-            yield Problem(name, f"hosts differ: {said}", "Set it once, in group_vars/all")
+            yield Finding(name, f"hosts differ: {said}", "Set it once, in group_vars/all")
         for value in {repr(value): value for value in values.values()}.values():
             if not variable.accepts(value):
-                yield Problem(
+                yield Finding(
                     name, f"it is {value!r}", f"It must be {variable.rule}{_typed(name, value)}"
                 )
     unknown = (
@@ -276,7 +266,7 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
     )
     for name in sorted(unknown):
         close = difflib.get_close_matches(name, VARIABLES, n=1)
-        yield Problem(
+        yield Finding(
             name,
             "there is no site variable of this name",
             f"Did you mean {close[0]}"
@@ -298,7 +288,7 @@ def _typed(name: str, value: Any) -> str:
     return ""
 
 
-def unread_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def unread_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find variables that cannot be read, each once for all hosts that it is so on."""
     found: dict[tuple[str, str], list[str]] = {}
     for host in hosts:
@@ -310,87 +300,87 @@ def unread_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
             if "vault" in why.lower() or "decrypt" in why.lower()
             else "Correct it in the variables of these hosts or of their groups"
         )
-        yield Problem(name, f"it cannot be read for {', '.join(names)}: {why.rstrip('.')}", remedy)
+        yield Finding(name, f"it cannot be read for {', '.join(names)}: {why.rstrip('.')}", remedy)
 
 
-def _zone_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def _zone_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find zones that are to be enforced and are not there."""
     values = common(hosts)
     if values.get("deepseek_zones_enforced") is True and not values.get("deepseek_zones"):
-        yield Problem(
+        yield Finding(
             "deepseek_zones_enforced",
             "it is true, and deepseek_zones is not set",
             "Write the networks of each zone into deepseek_zones",
         )
 
 
-def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find minimums that do not exist, or cannot be compared with."""
     value = common(hosts).get("deepseek_minimums")
     if isinstance(value, Mapping):
         for where, what, remedy in requirements.problems(value):
-            yield Problem(f"deepseek_minimums.{where}", what, remedy)
+            yield Finding(f"deepseek_minimums.{where}", what, remedy)
 
 
-def _export_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def _export_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find what would be made from a graph where none is made."""
     values = common(hosts)
     if values.get("deepseek_export") is not False:
         return
     for name in ("deepseek_precisions", "deepseek_engine_flavour"):
         if values.get(name) not in (None, UNCOMPILED, []):
-            yield Problem(
+            yield Finding(
                 name,
                 f"it is {values[name]!r}, which needs a graph, and deepseek_export is false",
                 "Leave it out, or deepseek_export",
             )
 
 
-def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find an engine that would have to be compiled from the graph as exported."""
     values = common(hosts)
     flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
     if flavour == ON_CUDA and precision not in CUDA_PRECISIONS:
-        yield Problem(
+        yield Finding(
             "deepseek_engine_flavour",
             f"it is {flavour!r}, and deepseek_precision is {precision or EXPORTED!r}",
             f"Set deepseek_precision to one of {', '.join(CUDA_PRECISIONS)}",
         )
     elif flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
-        yield Problem(
+        yield Finding(
             "deepseek_engine_flavour",
             f"it is {flavour!r}, and deepseek_precision is {EXPORTED!r}, from which no engine is compiled",
             f"Set deepseek_precision to one of {', '.join(PREPARED)}, or this to {UNCOMPILED!r}",
         )
 
 
-def _precision_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def _precision_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find a precision that is to be served and is not published."""
     values = common(hosts)
     precision, listed = values.get("deepseek_precision"), values.get("deepseek_precisions") or []
     if not _is_prepared(precision) or not _is_precisions(listed):
         return
     if precision not in [item["name"] for item in listed]:
-        yield Problem(
+        yield Finding(
             "deepseek_precision",
             f"it is {precision!r}, which deepseek_precisions does not list",
             f"Add it there with its texts, or serve {EXPORTED!r}",
         )
 
 
-def _port_problems(hosts: Sequence[Host]) -> Iterator[Problem]:
+def _port_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find two services of one host (release and inference hosts have both) on one port."""
     values = common(hosts)
     storage, inference = values.get("deepseek_storage_port"), values.get("deepseek_inference_port")
     if storage is not None and str(storage) == str(inference):
-        yield Problem(
+        yield Finding(
             "deepseek_storage_port",
             f"it is {storage}, as deepseek_inference_port is",
             "Change one of them",
         )
 
 
-def worker_problems(host: Host) -> Iterator[Problem]:
+def worker_problems(host: Host) -> Iterator[Finding]:
     """Find workers that cannot be, or that would listen where the store is served."""
     listed, port = (
         host.variables.get("deepseek_workers"),
@@ -401,11 +391,11 @@ def worker_problems(host: Host) -> Iterator[Problem]:
     where = f"{host.name}, deepseek_workers"
     wrong = workers.problems(listed, port)
     for what in wrong:
-        yield Problem(where, what, "Correct it in the host's variables")
+        yield Finding(where, what, "Correct it in the host's variables")
     storage = host.variables.get("deepseek_storage_port")
     for worker in [] if wrong else workers.workers(listed, int(str(port))):
         if str(worker["port"]) == str(storage) != str(port):
-            yield Problem(
+            yield Finding(
                 where,
                 f"worker {worker['name']} has port {storage}, as deepseek_storage_port is",
                 "Change one of them",
@@ -414,14 +404,14 @@ def worker_problems(host: Host) -> Iterator[Problem]:
 
 def address_problems(
     groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     """Find hosts without an address in a zone of theirs, and addresses that are wrong or used twice."""
     users: dict[str, list[str]] = {}
     for host in hosts:
         if "deepseek_zone_addresses" in host.unread:
             continue
         if not isinstance(host.addresses, Mapping):
-            yield Problem(
+            yield Finding(
                 host.name,
                 "deepseek_zone_addresses is not set"
                 if host.addresses is None
@@ -432,7 +422,7 @@ def address_problems(
         mine = [name for name in ZONES if host.name in groups.get(name, ())]
         for zone in dict.fromkeys(zone for name in mine for zone in ZONES[name]):
             if zone not in host.addresses:
-                yield Problem(
+                yield Finding(
                     host.name,
                     f"it has no address in the {zone} zone, and is in group {', '.join(mine)}",
                     f"Set deepseek_zone_addresses.{zone}",
@@ -442,7 +432,7 @@ def address_problems(
             users.setdefault(str(text), []).append(host.name)
     for text, names in users.items():
         if len(set(names)) > 1:
-            yield Problem(
+            yield Finding(
                 ", ".join(names), f"they share the address {text}", "Give each host its own"
             )
 
@@ -455,11 +445,11 @@ def _zones(host: Host) -> list[str]:
     )
 
 
-def _address_problems(name: str, zone: str, text: Any, known: Sequence[str]) -> Iterator[Problem]:
+def _address_problems(name: str, zone: str, text: Any, known: Sequence[str]) -> Iterator[Finding]:
     where = f"{name}, deepseek_zone_addresses.{zone}"
     if zone not in known:
-        yield Problem(where, "there is no such zone", f"The zones are {', '.join(known)}")
+        yield Finding(where, "there is no such zone", f"The zones are {', '.join(known)}")
     try:
         ipaddress.ip_address(str(text))
     except ValueError:
-        yield Problem(where, f"{text!r} is not an IP address", "Correct it")
+        yield Finding(where, f"{text!r} is not an IP address", "Correct it")

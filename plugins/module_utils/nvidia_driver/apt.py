@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# (rc, stdout, stderr) of a command
-Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+from ..common.commands import Run
 
 # Below this, APT prefers what is installed (apt_preferences(5)): backports, and what was pinned away.
 _ORDINARY_PRIORITY = 500

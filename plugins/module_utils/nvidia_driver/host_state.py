@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..common.commands import Run
+from ..common.findings import Finding
 from ..gpu import pci
-from .apt import Package, Run, Transaction
+from .apt import Package, Transaction
 
 # UEFI specification 2.10, sections 3.3 and 32.4: GUIDs of the global variables and of the signature databases; shim's own.
 _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -22,15 +24,6 @@ _TRUSTED = (
 )
 _EFI_ATTRIBUTES = 4  # bytes before a variable's value in efivarfs
 _DKMS = re.compile(r"^(nvidia[\w-]*)[/,]\s*([^,:\s]+)(?:,\s*([^,]+),\s*([^:,]+))?:\s*(\w+)")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: the variable or file, what is wrong with it, and what to do."""
-
-    where: str
-    what: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Report:
     secure_boot: SecureBoot = field(default_factory=lambda: SecureBoot(False, "", False))
     loaded: str = ""
     nouveau: bool = False
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Finding, ...] = ()
 
 
 def secure_boot(sysfs: Path, root: Path, certificate: str) -> SecureBoot:

@@ -9,16 +9,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..common.findings import Finding
 from . import apt as packages
 from .apt import Apt, Package, Transaction
-from .host_state import Problem, Report
+from .host_state import Report
 from .systems import Wish
 
 # What NVIDIA's own installer (.run) leaves behind, and no package has.
 _RUNFILE = ("usr/bin/nvidia-uninstall", "usr/bin/nvidia-installer")
 
 
-def disk_problems(free: Mapping[str, int], root: Path) -> Iterator[Problem]:
+def disk_problems(free: Mapping[str, int], root: Path) -> Iterator[Finding]:
     """File systems with less free space than all folders on them need together, *free* in MiB by folder."""
     needs: dict[int, tuple[int, int, list[str]]] = {}
     for name, mebibytes in free.items():
@@ -28,7 +29,7 @@ def disk_problems(free: Mapping[str, int], root: Path) -> Iterator[Problem]:
         needs[device] = (state.f_bavail * state.f_frsize >> 20, need + mebibytes, [*names, name])
     for there, need, names in needs.values():
         if there < need:
-            yield Problem(
+            yield Finding(
                 "nvidia_driver_free_mib",
                 f"the file system of {', '.join(names)} has {there} MiB free, and {need} MiB are needed",
                 "Free some space: apt-get clean, and remove kernels that are not used any more",
@@ -39,16 +40,16 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def hardware_problems(report: Report, wish: Wish, root: Path) -> Iterator[Problem]:
+def hardware_problems(report: Report, wish: Wish, root: Path) -> Iterator[Finding]:
     if not report.gpus:
-        yield Problem(
+        yield Finding(
             "nvidia_driver_sysfs",
             "the kernel sees no NVIDIA GPU",
             "Look at lspci -d 10de: and at the GPU's seat and power; or take the host out of those that get a driver",
         )
     boot = report.secure_boot
     if boot.enabled and not boot.enrolled:
-        yield Problem(
+        yield Finding(
             boot.certificate,
             "Secure Boot is on, and neither firmware nor shim trusts the key that DKMS signs modules with,"
             " so the kernel would refuse the driver",
@@ -58,37 +59,37 @@ def hardware_problems(report: Report, wish: Wish, root: Path) -> Iterator[Proble
         )
     left = [f"/{name}" for name in _RUNFILE if (root / name).exists()]
     if left:
-        yield Problem(
+        yield Finding(
             left[0],
             "a driver was installed with NVIDIA's own installer (.run), whose files packages would overwrite only in part",
             "Remove it with nvidia-uninstall, and restart the host",
         )
     if report.nouveau and not wish.restart:
-        yield Problem(
+        yield Finding(
             "nvidia_driver_reboot",
             "it is never, and the nouveau driver has the GPU, which lets go of it only when the host starts without it",
             "Set it to if_needed; or block nouveau in /etc/modprobe.d, run update-initramfs -u and restart the host yourself",
         )
 
 
-def audit_problems(manager: Apt) -> Iterator[Problem]:
+def audit_problems(manager: Apt) -> Iterator[Finding]:
     broken = manager.audit()
     if broken:
-        yield Problem(
+        yield Finding(
             "dpkg --audit",
             f"packages are not installed properly ({'; '.join(broken)})",
             "Repair them with dpkg --configure -a and apt-get --fix-broken install",
         )
 
 
-def problems_in(problems: Sequence[Problem], where: str) -> list[Problem]:
+def problems_in(problems: Sequence[Finding], where: str) -> list[Finding]:
     """Problems of one variable or file."""
     return [problem for problem in problems if problem.where == where]
 
 
-def running_problems(report: Report, wish: Wish, version: str) -> Iterator[Problem]:
+def running_problems(report: Report, wish: Wish, version: str) -> Iterator[Finding]:
     if report.loaded and version and report.loaded != version and not wish.replace:
-        yield Problem(
+        yield Finding(
             "nvidia_driver_version",
             f"the kernel module {report.loaded} is loaded; with packages of {version} beside it, nothing on this host could"
             " use a GPU until it is unloaded or the host restarts",
@@ -98,16 +99,16 @@ def running_problems(report: Report, wish: Wish, version: str) -> Iterator[Probl
 
 def transaction_problems(
     transaction: Transaction, report: Report, manager: Apt, found: Mapping[str, Package]
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     if transaction.error:
-        yield Problem(
+        yield Finding(
             "apt-get --simulate install",
             f"the driver's packages cannot be installed together: {transaction.error}",
             "Check apt-mark showhold, /etc/apt/preferences.d and sources of other releases",
         )
     moved = [change.name for change in transaction.changes if packages.is_kernel(change.name)]
     if moved:
-        yield Problem(
+        yield Finding(
             "apt-get --simulate install",
             f"installing the driver would change the kernel ({', '.join(moved)})",
             "Bring the kernel up to date first, as you always do, restart the host, and run this again",
@@ -118,14 +119,14 @@ def transaction_problems(
         if not change.new and not (report.unwanted and found[change.name].is_driver)
     ]
     if gone:
-        yield Problem(
+        yield Finding(
             "apt-get --simulate install",
             f"installing the driver would remove {', '.join(gone)}",
             "Remove them yourself if nobody needs them, or name a version that gets along with them",
         )
     held = manager.others_hold(transaction.changes, found)
     if held:
-        yield Problem(
+        yield Finding(
             "dpkg --get-selections",
             f"packages of the driver are held, and not by this role ({', '.join(held)})",
             f"Ask who holds them and why; then run apt-mark unhold {' '.join(held)}",

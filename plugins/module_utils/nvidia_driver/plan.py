@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..common.commands import Run
+from ..common.findings import Finding
 from ..gpu import pci
 from . import apt as packages
-from .apt import Apt, Package, Run
-from .host_state import Build, Problem, Report, builds, kernels, secure_boot
+from .apt import Apt, Package
+from .host_state import Build, Report, builds, kernels, secure_boot
 from .obstacles import (
     audit_problems,
     disk_problems,
@@ -42,7 +44,7 @@ def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Repo
         nouveau=(sysfs / "module" / "nouveau").is_dir()
         or any(device.driver == "nouveau" for device in devices),
         problems=tuple(
-            Problem(
+            Finding(
                 "nvidia_driver_kernel_module",
                 f"it is {wish.kernel_module}, and {what}",
                 "Set it to auto, and give GPUs that cannot be driven together to different hosts",
@@ -52,7 +54,7 @@ def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Repo
     )
     if system is None:
         supported = ", ".join(" ".join(identity) for identity in SYSTEMS)
-        problem = Problem(
+        problem = Finding(
             "/etc/os-release",
             f"the host runs {name}",
             f"Supported are {supported}; take the host out of the inventory, or reinstall it",
@@ -76,7 +78,7 @@ def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Repo
     return _with(_plan(report, wish, system, run, root, manager, found), problems)
 
 
-def _with(report: Report, problems: Sequence[Problem]) -> Report:
+def _with(report: Report, problems: Sequence[Finding]) -> Report:
     return replace(report, problems=(*problems, *report.problems))
 
 
@@ -95,7 +97,7 @@ def _plan(
     kernel = system.kernel[report.kernel_module]
     branch = packages.upstream(wish.version).partition(".")[0]
     if "{branch}" in kernel and not branch:
-        problem = Problem(
+        problem = Finding(
             "nvidia_driver_version",
             "it is empty, and this system's packages have the driver's branch in their names",
             "Name a version, such as 580.95.05",
@@ -201,7 +203,7 @@ def _repository_plan(
     problems = list(disk_problems(wish.free, root))
     manager.prepare()
     problems += [
-        Problem(
+        Finding(
             "nvidia_driver_mirror",
             f"package lists could not be fetched: {what}",
             "Correct nvidia_driver_mirror and the host's own APT sources, or bring the mirror up",
@@ -221,7 +223,7 @@ def _repository_plan(
         version = ""
     for what in pci.branch_problems(report.gpus, version) if version else ():
         problems.append(
-            Problem(
+            Finding(
                 "nvidia_driver_version",
                 f"it is {wish.version or 'empty'}, which means {version}, and {what}",
                 "Name another version, and the repository that has it in nvidia_driver_mirror or nvidia_driver_repository",
@@ -229,7 +231,7 @@ def _repository_plan(
         )
     if names.headers and names.headers not in found and not offers.get(names.headers):
         problems.append(
-            Problem(
+            Finding(
                 "nvidia_driver_kernel_release",
                 f"the kernel {wish.kernel_release} has no headers on this host, and no source has the package {names.headers}",
                 "Start a kernel of the distribution (install its newest kernel, restart), or add a source that has these headers;"
@@ -248,14 +250,14 @@ def _version_problem(
     names: _Names,
     offers: Mapping[str, Sequence[packages.Offer]],
     offered: Sequence[str],
-) -> Problem:
+) -> Finding:
     lacking = [name for name in names.versioned if not offers.get(name)]
     detail = f"it is {wanted or 'empty'}, and "
     if lacking:
         detail += f"no source has {', '.join(lacking)}"
     else:
         detail += f"no source has all of {', '.join(names.versioned)} in that version"
-    return Problem(
+    return Finding(
         "nvidia_driver_version",
         detail,
         f"Available for the {names.kernel} of this host: {', '.join(offered) or 'none'}; name one of them, or another mirror"
@@ -272,7 +274,7 @@ def _simulated(
     names: _Names,
     full: str,
     offers: Mapping[str, Sequence[packages.Offer]],
-    problems: Sequence[Problem],
+    problems: Sequence[Finding],
 ) -> Report:
     """Try the installation, and refuse what it must not do."""
     versions = {one: packages.exact(offers[one], full) for one in names.versioned}
@@ -280,7 +282,7 @@ def _simulated(
     manager.pin(pins)
     versions.update(_along(report, manager, versions, full))
     specs = [manager.spec(one, version) for one, version in versions.items()]
-    more: list[Problem] = []
+    more: list[Finding] = []
     if names.fabric:
         candidates = [one.format(branch=report.version.partition(".")[0]) for one in names.fabric]
         known = manager.policy(candidates)
@@ -293,7 +295,7 @@ def _simulated(
         if not any(exact.values()):
             listed = ", ".join(offer.version for one in known.values() for offer in one) or "none"
             more.append(
-                Problem(
+                Finding(
                     "nvidia_driver_fabric_manager",
                     f"the GPUs of this host are joined by NVSwitches, and no source has {' or '.join(candidates)} in version {report.version},"
                     " which must be the driver's",

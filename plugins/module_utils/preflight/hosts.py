@@ -28,7 +28,6 @@ from .check import (
 from .keys import custody_checks
 
 CLOCK_SECONDS = 60
-SYSTEMS = {"Debian": ("12", "13")}
 ARCHITECTURES = ("x86_64",)
 # The zones whose NICs carry the models and the requests.
 FAST_ZONES = ("inference", "storage")
@@ -188,10 +187,12 @@ def _root_checks(name: str, facts: Mapping[str, Any]) -> Iterator[Check]:
 
 def _system_checks(name: str, facts: Mapping[str, Any]) -> Iterator[Check]:
     distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
-    supported = ", ".join(f"{one} {' or '.join(all_)}" for one, all_ in SYSTEMS.items())
+    supported = ", ".join(
+        f"{one} {' or '.join(all_)}" for one, all_ in requirements.SYSTEMS.items()
+    )
     yield judge(
         Check(name, "system", "", f"{distribution} {version}", supported, "Reinstall the host"),
-        version in SYSTEMS.get(str(distribution), ()),
+        version in requirements.SYSTEMS.get(str(distribution), ()),
     )
     yield judge(
         Check(

@@ -10,13 +10,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..common import host_names
+from ..common.findings import Finding
 from ..inventory import site_variables
 from .check import FAILED, INVENTORY, OK, Check, Groups, Host
 
 
 def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
     """Judge what needs nothing but the inventory."""
-    subjects: dict[str, Iterable[site_variables.Problem]] = {
+    subjects: dict[str, Iterable[Finding]] = {
         "groups": site_variables.group_problems(groups, site_variables.only_mounted(hosts)),
         "names": _name_problems(groups, hosts),
         "variables": itertools.chain(
@@ -37,13 +38,13 @@ def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
             yield Check(INVENTORY, name, OK, "as they must be")
 
 
-def _name_problems(groups: Groups, hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
+def _name_problems(groups: Groups, hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find names that cannot be a host's."""
     for problem in host_names.problems((host.name for host in hosts), groups):
-        yield site_variables.Problem(*problem)
+        yield Finding(*problem)
 
 
-def _role_problems(hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
+def _role_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find what is wrong with the variables of roles, each once for all hosts that it is so on."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for host in hosts:
@@ -51,7 +52,7 @@ def _role_problems(hosts: Sequence[Host]) -> Iterator[site_variables.Problem]:
             found.setdefault((one["name"], one["what"], one["remedy"]), []).append(host.name)
     for (name, what, remedy), names in found.items():
         on = "" if len(names) == len(hosts) else f" (for {', '.join(names)})"
-        yield site_variables.Problem(name, f"{what}{on}", remedy)
+        yield Finding(name, f"{what}{on}", remedy)
 
 
 def zone_checks(hosts: Sequence[Host]) -> Iterator[Check]:

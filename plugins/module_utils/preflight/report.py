@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..common import findings
 from ..inventory import requirements, site_variables
 from .check import DEFERRED, FAILED, Check, Groups, Host, Network
 from .hosts import host_checks, refusal_checks
@@ -41,27 +42,12 @@ def _refusals(host: Host, hosts: Sequence[Host], rows: Sequence[Check]) -> Itera
 # The report
 
 
-_WIDEST = 60
-
-
 def table(rows: Sequence[Check]) -> list[str]:
     """Columns of text, one line for each check; a cell that is wider than the widest column moves what follows."""
-    if not rows:
-        return []
-    cells: list[tuple[str, ...]] = [("HOST", "CHECK", "FOUND", "EXPECTED", "REMEDY")]
-    cells += [
-        tuple(
-            " ".join(text.split()) or "-"
-            for text in (row.host, row.name, row.found, row.expected, row.remedy)
-        )
-        for row in rows
-    ]
-    columns = range(len(cells[0]) - 1)
-    widths = [min(_WIDEST, max(len(line[column]) for line in cells)) for column in columns]
-    return [
-        "  ".join([*(line[column].ljust(widths[column]) for column in columns), line[-1]])
-        for line in cells
-    ]
+    return findings.table(
+        ("HOST", "CHECK", "FOUND", "EXPECTED", "REMEDY"),
+        [(row.host, row.name, row.found, row.expected, row.remedy) for row in rows],
+    )
 
 
 def lines(rows: Sequence[Check], hosts: int) -> list[str]:

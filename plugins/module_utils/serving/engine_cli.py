@@ -13,8 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# (rc, stdout, stderr) of a command
-Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+from ..common.commands import Run
 
 PREFIX = "deepseek-engine: "
 # Members of TensorRT's BuilderFlag behind options that are easier to read.

@@ -2,39 +2,163 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Compare a wheel that was built elsewhere with the source that it was built from.
+"""The wheel of the serving package: built once, with the wheels that it needs, and compared with its source before it is used.
 
-A wheel is taken only if each file that Python would import or run is one of the source, byte for byte. So it
-can hold no code of others: neither a changed module, nor a .pth file, which each start of Python would run.
+Between the machine that built it and the controller it was carried by hand. It is taken only if each file that Python
+would import or run is one of the source, byte for byte. So it can hold no code of others: neither a changed module, nor
+a .pth file, which each start of Python would run.
 """
 
 from __future__ import annotations
 
 import configparser
+import hashlib
 import importlib
 import io
+import os
 import re
+import subprocess
+import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PACKAGE = "deepseek-serving"
 # Bounds of what is read: many times what a wheel of ours has.
 MAX_BYTES = 2**25
 MAX_FILES = 2000
+# Any fixed time: it makes the same source the same wheel.
+EPOCH = "1767225600"
+BUILD_SECONDS = 600
 _METADATA = re.compile(
     r"^[A-Za-z0-9_.]+-[A-Za-z0-9_.+!]+\.dist-info/(METADATA|WHEEL|RECORD|entry_points\.txt|top_level\.txt|licenses/[A-Za-z0-9_./-]+)$"
 )
+_NAME = re.compile(r"deepseek_serving-(?P<version>[A-Za-z0-9_.+!]+)-py3-none-any\.whl")
+_BESIDE = ("pyproject.toml", "README.md")
+
+
+class WheelError(Exception):
+    """The wheel could not be built."""
+
+
+@dataclass(frozen=True)
+class OwnWheel:
+    """The wheel in a directory, and what is wrong with it."""
+
+    name: str
+    sha256: str
+    problems: Sequence[str]
+
+    @property
+    def requirement(self) -> str:
+        """The line of a lock that pins it; empty if there is none."""
+        match = _NAME.fullmatch(self.name)
+        if match is None:
+            return ""
+        return f"{PACKAGE}=={match['version']} \\\n    --hash=sha256:{self.sha256}\n"
 
 
 def source_files(source: Path) -> dict[str, bytes]:
-    """The files of the packages below src/, by the names that they have in a wheel."""
+    """The files of the packages below src/, by the names that they have in a wheel; a linked package is one like the others."""
     root = source / "src"
     found = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and not re.search(r"(^|/)__pycache__/|\.egg-info/|\.pyc$", name):
-            found[name] = path.read_bytes()
-    return found
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(
+            name for name in folders if name != "__pycache__" and not name.endswith(".egg-info")
+        )
+        for name in files:
+            path = Path(folder, name)
+            if not name.endswith(".pyc"):
+                found[path.relative_to(root).as_posix()] = path.read_bytes()
+    return dict(sorted(found.items()))
+
+
+def own_wheel(directory: Path, source: Path) -> OwnWheel:
+    """Find the wheel in a directory, and compare it with its source."""
+    there = sorted(directory.glob("*.whl"))
+    if not there:
+        return OwnWheel("", "", [f"there is no wheel of {PACKAGE}"])
+    if len(there) > 1 or not _NAME.fullmatch(there[0].name):
+        names = ", ".join(path.name for path in there)
+        return OwnWheel("", "", [f"there must be one wheel of {PACKAGE}, and there is {names}"])
+    with open(there[0], "rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    return OwnWheel(
+        there[0].name, hashlib.sha256(content).hexdigest(), differences(content, source)
+    )
+
+
+# --- building ---------------------------------------------------------------------------------------
+
+
+def build(
+    source: Path, directory: Path, lock: Path, python: str, index_url: str = ""
+) -> OwnWheel:
+    """Build the wheel into a directory, in place of what is there, and return it.
+
+    The build backend is the one of the lock. It sees a copy of the source, so that nothing is left in the collection, and
+    nothing that lies there beside the source gets in. Raises WheelError, OSError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=directory) as temporary:
+        work = Path(temporary)
+        install = [*_pip(python), "install", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+        install += [f"--target={work / 'backend'}", f"--requirement={lock}"]
+        _run(install + ([f"--index-url={index_url}"] if index_url else []), work, {})
+        _stage(source, work / "source")
+        make = [*_pip(python), "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
+        _run(
+            [*make, f"--wheel-dir={work / 'wheel'}", str(work / "source")],
+            work,
+            {"PYTHONPATH": str(work / "backend"), "SOURCE_DATE_EPOCH": EPOCH},
+        )
+        built = own_wheel(work / "wheel", source)
+        if built.problems:
+            raise WheelError(f"what was built is not the source: {'; '.join(built.problems[:5])}")
+        os.replace(work / "wheel" / built.name, directory / built.name)
+    for path in directory.glob("*.whl"):
+        if path.name != built.name:
+            path.unlink()
+    return built
+
+
+def _pip(python: str) -> list[str]:
+    return [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+
+
+def _stage(source: Path, copy: Path) -> None:
+    files = {f"src/{name}": content for name, content in source_files(source).items()}
+    files |= {name: (source / name).read_bytes() for name in _BESIDE}
+    for name, content in files.items():
+        path = copy / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        # the mode gets into the wheel
+        path.chmod(0o644)
+
+
+def _run(command: Sequence[str], work: Path, environment: Mapping[str, str]) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd=work,
+            env={**os.environ, **environment},
+            timeout=BUILD_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WheelError(f"pip was not done after {BUILD_SECONDS} seconds") from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[-2000:]
+        raise WheelError(f"{' '.join(command[:3])} {command[6]} failed: {said}")
+
+
+# --- comparing --------------------------------------------------------------------------------------
 
 
 def scripts(source: Path) -> dict[str, str]:

@@ -35,21 +35,12 @@ from ..artifacts.names import (
     check_name,
     retired_path,
 )
+from ..common.commands import Run, run_command
 from ..common.prometheus import Sample, metrics_text
-from .aria2 import run_command
 from .engines import KIND as ENGINE
 from .engines import Request as EngineRequest
 from .engines import Wanted, ensure_engine
-from .model import (
-    ArtifactState,
-    Credentials,
-    Fetch,
-    Get,
-    ReplicaError,
-    Request,
-    Run,
-    StoreBusyError,
-)
+from .model import ArtifactState, Credentials, Fetch, Get, ReplicaError, Request, StoreBusyError
 from .placement import holders
 from .replica import ensure_replica
 from .sources import Sources, https_fetcher, replicas

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..artifacts.files import read_small
+from ..common.commands import Completed, Run, run_command
 from ..pkcs11.pin import read_pin
 from ..pkcs11.session import sign_bytes
-from .aria2 import run_command
 from .eviction import Evictor, last_served
-from .model import Completed, Credentials, Fetch, ReplicaError, Run
+from .model import Credentials, Fetch, ReplicaError
 from .sources import https_fetcher
 from .writer import PublishError
 
@@ -116,13 +116,13 @@ def fetcher(module: Any) -> Fetch:
 def runner(module: Any) -> Run:
     """Run a command whose program must be installed."""
 
-    def run(command: Sequence[str]) -> Completed:
+    def run(command: Sequence[str], data: str = "", /) -> Completed:
         program = module.get_bin_path(command[0])
         if program is None:
             raise ReplicaError(
                 f"{command[0]} is not installed on this host: install the package aria2."
             )
         # not the module's, which is not made for several threads
-        return run_command([program, *command[1:]])
+        return run_command([program, *command[1:]], data)
 
     return run

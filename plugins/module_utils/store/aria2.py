@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from ..artifacts.files import ensure_directory
 from ..artifacts.hashing import FileHash, worker_count
 from ..artifacts.metalink import expand_metalink
-from .model import Completed, Credentials, ReplicaError, Run, disk_full
+from ..common.commands import Completed, Run
+from .model import Credentials, ReplicaError, disk_full
 
 # Exit status of aria2c, as in section EXIT STATUS of its manual.
 _ARIA2_NO_SPACE = 9
@@ -89,22 +89,6 @@ def download(
         f"No source has all pieces right: aria2c ended with status {failed.rc} while fetching into {part}, which is kept "
         f"for the next try. Its last words: {' | '.join(output[-12:])}"
     )
-
-
-def run_command(command: Sequence[str]) -> Completed:
-    """Run it without a proxy of the environment, which must not come between the hosts of a site."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
-    }
-    done = subprocess.run(
-        list(command),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 def shares_of(files: Mapping[str, FileHash], number: int) -> list[dict[str, FileHash]]:

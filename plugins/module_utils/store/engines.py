@@ -31,8 +31,9 @@ from ..artifacts.names import (
 )
 from ..artifacts.signatures import verify_model_signature
 from ..artifacts.verify import Difference, verify_directory
+from ..common.commands import Run
 from .lock import LOCK_SECONDS, store_lock
-from .model import ArtifactRef, ArtifactState, Credentials, Fetch, Get, MakeRoom, NoSourceError, Run
+from .model import ArtifactRef, ArtifactState, Credentials, Fetch, Get, MakeRoom, NoSourceError
 from .pull import Puller, repairable
 from .sources import Sources
 from .state import artifact_state, read_manifest

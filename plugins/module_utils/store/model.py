@@ -41,17 +41,7 @@ class SourceError(Exception):
         self.dead = dead
 
 
-@dataclass(frozen=True)
-class Completed:
-    """Outcome of a command."""
-
-    rc: int
-    stdout: str
-    stderr: str
-
-
 T = TypeVar("T")
-Run = Callable[[Sequence[str]], Completed]
 Fetch = Callable[[str, int], bytes]
 Get = Callable[[str], bytes]
 # Gets the bytes that are missing and the artifacts (kind, digest) that must stay, and frees what it can.

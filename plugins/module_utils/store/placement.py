@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which storage hosts hold a release: rendezvous hashing (Thaler and Ravishankar, IEEE/ACM ToN 6(1), 1998).
 
-Whoever knows the names of the hosts finds the same ones, without asking anybody. A new host takes the place of
+All who know the names of the hosts find the same ones, without a question to any of them. A new host takes the place of
 one holder of some releases, and nothing else moves.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+# Hosts that hold a release, and the least number of storage hosts of a site.
 REPLICAS = 3
 
 

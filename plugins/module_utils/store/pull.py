@@ -17,6 +17,7 @@ from ..artifacts.metalink import check_metalink
 from ..artifacts.names import MANIFEST, PIECES, RESERVED, SIGNATURE, ArtifactError
 from ..artifacts.signatures import verify_model_signature
 from ..artifacts.verify import Difference
+from ..common.commands import Run
 from .aria2 import download
 from .model import (
     SPACE_RESERVE,
@@ -26,7 +27,6 @@ from .model import (
     MakeRoom,
     NoSourceError,
     ReplicaError,
-    Run,
 )
 from .mounted import copy_mounted, mounted_directory
 from .sources import Sources

@@ -18,8 +18,9 @@ from ..artifacts.hashing import sha256_hex
 from ..artifacts.names import ArtifactError
 from ..artifacts.release import Release, parse_release
 from ..artifacts.signatures import verify_release_signature
+from ..common.commands import Run
 from .lock import LOCK_SECONDS, store_lock
-from .model import Credentials, Fetch, Get, MakeRoom, Replica, ReplicaError, Request, Run
+from .model import Credentials, Fetch, Get, MakeRoom, Replica, ReplicaError, Request
 from .pull import Puller
 from .sources import Sources
 from .state import artifact_ref, read_release, write_release

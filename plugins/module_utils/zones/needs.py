@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..inventory.site_variables import Problem
+from ..common.findings import Finding
 from .model import Address, Host, Matrix, Network
 
 
@@ -128,14 +128,14 @@ def samples(network: Network, taken: set[Address]) -> list[Address]:
     return list(found)
 
 
-def need_problems(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Problem]:
+def need_problems(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Finding]:
     """Find what the services need and no flow lets through, once for each kind."""
     told: set[tuple[str, str, str]] = set()
     for need in needs(matrix, serves):
         if need.kind in told or matrix.allows(need.source, need.target, "tcp", need.port):
             continue
         told.add(need.kind)
-        yield Problem(
+        yield Finding(
             need.who,
             f"no flow lets {need.source} reach TCP port {need.port} of {need.target_host} ({need.target}): {need.why}",
             "Add a flow to deepseek_flows, or leave network_segmentation_standard_flows on; if these are no clients, "
@@ -144,11 +144,11 @@ def need_problems(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Problem
     yield from _unreachable(matrix, serves)
 
 
-def _unreachable(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Problem]:
+def _unreachable(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Finding]:
     zones = [str(zone) for zone in serves["client_zones"] if zone in matrix.zones]
     gateways = _of(matrix, "gateway")
     if gateways and not zones:
-        yield Problem(
+        yield Finding(
             "deepseek_zones",
             f"none of the zones of clients is there ({', '.join(map(str, serves['client_zones'])) or 'none is named'}), "
             "so nobody could ask the service",
@@ -156,7 +156,7 @@ def _unreachable(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Problem]
         )
     for gateway in gateways if zones else ():
         if not gateway.addresses.get("service"):
-            yield Problem(
+            yield Finding(
                 gateway.name,
                 "it is a gateway without an address in zone service, so no client could ask it",
                 "Set deepseek_zone_addresses.service",
@@ -165,7 +165,7 @@ def _unreachable(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Problem]
 
 def dependency_problems(
     matrix: Matrix, found: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     """Find name servers, package indexes and proxies that hosts are set up to use and no flow lets them reach.
 
     ``found`` has for each host what module ``zone_dependencies`` gives: ``what`` (where it is configured), ``address``,
@@ -184,7 +184,7 @@ def dependency_problems(
                 if source.version == target.version
             ):
                 continue
-            yield Problem(
+            yield Finding(
                 name,
                 f"{item['what']} is at {target}, and no flow lets the host reach {protocol} port {port} there",
                 "Name it in deepseek_zones.management.ranges.infrastructure, add a flow, or change the host's configuration",

@@ -17,12 +17,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-# (argv, standard input) -> (rc, stdout, stderr)
-Run = Callable[[Sequence[str], str], "tuple[int, str, str]"]
+from ..common.commands import Run
 
 RUN_DIR = "/run/deepseek-zones"
 # What a table looks like to the nft of this host, in a network namespace of its own that ends with it.
@@ -56,18 +54,6 @@ class Table:
     def record_file(self) -> str:
         """The listing that was confirmed, which the watch on the host compares with what is loaded."""
         return os.path.join(self.run_dir, f"{self.name}.confirmed")
-
-
-def module_runner(module: Any) -> Run:
-    """Give the runner of a module: text in the host's own encoding, and messages in English."""
-
-    def run(argv: Sequence[str], data: str) -> tuple[int, str, str]:
-        rc, out, err = module.run_command(
-            list(argv), data=data or None, binary_data=True, environ_update={"LC_ALL": "C.UTF-8"}
-        )
-        return rc, out, err
-
-    return run
 
 
 @contextlib.contextmanager

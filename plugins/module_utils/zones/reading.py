@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..inventory.site_variables import Problem
+from ..common.findings import Finding
 from .checks import matrix_problems
 from .model import (
     ELSEWHERE,
@@ -33,14 +33,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _ENDPOINT = re.compile(r"([a-z][a-z0-9_-]{0,30})(?:/([A-Za-z0-9_][A-Za-z0-9_.-]{0,62}))?")
 
 
-def read(site: Mapping[str, Any]) -> tuple[Matrix, list[Problem]]:
+def read(site: Mapping[str, Any]) -> tuple[Matrix, list[Finding]]:
     """Read what the site says. What cannot be read is left out of the matrix and is in the problems.
 
     ``site`` has ``zones``, ``flows``, ``groups`` (all groups of the inventory), ``hosts`` (for each its name, groups,
     addresses by zone, and IPv6 addresses by zone), and perhaps ``standard``: flows that count as far as the site has
     zones, ranges and hosts for them. Raises KeyError or TypeError where that is not so.
     """
-    found: list[Problem] = []
+    found: list[Finding] = []
     groups = {*map(str, site["groups"]), "all"}
     zones = _read_zones(site["zones"], groups, found)
     hosts = [_read_host(row, zones, found) for row in site["hosts"]]
@@ -50,7 +50,7 @@ def read(site: Mapping[str, Any]) -> tuple[Matrix, list[Problem]]:
         flows[flow] = None
     listed = site["flows"]
     if not isinstance(listed, Sequence) or isinstance(listed, str):
-        found.append(Problem("deepseek_flows", "it is not a list", "List the flows"))
+        found.append(Finding("deepseek_flows", "it is not a list", "List the flows"))
         listed = []
     for number, item in enumerate(listed, 1):
         where = f"deepseek_flows[{number}]"
@@ -68,7 +68,7 @@ def _standard(
     zones: Mapping[str, Zone],
     hosts: Sequence[Host],
     groups: set[str],
-    found: list[Problem],
+    found: list[Finding],
 ) -> Iterator[Flow]:
     """Give the standard flows between the endpoints that the site has; one that it does not have leaves the others."""
     for number, item in enumerate(listed, 1):
@@ -95,10 +95,10 @@ def _unknown(endpoint: Any, zones: Mapping[str, Zone], groups: set[str]) -> bool
     return any(True for _problem in _endpoint_problems("", endpoint, zones, groups))
 
 
-def _read_zones(zones: Any, groups: set[str], found: list[Problem]) -> dict[str, Zone]:
+def _read_zones(zones: Any, groups: set[str], found: list[Finding]) -> dict[str, Zone]:
     if not isinstance(zones, Mapping):
         found.append(
-            Problem("deepseek_zones", "it is not a mapping", "Map each zone to its networks")
+            Finding("deepseek_zones", "it is not a mapping", "Map each zone to its networks")
         )
         return {}
     known = {}
@@ -106,17 +106,17 @@ def _read_zones(zones: Any, groups: set[str], found: list[Problem]) -> dict[str,
         where = f"deepseek_zones.{name}"
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name == ELSEWHERE:
             found.append(
-                Problem(
+                Finding(
                     where, "this is no name for a zone", "Use lower-case letters, digits, - and _"
                 )
             )
             continue
         if not isinstance(item, Mapping) or not item.get("networks"):
-            found.append(Problem(where, "it has no networks", "List them in networks"))
+            found.append(Finding(where, "it has no networks", "List them in networks"))
             continue
         for key in sorted(set(map(str, item)) - {"networks", "ranges", "groups"}):
             found.append(
-                Problem(
+                Finding(
                     where, f"there is no key {key!r}", "The keys are networks, ranges and groups"
                 )
             )
@@ -128,7 +128,7 @@ def _read_zones(zones: Any, groups: set[str], found: list[Problem]) -> dict[str,
             for network in ranges[str(label)]:
                 if not any(_inside(network, outer) for outer in networks):
                     found.append(
-                        Problem(
+                        Finding(
                             f"{where}.ranges.{label}",
                             f"{network} is in none of the zone's networks",
                             "Correct it",
@@ -138,14 +138,14 @@ def _read_zones(zones: Any, groups: set[str], found: list[Problem]) -> dict[str,
         for group in wanted:
             if group not in groups:
                 found.append(
-                    Problem(
+                    Finding(
                         f"{where}.groups", f"the inventory has no group {group!r}", "Correct it"
                     )
                 )
         known[name] = Zone(name, networks, ranges, tuple(map(str, wanted)))
     if MANAGEMENT not in known:
         found.append(
-            Problem(
+            Finding(
                 "deepseek_zones",
                 f"there is no zone {MANAGEMENT}",
                 "It is where the controller and SSH are: add it",
@@ -153,7 +153,7 @@ def _read_zones(zones: Any, groups: set[str], found: list[Problem]) -> dict[str,
         )
     elif not known[MANAGEMENT].ranges.get("controllers"):
         found.append(
-            Problem(
+            Finding(
                 f"deepseek_zones.{MANAGEMENT}.ranges",
                 "there is no range controllers",
                 "List there the addresses from which Ansible comes: hosts let administration in from them only, never from each other",
@@ -162,9 +162,9 @@ def _read_zones(zones: Any, groups: set[str], found: list[Problem]) -> dict[str,
     return known
 
 
-def _read_networks(where: str, values: Any, found: list[Problem]) -> tuple[Network, ...]:
+def _read_networks(where: str, values: Any, found: list[Finding]) -> tuple[Network, ...]:
     if not isinstance(values, Sequence) or isinstance(values, str):
-        found.append(Problem(where, f"it is {values!r}", "Write a list of networks"))
+        found.append(Finding(where, f"it is {values!r}", "Write a list of networks"))
         return ()
     networks = []
     for value in values:
@@ -174,13 +174,13 @@ def _read_networks(where: str, values: Any, found: list[Problem]) -> tuple[Netwo
             try:
                 meant = ipaddress.ip_network(str(value), strict=False)
                 found.append(
-                    Problem(
+                    Finding(
                         where, f"{value} has bits set beside the network", f"Did you mean {meant}"
                     )
                 )
             except ValueError:
                 found.append(
-                    Problem(
+                    Finding(
                         where,
                         f"{value!r} is not a network",
                         "Write it like 10.1.2.0/24 or fd00:1::/64",
@@ -197,7 +197,7 @@ def _inside(inner: Network, outer: Network) -> bool:
     )
 
 
-def _read_host(row: Sequence[Any], zones: Mapping[str, Zone], found: list[Problem]) -> Host:
+def _read_host(row: Sequence[Any], zones: Mapping[str, Zone], found: list[Finding]) -> Host:
     name, groups, *families = row
     addresses: dict[str, tuple[Address, ...]] = {}
     for variable, family in zip(
@@ -207,7 +207,7 @@ def _read_host(row: Sequence[Any], zones: Mapping[str, Zone], found: list[Proble
             where = f"{name}, {variable}.{zone}"
             if zone not in zones:
                 found.append(
-                    Problem(
+                    Finding(
                         where, "deepseek_zones has no such zone", "Add the zone, or remove this"
                     )
                 )
@@ -215,12 +215,12 @@ def _read_host(row: Sequence[Any], zones: Mapping[str, Zone], found: list[Proble
             try:
                 address = ipaddress.ip_address(str(value))
             except ValueError:
-                found.append(Problem(where, f"{value!r} is not an IP address", "Correct it"))
+                found.append(Finding(where, f"{value!r} is not an IP address", "Correct it"))
                 continue
             if not any(address in network for network in zones[zone].networks):
                 networks = ", ".join(map(str, zones[zone].networks))
                 found.append(
-                    Problem(
+                    Finding(
                         where,
                         f"{address} is in none of the zone's networks ({networks})",
                         "Correct one of them",
@@ -231,11 +231,11 @@ def _read_host(row: Sequence[Any], zones: Mapping[str, Zone], found: list[Proble
 
 
 def _read_flow(
-    where: str, item: Any, zones: Mapping[str, Zone], groups: set[str], found: list[Problem]
+    where: str, item: Any, zones: Mapping[str, Zone], groups: set[str], found: list[Finding]
 ) -> Iterator[Flow]:
     if not isinstance(item, Mapping):
         found.append(
-            Problem(
+            Finding(
                 where, f"it is {item!r}", "Write a mapping with from, to, protocol, ports and why"
             )
         )
@@ -244,27 +244,27 @@ def _read_flow(
     before = len(found)
     for key in sorted(set(map(str, item)) - {"from", "to", "protocol", "ports", "why"}):
         found.append(
-            Problem(
+            Finding(
                 where, f"there is no key {key!r}", "The keys are from, to, protocol, ports and why"
             )
         )
     protocol = item.get("protocol")
     if protocol not in PROTOCOLS:
         found.append(
-            Problem(
+            Finding(
                 where, f"its protocol is {protocol!r}", f"It must be one of {', '.join(PROTOCOLS)}"
             )
         )
     ports = _read_ports(where, item.get("ports"), protocol, found)
     if not str(item.get("why") or "").strip():
         found.append(
-            Problem(where, "it does not say why it is needed", "Say so in why: auditors ask")
+            Finding(where, "it does not say why it is needed", "Say so in why: auditors ask")
         )
     ends = {}
     for side in ("from", "to"):
         ends[side] = _listed(item.get(side))
         if not ends[side]:
-            found.append(Problem(where, f"it has no {side}", "Name a zone, or a part of one"))
+            found.append(Finding(where, f"it has no {side}", "Name a zone, or a part of one"))
         for value in ends[side]:
             found += _endpoint_problems(f"{where}, {side}", value, zones, groups)
     if len(found) == before:
@@ -274,22 +274,22 @@ def _read_flow(
 
 
 def _read_ports(
-    where: str, values: Any, protocol: Any, found: list[Problem]
+    where: str, values: Any, protocol: Any, found: list[Finding]
 ) -> tuple[tuple[int, int], ...]:
     if protocol in PROTOCOLS and protocol not in WITH_PORTS:
         if values:
-            found.append(Problem(where, f"protocol {protocol} has no ports", "Remove them"))
+            found.append(Finding(where, f"protocol {protocol} has no ports", "Remove them"))
         return ()
     listed = values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
     ports = []
     if not listed:
-        found.append(Problem(where, "it names no port", "List its ports, or use protocol any"))
+        found.append(Finding(where, "it names no port", "List its ports, or use protocol any"))
     for value in listed:
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", str(value))
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= low <= high <= 65535:
             found.append(
-                Problem(
+                Finding(
                     where,
                     f"{value!r} is no port",
                     "Ports are from 1 to 65535, single or as low-high",
@@ -297,7 +297,7 @@ def _read_ports(
             )
         elif low <= UNUSED_PORT <= high and high - low < 65000:
             found.append(
-                Problem(
+                Finding(
                     where,
                     f"port {UNUSED_PORT} (discard) is what denied pairs are probed with",
                     "Use another",
@@ -310,14 +310,14 @@ def _read_ports(
 
 def _endpoint_problems(
     where: str, value: Any, zones: Mapping[str, Zone], groups: set[str]
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     match = _ENDPOINT.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[1] not in zones:
-        yield Problem(
+        yield Finding(
             where, f"there is no zone {value!r}", f"The zones are {', '.join(zones) or 'none'}"
         )
     elif match[2] and match[2] not in zones[match[1]].ranges and match[2] not in groups:
-        yield Problem(
+        yield Finding(
             where,
             f"{match[2]!r} is no range of zone {match[1]}, and no group of the inventory",
             f"Correct it, or add it to deepseek_zones.{match[1]}.ranges",

@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .nftables import NftablesError, Run
+from ..common.commands import Run
+from .nftables import NftablesError
 from .probe import Namespace, inside, probe_all
 
 # More addresses than this would take long to set up.

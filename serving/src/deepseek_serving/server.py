@@ -38,6 +38,7 @@ PASSING = (OSError, MemoryError, RuntimeError)
 PUBLISH_AGAIN = "publish the model again with this version of the serving package"
 # of uvicorn, in a second
 TICKS = 10
+BACKLOG = 256
 
 
 def notify(state: str, *, wait: bool = False) -> None:
@@ -142,6 +143,8 @@ def _server(settings: Settings) -> Server:
         server_header=False,
         proxy_headers=False,
         ws="none",
+        # so many at most are taken before others have a turn
+        backlog=BACKLOG,
         # longer than a gateway keeps an idle connection, so that it never reuses a closed one
         timeout_keep_alive=75,
         timeout_graceful_shutdown=server.drain_seconds,

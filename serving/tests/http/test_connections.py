@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import ssl
 import threading
@@ -23,10 +24,9 @@ from deepseek_serving.http import tls
 from deepseek_serving.http.tls import checked_protocol, server_context
 
 
-@pytest.fixture
-def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server with the service's TLS that gives up silent connections soon."""
-    monkeypatch.setattr(tls, "BEGIN_SECONDS", 0.3)
+@contextlib.contextmanager
+def listening(authority: Authority, most: int = 1024) -> Iterator[int]:
+    """The port of a server with the service's TLS."""
     context = server_context(*authority.issue("inference-1"), authority.ca)
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -38,7 +38,7 @@ def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
         app,
         host="127.0.0.1",
         port=number,
-        http=checked_protocol({"gateway-1"}),
+        http=checked_protocol({"gateway-1"}, most),
         ssl_context_factory=lambda _config, _default: context,
         log_config=None,
         lifespan="off",
@@ -48,9 +48,19 @@ def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
     thread.start()
     while not server.started:
         time.sleep(0.005)
-    yield number
-    server.should_exit = True
-    thread.join(10)
+    try:
+        yield number
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Of one that gives up silent connections soon."""
+    monkeypatch.setattr(tls, "BEGIN_SECONDS", 0.3)
+    with listening(authority) as number:
+        yield number
 
 
 def connect(port: int, authority: Authority) -> ssl.SSLSocket:
@@ -82,6 +92,46 @@ def test_one_on_which_a_request_came_is_kept(port: int, authority: Authority) ->
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.recv(1000).startswith(b"HTTP/1.1 204")
             time.sleep(0.5)
+
+
+def answers(connection: ssl.SSLSocket) -> bool:
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_the_oldest_silent_connection_gives_its_place_to_a_new_one(authority: Authority) -> None:
+    with (
+        listening(authority, most=2) as port,
+        connect(port, authority) as speaks,
+        connect(port, authority) as silent,
+    ):
+        assert answers(speaks)
+        with connect(port, authority) as new:
+            assert answers(new)
+            assert ended(silent)
+            with pytest.raises(OSError, match=r"reset|EOF|closed"):
+                connect(port, authority)
+            assert answers(speaks)
+            assert answers(new)
+
+
+def test_a_connection_that_ended_is_not_kept_for_its_timers(authority: Authority) -> None:
+    def left() -> int:
+        return sum(type(one).__name__ == "CheckedProtocol" for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        with listening(authority) as port:
+            with connect(port, authority) as speaks, connect(port, authority):
+                assert answers(speaks)
+                assert left() == 2
+            deadline = time.monotonic() + 5
+            while left():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    finally:
+        gc.enable()
 
 
 def test_a_storm_of_clients_that_hang_up_leaves_nothing_behind(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import gc
 import json
 import os
 import signal
@@ -10,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,7 @@ from deepseek_serving.http import validation as judging
 from deepseek_serving.http import validation_pool as judges
 from deepseek_serving.http.app import create_app
 from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 from deepseek_serving.http.proxy import create_forwarding_app
 from deepseek_serving.http.validation import (
@@ -43,6 +48,7 @@ from deepseek_serving.http.validation import (
     RefusedError,
 )
 from deepseek_serving.http.validation_pool import ValidationPool
+from deepseek_serving.http.validation_process import PIECE
 from deepseek_serving.settings import UpstreamSettings
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
@@ -358,6 +364,65 @@ def test_a_judge_that_is_told_to_end_goes_on_until_the_service_has() -> None:
         return process.returncode
 
     assert asyncio.run(judged()) == -signal.SIGKILL
+
+
+def test_a_long_text_comes_back_as_it_was() -> None:
+    text = "word \U0001f600\u4e2d" * PIECE
+
+    async def judged() -> Any:
+        pool = ValidationPool(count=1)
+        body = json.dumps({"role": "user", "content": text}, ensure_ascii=False)
+        try:
+            return await pool.judge(ReadChat(), [NAMED, f'"messages":[{body}]}}'.encode()])
+        finally:
+            await pool.close()
+
+    assert asyncio.run(judged()).messages[0]["content"] == text
+
+
+class Weak(list[bytes]):
+    """One that can be referred to weakly."""
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_a_refusal_does_not_keep_the_body() -> None:
+    async def refused() -> object:
+        pool = ValidationPool(count=1)
+        body = Weak([b"[]"])
+        with contextlib.suppress(RefusedError):
+            await pool.judge(ReadChat(), body)
+        kept = weakref.ref(body)
+        del body
+        await pool.close()
+        return kept()
+
+    assert asyncio.run(refused()) is None
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_work_off_the_loop_that_fails_keeps_nothing() -> None:
+    def fail(given: Weak) -> None:
+        raise ValueError(len(given))
+
+    async def failed() -> object:
+        off_loop, given = OffLoop(), Weak()
+        with contextlib.suppress(ValueError):
+            await off_loop.run(functools.partial(fail, given))
+        kept = weakref.ref(given)
+        del given
+        # the thread has it for a moment longer, and the loop what woke this task
+        off_loop._pool.shutdown()
+        await asyncio.sleep(0)
+        return kept()
+
+    assert asyncio.run(failed()) is None
 
 
 def test_judges_are_there_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,13 +22,13 @@ ARROWS: dict[str, set[str]] = {
     "common": set(),
     "gateway": {"pkcs11"},
     "gpu": {"common"},
-    "inventory": {"checkpoint", "common", "gpu", "pkcs11"},
-    "nvidia_driver": {"gpu"},
+    "inventory": {"artifacts", "checkpoint", "common", "gpu", "pkcs11", "store"},
+    "nvidia_driver": {"common", "gpu"},
     "pkcs11": set(),
     "preflight": {"common", "inventory", "pkcs11"},
-    "serving": set(),
+    "serving": {"common"},
     "store": {"artifacts", "checkpoint", "common", "pkcs11"},
-    "zones": {"inventory"},
+    "zones": {"common"},
 }
 # Part of the serving package and of programs on hosts; what they import beside stdlib.
 SHARED: dict[str, set[str]] = {"artifacts": {"cryptography"}, "checkpoint": set()}

@@ -27,21 +27,22 @@ def documents(pattern: str) -> Iterator[Any]:
         yield yaml.safe_load(path.read_text())
 
 
-def tasks_of(part: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping in a file of tasks or plays, at whatever depth."""
+def mappings(part: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in what a file says, at whatever depth."""
     if isinstance(part, dict):
         yield part
     for below in (
         part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
     ):
-        yield from tasks_of(below)
+        yield from mappings(below)
 
 
 def names(value: Any) -> set[str]:
-    """The packages that a list names, or the words in quotes of an expression that makes one."""
+    """The packages that a list names, or those in the lists of an expression that makes one."""
     if isinstance(value, list):
         return {name for name in value if "{{" not in name}
-    return set(re.findall(r"'([a-z0-9][a-z0-9.+-]+)'", value))
+    lists = " ".join(re.findall(r"\[[^][]*\]", value))
+    return set(re.findall(r"'([a-z0-9][a-z0-9.+-]+)'", lists))
 
 
 def image(scenario: str) -> str:
@@ -62,17 +63,19 @@ def installed() -> set[str]:
             for name, value in (variables or {}).items():
                 if name.endswith("_packages"):
                     found |= names(value)
+                for below in mappings(value):
+                    found |= names(below.get("packages", []))
                 single = kind == "defaults" and name.endswith("_package")
                 if single and "{{" not in value:
                     found |= {value} - {""}
     for tasks in documents("roles/*/tasks/*.yml"):
-        for task in tasks_of(tasks):
+        for task in mappings(tasks):
             if "host_packages_names" in task:
                 found |= names(task["host_packages_names"])
     for prepare in ROOT.glob("molecule/*/prepare.yml"):
         if image(prepare.parent.name) == "bare":
             continue
-        for task in tasks_of(yaml.safe_load(prepare.read_text())):
+        for task in mappings(yaml.safe_load(prepare.read_text())):
             value = task.get("ansible.builtin.apt", {}).get("name", [])
             found |= names([value] if isinstance(value, str) else value)
     return found

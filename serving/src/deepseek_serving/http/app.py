@@ -144,6 +144,8 @@ async def _compiled(
     finally:
         compiling.cancel()
         leaving.cancel()
+        # an error of theirs would keep this frame, and this frame them
+        del compiling, leaving
 
 
 async def _completion_jobs(

@@ -35,6 +35,9 @@ class OffLoop:
                 # a thread cannot be stopped, and has its place until it ends
                 await asyncio.wait({doing})
                 raise
+            finally:
+                # it has the work's error, which would keep this frame and all that it names
+                del doing
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

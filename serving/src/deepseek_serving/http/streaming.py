@@ -401,6 +401,8 @@ class _Watch:
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+            # what it was cancelled with would keep it, and it this
+            self._task = None
 
 
 async def _read_all(generations: Sequence[Generation]) -> list[CompletedAnswer]:

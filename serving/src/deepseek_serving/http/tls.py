@@ -25,6 +25,7 @@ BEGIN_SECONDS = 30
 # and one on which a request that has begun does not come to its end
 READ_SECONDS = 60
 COLLECT_SECONDS = 1
+WARN_SECONDS = 1
 CLOSE_SECONDS = 1
 # bytes in which neither a head comes to its end nor any of a body is; the parser keeps them
 MOST_HEAD = 64 * 2**10
@@ -97,39 +98,85 @@ def _named(app: ASGIApp, name: str) -> ASGIApp:
     return with_name
 
 
+class _Places:
+    """Of one listener: so many connections, those at their TLS handshake included.
+
+    Each takes memory, for which clients must not have to authenticate.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # asyncio leaves those whose handshake failed to the garbage collector
+        self._greeting: weakref.WeakSet[HttpToolsProtocol] = weakref.WeakSet()
+        self._open: set[HttpToolsProtocol] = set()
+        # those of them on which no request has begun, the oldest first
+        self._silent: dict[HttpToolsProtocol, None] = {}
+        self._collected = 0.0
+        self._warned = 0.0
+
+    @property
+    def _full(self) -> bool:
+        return len(self._greeting) + len(self._open) >= self._most
+
+    def take(self, protocol: HttpToolsProtocol) -> None:
+        """Raises ConnectionAbortedError where all are in use."""
+        if self._full:
+            self._make_room()
+        if self._full:
+            # the event loop drops a connection for which there is no protocol
+            raise ConnectionAbortedError(f"there are {self._most} connections already")
+        self._greeting.add(protocol)
+        if self._full and time.monotonic() - self._warned >= WARN_SECONDS:
+            self._warned = time.monotonic()
+            logger.warning("%d connections: no more are taken until one ends", self._most)
+
+    def _make_room(self) -> None:
+        oldest = next(iter(self._silent), None)
+        if oldest is not None:
+            # whoever has something to say says it at once
+            self.leave(oldest)
+            oldest.transport.abort()
+        elif len(self._greeting) > self._most // 2:
+            # to look through all that lives holds the event loop for long
+            now = time.monotonic()
+            if now - self._collected >= COLLECT_SECONDS:
+                gc.collect()
+                self._collected = now
+
+    def greeted(self, protocol: HttpToolsProtocol) -> None:
+        self._greeting.discard(protocol)
+        self._open.add(protocol)
+        self._silent[protocol] = None
+
+    def begun(self, protocol: HttpToolsProtocol) -> None:
+        self._silent.pop(protocol, None)
+
+    def leave(self, protocol: HttpToolsProtocol) -> None:
+        self._open.discard(protocol)
+        self._silent.pop(protocol, None)
+
+
 def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio.Protocol]:
     """HTTP protocol of uvicorn with a check of the client certificate of every connection.
 
-    Of these there are at most `most`, those that are still at their TLS handshake included: each
-    takes memory, for which clients must not have to authenticate.
+    Of these there are at most `most`. Then the oldest on which no request has begun ends for a new
+    one; where there is none, no more are taken.
     """
-    live: weakref.WeakSet[asyncio.Protocol] = weakref.WeakSet()
-    collected = 0.0
-
-    def is_full() -> bool:
-        """Close connections whose handshake failed, which asyncio leaves to the collector."""
-        nonlocal collected
-        if len(live) >= most and time.monotonic() - collected >= COLLECT_SECONDS:
-            gc.collect()
-            collected = time.monotonic()
-        return len(live) >= most
+    places = _Places(most)
 
     class CheckedProtocol(HttpToolsProtocol):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            if is_full():
-                # the event loop drops a connection for which there is no protocol
-                raise ConnectionAbortedError(f"there are {most} connections already")
+            places.take(self)
             super().__init__(*arguments, **options)
-            live.add(self)
-            if len(live) == most:
-                logger.warning("%d connections: no more are taken until one ends", most)
+            self._beginning: asyncio.TimerHandle | None = None
             self._reading: asyncio.TimerHandle | None = None
             self._begun = False
             self._unread = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.loop.call_later(BEGIN_SECONDS, self._close_unless_begun)
+            places.greeted(self)
+            self._beginning = self.loop.call_later(BEGIN_SECONDS, transport.abort)
             tls = transport.get_extra_info("ssl_object")
             name = common_name(tls.getpeercert() if tls else None)
             if name is not None and name in allowed:
@@ -138,8 +185,11 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
                 self.app = _refusal(name)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            live.discard(self)
+            places.leave(self)
+            # a timer would keep all that belongs to the connection until its time has come
+            self._end_beginning()
             self._bound_reading(unfinished=False)
+            self._unset_keepalive_if_required()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -154,6 +204,7 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._begun, self._unread = True, 0
+            places.begun(self)
 
         def on_headers_complete(self) -> None:
             if len(self.pipeline) >= MOST_PIPELINED:
@@ -163,6 +214,7 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
                 # RFC 9112, section 3.2: such a request must be answered with 400
                 raise ValueError("no Host")
             super().on_headers_complete()
+            self._end_beginning()
             self._unread = 0
             if self.parser.should_upgrade():
                 # there is no other protocol here, but the parser reads no further
@@ -195,9 +247,10 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
             elif unfinished and self._reading is None:
                 self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
-        def _close_unless_begun(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
-                self.transport.abort()
+        def _end_beginning(self) -> None:
+            if self._beginning is not None:
+                self._beginning.cancel()
+                self._beginning = None
 
         def shutdown(self) -> None:
             super().shutdown()

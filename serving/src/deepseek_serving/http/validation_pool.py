@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import pickle
@@ -73,10 +74,7 @@ class _Judge:
         for chunk in chunks:
             process.stdin.write(chunk)
             await process.stdin.drain()
-        size = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
-        answer = await process.stdout.readexactly(size)
-        # written by our own process
-        return pickle.loads(answer)  # noqa: S301
+        return await _answer(process.stdout)
 
     async def retired(self) -> bool:
         """Whether the process that ended had done its work, and was only not kept."""
@@ -96,6 +94,31 @@ class _Judge:
         with contextlib.suppress(OSError):
             await process.stdin.wait_closed()
         return await process.wait()
+
+
+class _Unpickler(pickle.Unpickler):
+    """With the texts that were sent before."""
+
+    def __init__(self, data: bytes, texts: Sequence[str]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._texts = texts
+
+    def persistent_load(self, pid: int) -> str:
+        return self._texts[pid]
+
+
+async def _frame(source: asyncio.StreamReader) -> bytes:
+    size = int.from_bytes(await source.readexactly(LENGTH_BYTES), "big")
+    return await source.readexactly(size)
+
+
+async def _answer(source: asyncio.StreamReader) -> Any:
+    """What the process writes; others have their turn while a long text comes."""
+    texts = []
+    # written by our own process
+    for count in pickle.loads(await _frame(source)):  # noqa: S301
+        texts.append("".join([(await _frame(source)).decode("utf-8") for _piece in range(count)]))
+    return _Unpickler(await _frame(source), texts).load()
 
 
 class ValidationPool:
@@ -144,9 +167,13 @@ class ValidationPool:
                 found = await self._ask(judge, reading, chunks)
             finally:
                 self._free.append(judge)
-        if isinstance(found, RefusedError):
-            raise found
-        return found
+        try:
+            if isinstance(found, RefusedError):
+                raise found
+            return found
+        finally:
+            # an error that a frame of its own traceback names would keep the body
+            del found
 
     async def _ask(self, judge: _Judge, reading: Reading, chunks: Sequence[bytes]) -> Any:
         try:

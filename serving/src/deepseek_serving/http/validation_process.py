@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import pickle
 import re
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from deepseek_serving.http.validation import Reading, RefusedError
 
 LENGTH_BYTES = 8
+# characters of a text that the service reads at once: its event loop has others
+PIECE = 2**18
 # of address space, with all that Python takes
 MEMORY = 768 * 2**20
 # of resident memory: a process that took more for a body is not kept
@@ -41,13 +44,45 @@ def judged(reading: Reading, data: bytes) -> object:
         )
 
 
-def _packed(value: object) -> bytes:
+class _Pickler(pickle.Pickler):
+    """Leaves long texts out."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        super().__init__(sink, pickle.HIGHEST_PROTOCOL)
+        self.texts: list[str] = []
+
+    def persistent_id(self, obj: object) -> int | None:
+        if not isinstance(obj, str) or len(obj) <= PIECE:
+            return None
+        self.texts.append(obj)
+        return len(self.texts) - 1
+
+
+def _parted(value: object) -> tuple[list[str], bytes]:
+    """Long texts, and all else."""
+    sink = io.BytesIO()
+    pickler = _Pickler(sink)
+    pickler.dump(value)
+    return pickler.texts, sink.getvalue()
+
+
+def _frame(data: bytes) -> bytes:
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+def _packed(value: object) -> Iterator[bytes]:
+    """In frames: of how many pieces each long text is, the pieces, and all else."""
     try:
-        data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        texts, rest = _parted(value)
     except (MemoryError, RecursionError):
         error = RefusedError("The request body is too complex.", code="request_too_complex")
-        data = pickle.dumps(error)
-    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+        texts, rest = _parted(error)
+    pieces = [range(0, len(text), PIECE) for text in texts]
+    yield _frame(pickle.dumps([len(begins) for begins in pieces]))
+    for text, begins in zip(texts, pieces, strict=True):
+        for begin in begins:
+            yield _frame(text[begin : begin + PIECE].encode("utf-8"))
+    yield _frame(rest)
 
 
 def _read(source: BinaryIO) -> bytes | None:
@@ -69,11 +104,12 @@ def work(source: BinaryIO, sink: BinaryIO, is_grown: Callable[[], bool] = _grown
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         # written by the service that started this process
         wanted = pickle.loads(reading)  # noqa: S301
-        packed = _packed(judged(wanted, data))
+        found = judged(wanted, data)
+        del data
+        sink.writelines(_packed(found))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sink.write(packed)
         sink.flush()
-        del reading, data, packed
+        del reading, wanted, found
         if is_grown():
             return
 

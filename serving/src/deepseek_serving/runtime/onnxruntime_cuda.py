@@ -58,7 +58,7 @@ def _check_provider() -> None:
         raise EngineError(
             f"engine.provider is cuda, and the ONNX Runtime installed here ({ort.__version__}) has "
             "no CUDA provider; install onnxruntime-gpu in place of onnxruntime "
-            "(serving/requirements-cuda.txt)"
+            "(serving/requirements-cuda.in)"
         )
 
 
@@ -146,7 +146,7 @@ def _check_assignment(session: ort.InferenceSession, graph: Path) -> None:
         raise EngineError(
             f"{graph}: ONNX Runtime {ort.__version__} has no CUDA kernels for "
             f"{', '.join(sorted(elsewhere))}, which would run on the processor; use the "
-            "onnxruntime-gpu of serving/requirements-cuda.txt, or engine.provider cpu"
+            "onnxruntime-gpu of serving/requirements-cuda.in, or engine.provider cpu"
         )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.findings import Finding
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import pci
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import apt as packages
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver.host_state import (
-    Problem,
     Report,
     parse_dkms,
     secure_boot,
@@ -116,7 +116,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def only(report: Report) -> Problem:
+def only(report: Report) -> Finding:
     assert len(report.problems) == 1, report.problems
     return report.problems[0]
 

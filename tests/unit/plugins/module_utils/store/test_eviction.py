@@ -16,7 +16,7 @@ import pytest
 from test_replica import SMALL, Site, overwrite, signer, site, write_checkpoint
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import release_path
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import run_command
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.eviction import (
     Evictor,
     last_served,

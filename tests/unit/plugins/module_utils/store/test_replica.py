@@ -66,22 +66,22 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.files i
     CheckpointError,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import Precision
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import (
+    Completed,
+    Run,
+    run_command,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import aria2
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import engines as engine
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import mounted as mounted_stores
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import publish as publishing
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import (
-    run_command,
-    shares_of,
-)
+from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import shares_of
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.lock import store_lock
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.model import (
-    Completed,
     Credentials,
     Replica,
     ReplicaError,
     Request,
-    Run,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.publish import publish, summary
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.recipes import Plan, Tools

@@ -32,6 +32,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names im
     release_path,
     retired_path,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import run_command
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.agent import (
     Settings,
     StoreAgent,
@@ -40,7 +41,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.agent import
     main,
     read_state,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.store.aria2 import run_command
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.lock import store_lock
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.placement import holders
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.sources import https_fetcher
