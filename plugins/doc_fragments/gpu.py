@@ -19,7 +19,7 @@ options:
     type: path
   wheel:
     description:
-      - Wheel of nvidia-ml-py on the host, or a folder with its C(pynvml.py). It is used where it lies, and nothing is installed.
+      - Wheel of nvidia-ml-py on the host, or a directory with its C(pynvml.py). It is used where it lies, and nothing is installed.
       - It is preferred to the binding that the Python has.
     type: path
   timeout:

@@ -21,11 +21,12 @@ options:
   pin_credential:
     description:
       - Name of the systemd credential when O(pin_file) was made by C(systemd-creds encrypt); it is decrypted in memory.
-      - Without it O(pin_file) is plain text.
+      - Without it O(pin_file) is plain text, or, where there is no such file, the credential C(hsm-pin) in the file of that name with
+        C(.cred) at its end.
     type: str
   user:
     description:
-      - Use the library as this user. SoftHSM keeps tokens in files that belong to whoever creates them.
+      - Use the library as this user. SoftHSM keeps tokens in files that belong to the user that creates them.
       - The PIN is read before, as the user of the task.
     type: str
 requirements:

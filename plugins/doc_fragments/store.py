@@ -13,7 +13,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   store:
-    description: Folder of the store.
+    description: Directory of the store.
     type: path
     required: true
   model:
@@ -63,7 +63,7 @@ requirements:
 options:
   sources:
     description:
-      - Base URLs of hosts that serve the store over mutual TLS 1.3, and C(file://) with the absolute path of a folder where a store is
+      - Base URLs of hosts that serve the store over mutual TLS 1.3, and C(file://) with the absolute path of a directory where a store is
         mounted. What comes from a mount is verified as what comes from a host.
     type: list
     elements: str
@@ -98,7 +98,7 @@ options:
     type: bool
     default: false
   keep:
-    description: Releases that O(evict) never touches, each as C(<model>/<version>), besides the one that is brought.
+    description: Releases that O(evict) never touches, each as C(<model>/<version>), besides the one that is pulled.
     type: list
     elements: str
     default: []
@@ -110,7 +110,7 @@ options:
     CHECKPOINT = r"""
 options:
   allowed_files:
-    description: Files of the checkpoint, by their paths below its folder, that are published although they are code or pickles.
+    description: Files of the checkpoint, by their paths below its directory, that are published although they are code or pickles.
     type: list
     elements: str
     default: []

@@ -11,10 +11,10 @@ module: checkpoint_info
 short_description: Say whether a checkpoint can be published
 version_added: "0.1.0"
 description:
-  - Looks at a folder in Hugging Face layout and lists every reason why it cannot be published, each with its remedy.
+  - Looks at a directory in Hugging Face layout and lists every reason why it cannot be published, each with its remedy.
   - Checks the architecture, and that the model has nothing that cannot be exported (quantised weights, a sliding window,
     another rotary scaling or activation).
-  - Checks that every shard is there and as long as its header says, that the tokenizer is there, and that nothing in the folder
+  - Checks that every shard is there and as long as its header says, that the tokenizer is there, and that nothing in the directory
     is a symbolic link, a pickle or program code, by name or by content.
   - Checks that no file is a git-lfs pointer, is left of a download that has not ended, or is cut, empty, not UTF-8 or not JSON where it has to
     be, and that all programs load the same weights (no file of weights beside an index that does not name it, no tensor twice, and one
@@ -36,7 +36,7 @@ attributes:
     support: none
 options:
   path:
-    description: Folder of the checkpoint, on the host where the module runs.
+    description: Directory of the checkpoint, on the host where the module runs.
     type: path
     required: true
   export:
@@ -64,12 +64,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 checkpoint:
-  description: What the folder holds.
+  description: What the directory holds.
   type: dict
   returned: success
   contains:
     path:
-      description: The folder.
+      description: The directory.
       type: str
       returned: success
     architecture:

@@ -11,7 +11,7 @@ module: engine_release
 short_description: Sign a compiled engine and store it under its key
 version_added: "0.1.0"
 description:
-  - Takes a folder that a build has left and stores it as an immutable artifact with manifest, Metalink and OpenSSF model signature.
+  - Takes a directory that a build has left and stores it as an immutable artifact with manifest, Metalink and OpenSSF model signature.
   - An engine is found by its key, the SHA-256 of the C(key.json) in it, and not named by a release, so that a new kind of GPU adds an
     engine to what is published.
   - Where a good engine of the same key is in the store, nothing is done, since two builds of one key may differ in their bytes.
@@ -26,8 +26,8 @@ attributes:
     description: Shows which engine is added or replaced.
     support: full
 options:
-  folder:
-    description: Folder that the build has left.
+  directory:
+    description: Directory that the build has left.
     type: path
     required: true
   graph:
@@ -46,7 +46,7 @@ EXAMPLES = r"""
   onprem.deepseek.engine_release:
     store: /srv/deepseek/store
     model: tiny-onprem
-    folder: /var/lib/deepseek/build/engine
+    directory: /var/lib/deepseek/build/engine
     graph: "{{ published.release.graphs.fp16 }}"
     venv: /opt/deepseek/serving
     public_key: /etc/deepseek/release.pub
@@ -77,7 +77,7 @@ engine:
       type: str
       returned: success
     path:
-      description: Its folder in the store.
+      description: Its directory in the store.
       type: str
       returned: success
 rebuild_reason:
@@ -114,7 +114,7 @@ def work(module):
     params = module.params
     build = Build(
         ArtifactWriter(params["store"], params["model"], read_small(params["public_key"])),
-        params["folder"],
+        params["directory"],
         params["graph"],
         params["verify"] == "full",
     )
@@ -139,7 +139,7 @@ def main():
         argument_spec={
             **store_arguments(),
             **signing_arguments(),
-            "folder": {"type": "path", "required": True},
+            "directory": {"type": "path", "required": True},
             "graph": {"type": "str", "required": True},
         },
         supports_check_mode=True,

@@ -11,8 +11,8 @@ module: engine_replica
 short_description: Hold a verified copy of the engine of a key
 version_added: "0.1.0"
 description:
-  - Verifies this host's copy of a compiled engine and, where it is missing or damaged, brings it from the given sources.
-  - The engine must carry the site's signature, be compiled from the given graph, and have the key that its folder is named by. Its
+  - Verifies this host's copy of a compiled engine and, where it is missing or damaged, pulls it from the given sources.
+  - The engine must carry the site's signature, be compiled from the given graph, and have the key that its directory is named by. Its
     manifest then pins every other byte, and aria2 checks every piece of 64 MiB while it fetches.
   - The engine appears under its key only when every byte was verified.
   - Contacts no source when this host's copy is whole. An engine that nobody has is no failure, since it can be built, unless it is
@@ -21,7 +21,7 @@ author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"
 attributes:
   check_mode:
-    description: Verifies this host's copy and asks the sources what they have as usual, says what would be brought, and changes nothing.
+    description: Verifies this host's copy and asks the sources what they have as usual, says what would be pulled, and changes nothing.
     support: full
   diff_mode:
     description: Shows whether the engine is added or repaired.
@@ -70,7 +70,7 @@ found:
   returned: success
 state:
   description:
-    - V(present) when this host's copy is whole, V(pulled) when it was brought, V(repaired) when something in it was wrong and is not any
+    - V(present) when this host's copy is whole, V(pulled) when it was missing, V(repaired) when something in it was wrong and is not any
       more, and V(absent) when there is none that may be used. In check mode, what it would be.
   type: str
   returned: success
@@ -94,7 +94,7 @@ engine:
       type: str
       returned: success
     path:
-      description: Its folder in the store.
+      description: Its directory in the store.
       type: str
       returned: success
     size:
@@ -102,7 +102,7 @@ engine:
       type: int
       returned: success
     fetched:
-      description: Bytes that were brought.
+      description: Bytes that were pulled.
       type: int
       returned: success
     problems:
@@ -111,7 +111,7 @@ engine:
       elements: str
       returned: success
 rebuild_reason:
-  description: Why the engine had to be brought, or should have been; empty when this host's copy is whole.
+  description: Why the engine had to be pulled, or should have been; empty when this host's copy is whole.
   type: str
   returned: success
 evicted:

@@ -29,8 +29,8 @@ options:
     type: path
   wheels:
     description:
-      - Wheels of those packages on the host, for the same version of Python. They are unpacked to a temporary folder, which takes about 1 GB and
-        may not be mounted with C(noexec). Folders with unpacked packages are used where they lie.
+      - Wheels of those packages on the host, for the same version of Python. They are unpacked to a temporary directory, which takes about 1 GB and
+        may not be mounted with C(noexec). Directories with unpacked packages are used where they lie.
       - They are preferred to what the Python has. Libraries that are in neither are taken from the system.
     type: list
     elements: path

@@ -30,11 +30,11 @@ options:
     type: dict
     default: {}
   store:
-    description: Folder of the store. Where it does not exist, the nearest folder above it counts.
+    description: Directory of the store. Where it does not exist, the nearest directory above it counts.
     type: path
     default: /
   device:
-    description: Block device that the store will be on. Until it is, the device counts instead of the folder.
+    description: Block device that the store will be on. Until it is, the device counts instead of the directory.
     type: path
   read_seconds:
     description:
@@ -99,7 +99,7 @@ disk:
   returned: always
   contains:
     path:
-      description: The folder or device that was looked at.
+      description: The directory or device that was looked at.
       type: str
       returned: always
       sample: /srv

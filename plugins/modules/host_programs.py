@@ -13,7 +13,7 @@ version_added: "0.1.0"
 description:
   - Installs console scripts C(deepseek-<program>), and the Python package C(deepseek_host) with the modules of this collection that they
     import, and no others.
-  - Programs that the host has already stay, brought to the version of the controller. What none of them needs any more is removed.
+  - Programs that the host has already stay, in the version of the controller. What none of them needs any more is removed.
   - The package is replaced as a whole, so that no program is started from modules of two versions.
 author:
   - "onprem.deepseek maintainers (@onprem-deepseek)"

@@ -36,7 +36,7 @@ options:
     type: path
     required: true
   dest:
-    description: Folder of the engine. It must be an engine, empty, or not there.
+    description: Directory of the engine. It must be an engine, empty, or not there.
     type: path
     required: true
   venv:
@@ -101,7 +101,7 @@ options:
   regenerate:
     description:
       - What to do with an engine at O(dest) that is not the one asked for.
-      - V(if_changed) builds it anew, V(fail) fails with the reason, V(never) keeps it and returns the reason.
+      - V(if_changed) builds it again, V(fail) fails with the reason, V(never) keeps it and returns the reason.
       - V(always) builds in any case.
     type: str
     choices: [never, fail, if_changed, always]

@@ -28,7 +28,7 @@ options:
     type: path
     required: true
   dest:
-    description: Folder of an engine, as M(onprem.deepseek.model_engine) makes it.
+    description: Directory of an engine, as M(onprem.deepseek.model_engine) makes it.
     type: path
 seealso:
   - module: onprem.deepseek.model_engine

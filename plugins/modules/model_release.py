@@ -33,7 +33,7 @@ options:
     required: true
   checkpoint:
     description:
-      - Folder of the checkpoint in Hugging Face layout.
+      - Directory of the checkpoint in Hugging Face layout.
       - Its files are copied, or share their blocks with the store where the file system can. Hidden files are left out.
     type: path
     required: true

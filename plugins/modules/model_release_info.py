@@ -25,7 +25,7 @@ attributes:
     support: none
 options:
   store:
-    description: Folder of the store.
+    description: Directory of the store.
     type: path
     required: true
   public_key:

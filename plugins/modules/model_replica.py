@@ -11,7 +11,7 @@ module: model_replica
 short_description: Hold a whole, verified copy of a release
 version_added: "0.1.0"
 description:
-  - Verifies this host's copy of a release and, where anything is missing or damaged, brings it from the given sources.
+  - Verifies this host's copy of a release and, where anything is missing or damaged, pulls it from the given sources.
   - The release must carry the site's signature. Everything below it is pinned by digest, and aria2 checks every piece of 64 MiB
     while it fetches from all sources at once, so a source that is down, slow or corrupt does not matter as long as another is right.
   - Artifacts appear under their final name only when every byte was verified, and the release file only after all of them.
@@ -123,7 +123,7 @@ replica:
       elements: str
       returned: success
 rebuild_reason:
-  description: Why something had to be brought from a source, empty when nothing had.
+  description: Why something had to be pulled from a source, empty when nothing had.
   type: str
   returned: success
 evicted:

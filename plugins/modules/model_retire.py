@@ -22,11 +22,11 @@ attributes:
     description: Says what would be removed, and removes nothing.
     support: full
   diff_mode:
-    description: Shows which files and folders are removed.
+    description: Shows which files and directories are removed.
     support: full
 options:
   store:
-    description: Folder of the store.
+    description: Directory of the store.
     type: path
     required: true
   model:
@@ -62,7 +62,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed:
-  description: Files and folders that were removed; in check mode, that would be.
+  description: Files and directories that were removed; in check mode, that would be.
   type: list
   elements: str
   returned: success

@@ -49,7 +49,7 @@ options:
     choices: [present, loaded, confirmed, reverted, absent]
     default: present
   boot_file:
-    description: File from which a unit of yours loads the table at boot. Its folder must exist.
+    description: File from which a unit of yours loads the table at boot. Its directory must exist.
     type: path
     required: true
   revert_seconds:

@@ -12,7 +12,7 @@ short_description: Say what a host has of NVIDIA's driver, and what stands in th
 version_added: "0.1.0"
 description:
   - Looks at the GPUs on the PCI bus, at packages, kernels, kernel modules and Secure Boot, and plans the installation of a driver.
-  - It changes nothing. Repositories are asked through package lists in a temporary folder, so that one can be tried before the host
+  - It changes nothing. Repositories are asked through package lists in a temporary directory, so that one can be tried before the host
     has it, and only when something is missing on the host.
   - All that is wrong is in RV(problems); the module itself fails only for wrong arguments.
 author:
@@ -68,7 +68,7 @@ options:
       - Keyring on the host that O(repository) is signed with.
     type: path
   free_mib:
-    description: Free space in MiB that an installation needs, by folder.
+    description: Free space in MiB that an installation needs, by directory.
     type: dict
     default: {}
   replace_loaded:
@@ -80,7 +80,7 @@ options:
     type: bool
     default: false
   sysfs:
-    description: Where sysfs is mounted. Another folder is for tests.
+    description: Where sysfs is mounted. Another directory is for tests.
     type: path
     default: /sys
 attributes:
@@ -272,12 +272,12 @@ def main():
         wish = wish_of(module.params)
     except ValueError as error:
         module.fail_json(msg=f"free_mib must have numbers: {error}")
-    # Not below the module's own folder: APT fetches lists as a user that cannot look into root's home.
-    folder = Path(tempfile.mkdtemp(prefix="nvidia_driver_info-"))
+    # Not below the module's own directory: APT fetches lists as a user that cannot look into root's home.
+    directory = Path(tempfile.mkdtemp(prefix="nvidia_driver_info-"))
     try:
-        report = examine(wish, module_runner(module), ROOT, Path(module.params["sysfs"]), folder)
+        report = examine(wish, module_runner(module), ROOT, Path(module.params["sysfs"]), directory)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
     result = {**asdict(report), "problems": [problem.as_dict() for problem in report.problems]}
     module.exit_json(changed=False, kernel_release=wish.kernel_release, **result)
 

@@ -52,10 +52,10 @@ options:
     description: File with the CA certificate.
     type: path
   crl:
-    description: Revocation list of the CA. A certificate that is on it is made anew. May be missing.
+    description: Revocation list of the CA. A certificate that is on it is made again. May be missing.
     type: path
   archive:
-    description: Folder that keeps a copy of each certificate that is made, by serial number, so that it can be revoked later.
+    description: Directory that keeps a copy of each certificate that is made, by serial number, so that it can be revoked later.
     type: path
   common_name:
     description: Common name of the subject.
@@ -86,7 +86,7 @@ options:
     type: int
     default: 90
   renew_before_days:
-    description: A certificate with so many days left, or fewer, is made anew. Must be less than O(validity_days).
+    description: A certificate with so many days left, or fewer, is made again. Must be less than O(validity_days).
     type: int
     default: 30
   regenerate:

@@ -50,14 +50,14 @@ options:
     elements: str
     default: []
   archive:
-    description: Folder with the certificates that CAs have made. Needed with O(revoke_names).
+    description: Directory with the certificates that CAs have made. Needed with O(revoke_names).
     type: path
   validity_days:
     description: Days for which a new list is valid. Where it has ended, every certificate of the CA is refused.
     type: int
     default: 30
   renew_before_days:
-    description: A list with so many days left, or fewer, is made anew.
+    description: A list with so many days left, or fewer, is made again.
     type: int
     default: 15
 """

@@ -24,8 +24,8 @@ SITE_VARIABLE = re.compile(r"^(deepseek_\w+):", re.MULTILINE)
 HEAD = """\
 # Site variables
 
-Made by `make docs` of `plugins/module_utils/inventory/site_variables.py` and
-`inventories/production.example`; do not edit it.
+Made by `make docs` of role preflight's entry point `site` and `inventories/production.example`;
+do not edit it. `ansible-doc -t role -e site onprem.deepseek.preflight` shows the same.
 
 What more than one role must know. No other variable may begin with `deepseek_`: preflight reports
 one that is missing, malformed or misspelt. Variables of a single role begin with its name:
@@ -125,10 +125,10 @@ def made() -> str:
     """The page as it must be, of the code of this checkout."""
     sys.path.insert(0, str(ROOT / ".cache/collections"))
     from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
-        VARIABLES,
+        variables,
     )
 
-    rules = {name: (variable.rule, variable.required) for name, variable in VARIABLES.items()}
+    rules = {name: (variable.rule, variable.required) for name, variable in variables().items()}
     return page(rules, EXAMPLE.read_text(encoding="utf-8"))
 
 

@@ -31,13 +31,13 @@ UNFINISHED_SUFFIXES = (
     ".aria2", ".aria2__temp", ".crdownload", ".download", ".filepart", ".incomplete", ".lock", ".opdownload", ".part", ".partial",
     ".tmp",
 )  # fmt: skip
-# In its own hidden folder, Hugging Face's program leaves locks of downloads that have ended.
+# In its own hidden directory, Hugging Face's program leaves locks of downloads that have ended.
 HIDDEN_UNFINISHED_SUFFIXES = tuple(name for name in UNFINISHED_SUFFIXES if name != ".lock")
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_PROBLEM = "it is a git-lfs pointer and not the file that it stands for"
 LFS_REMEDY = (
-    "run 'git lfs pull' in the folder that was cloned, and copy the files that are there then"
+    "run 'git lfs pull' in the directory that was cloned, and copy the files that are there then"
 )
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 COPY_AGAIN = "copy it again from where the checkpoint was published"

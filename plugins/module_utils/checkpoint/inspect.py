@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge whether a folder is a checkpoint that this collection can serve, and all of it there.
+"""Judge whether a directory is a checkpoint that this collection can serve, and all of it there.
 
 Standard library only: it runs before anything is installed. What takes the tokenizer's and the template's own programs is checked by
 C(deepseek-check) of the serving package.
@@ -43,7 +43,7 @@ READ_LIMIT = 4 * 2**30
 
 @dataclass
 class Report:
-    """What a checkpoint folder holds."""
+    """What a checkpoint directory holds."""
 
     path: str
     architecture: str = ""
@@ -96,7 +96,7 @@ def inspect(
     """Look at the checkpoint in *path* and report every problem, not just the first.
 
     With *export*, also what stands in the way of making a graph of it. Files that are *allowed*, by their
-    paths below the folder, may be code or pickles. *checksums* is the publisher's list; its digests
+    paths below the directory, may be code or pickles. *checksums* is the publisher's list; its digests
     are not compared here, since that takes as long as reading the checkpoint. Tensors that are *zero_tensors*, by names or patterns, may be
     full of zeros.
     """
@@ -104,8 +104,8 @@ def inspect(
     if not os.path.isdir(path):
         report.add(
             path,
-            "there is no such folder",
-            "set deepseek_checkpoint to the checkpoint's folder on the release host",
+            "there is no such directory",
+            "set deepseek_checkpoint to the checkpoint's directory on the release host",
         )
         return report
     _list_files(report, frozenset(allowed))
@@ -162,7 +162,7 @@ def _walk(path: str, hidden: bool = False) -> Iterator[tuple[str, os.DirEntry[st
 def _list_files(report: Report, allowed: frozenset[str]) -> None:
     if os.path.islink(report.path.rstrip("/")):
         report.add(
-            report.path, "the folder is a symbolic link", "name the folder that it points to"
+            report.path, "the directory is a symbolic link", "name the directory that it points to"
         )
     for name, entry, hidden in _walk(report.path):
         if unfinished(name, hidden) and name not in allowed:
@@ -224,7 +224,7 @@ def _check_config(report: Report, export: bool) -> dict[str, Any]:
             report.add(
                 "config.json",
                 "the file is missing",
-                "point deepseek_checkpoint at a folder in Hugging Face layout",
+                "point deepseek_checkpoint at a directory in Hugging Face layout",
             )
         return {}
     try:

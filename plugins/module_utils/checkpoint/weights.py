@@ -53,7 +53,7 @@ class Tensor:
 def check_weights(
     path: str, files: Sequence[str], tied: bool
 ) -> tuple[dict[str, dict[str, Tensor]], list[Problem]]:
-    """The tensors of each file of weights in the folder *path*, and what is wrong with them.
+    """The tensors of each file of weights in the directory *path*, and what is wrong with them.
 
     *tied*: the model takes its output from its input embedding.
     """
@@ -136,7 +136,7 @@ def _read_index(path: str) -> dict[str, frozenset[str]]:
             or not shard.endswith(".safetensors")
         ):
             raise CheckpointError(
-                f"it places tensor {tensor} in {shard!r}, which is not a safetensors file in this folder"
+                f"it places tensor {tensor} in {shard!r}, which is not a safetensors file in this directory"
             )
         tensors.setdefault(shard, set()).add(tensor)
     return {shard: frozenset(names) for shard, names in tensors.items()}

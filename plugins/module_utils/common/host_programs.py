@@ -201,8 +201,8 @@ def _write(
         new = tempfile.mkdtemp(prefix=f".{PACKAGE}.", dir=place.directory)
         for path, text in tree.items():
             _write_file(os.path.join(new, path), text, FILE_MODE)
-        for folder, _folders, _files in os.walk(new):
-            os.chmod(folder, PROGRAM_MODE)
+        for directory, _directories, _files in os.walk(new):
+            os.chmod(directory, PROGRAM_MODE)
         # A program that starts between the two finds nothing, and is started again by its timer.
         if os.path.lexists(place.package):
             old = tempfile.mkdtemp(prefix=".old.", dir=place.directory)
@@ -245,9 +245,9 @@ def _strays(place: Place) -> list[str]:
 def _read_tree(root: str) -> dict[str, str]:
     """Return what is below a directory, as text; what is no regular file counts as an empty one of an impossible name."""
     found = {}
-    for folder, folders, files in os.walk(root):
-        for name in [*folders, *files]:
-            path = os.path.join(folder, name)
+    for directory, directories, files in os.walk(root):
+        for name in [*directories, *files]:
+            path = os.path.join(directory, name)
             relative = os.path.relpath(path, root)
             mode = os.lstat(path).st_mode
             if stat.S_ISREG(mode):
@@ -263,9 +263,9 @@ def _tree_is(root: str, tree: Mapping[str, str]) -> bool:
     if os.path.islink(root) or not os.path.isdir(root) or _read_tree(root) != tree:
         return False
     return all(
-        _is(os.path.join(folder, name), PROGRAM_MODE if name in folders else FILE_MODE)
-        for folder, folders, files in os.walk(root)
-        for name in [*folders, *files]
+        _is(os.path.join(directory, name), PROGRAM_MODE if name in directories else FILE_MODE)
+        for directory, directories, files in os.walk(root)
+        for name in [*directories, *files]
     ) and _is(root, PROGRAM_MODE)
 
 

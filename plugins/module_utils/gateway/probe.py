@@ -55,7 +55,7 @@ def look(ask: Callable[[], object], token: Callable[[], None], wait: Callable[[]
             token()
         except Pkcs11Error as missing:
             return Outcome(False, False, f"{error} The token cannot be used either: {missing}")
-        return Outcome(False, True, f"{error} The token is there, so the process is started anew.")
+        return Outcome(False, True, f"{error} The token is there, so the process is started again.")
     return Outcome(True, False, "")
 
 

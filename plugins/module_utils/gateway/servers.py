@@ -24,7 +24,7 @@ MAINTENANCE = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
 
 
 class ServersError(Exception):
-    """The servers cannot be brought into the wanted state; nothing that serves was taken out of service."""
+    """The servers cannot be set to the wanted state; nothing that serves was taken out of service."""
 
     def __init__(self, code: str, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -112,7 +112,7 @@ def drain(
             f"no other server of {backend} takes requests, so that nobody would be served without "
             f"{', '.join(server.name for server in ours)}. The others: "
             f"{', '.join(sorted(known.keys() - set(names))) or 'there are none'}",
-            "bring another inference host into service first, or set inference_accept_interruption to true",
+            "put another inference host into service first, or set inference_accept_interruption to true",
         )
     changed = False
     for server in ours:

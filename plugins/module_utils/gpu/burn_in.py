@@ -100,18 +100,18 @@ def problems_with(settings: Settings) -> list[str]:
     return wrong
 
 
-def unpack(wheels: Sequence[str], folder: str) -> list[str]:
-    """Folders to import from: those that are given, and one with what the wheels hold; raises OSError or BadZipFile."""
-    folders = []
+def unpack(wheels: Sequence[str], directory: str) -> list[str]:
+    """Directories to import from: those that are given, and one with what the wheels hold; raises OSError or BadZipFile."""
+    directories = []
     for wheel in wheels:
         if os.path.isdir(wheel):
-            folders.append(wheel)
+            directories.append(wheel)
             continue
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-        if folder not in folders:
-            folders.append(folder)
-    return folders
+            archive.extractall(directory)
+        if directory not in directories:
+            directories.append(directory)
+    return directories
 
 
 def refusals(host: Host, allow_busy: bool) -> list[Check]:

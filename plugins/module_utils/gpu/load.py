@@ -214,7 +214,7 @@ def run(settings: Result, say: Say) -> Result:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run with settings in JSON, and with the bindings of this Python or of the folders in ``paths``."""
+    """Run with settings in JSON, and with the bindings of this Python or of the directories in ``paths``."""
     settings = json.loads(arguments[0])
     sys.path[:0] = settings["paths"]
 

@@ -105,7 +105,7 @@ class Libraries:
             bindings = importlib.import_module("cuda.bindings")
             self._driver = importlib.import_module("cuda.bindings.driver")
             major = bindings.__version__.partition(".")[0]
-            # loaded before its binding looks for it, which knows no folders but those of its environment
+            # loaded before its binding looks for it, which knows no directories but those of its environment
             _shared("nvrtc", major)
             self._nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         except ImportError as error:
@@ -152,8 +152,8 @@ def _shared(name: str, major: str) -> Any:
     file = f"lib{name}.so.{major}"
     found = [
         path
-        for folder in sys.path
-        for path in sorted(glob(os.path.join(folder, "nvidia", "*", "lib", file)))
+        for directory in sys.path
+        for path in sorted(glob(os.path.join(directory, "nvidia", "*", "lib", file)))
     ]
     try:
         return ctypes.CDLL(found[0] if found else file, mode=ctypes.RTLD_GLOBAL)

@@ -168,7 +168,7 @@ def _plain(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read with the binding of this Python, or with the one in the folder or wheel that is given."""
+    """Read with the binding of this Python, or with the one in the directory or wheel that is given."""
     sys.path[:0] = arguments
 
     def say(question: str) -> None:

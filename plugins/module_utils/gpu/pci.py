@@ -102,8 +102,8 @@ def nvswitches(sysfs: Path) -> list[Device]:
 
 
 def _devices(sysfs: Path, classes: tuple[str, ...]) -> Iterator[Device]:
-    folder = sysfs / "bus" / "pci" / "devices"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    directory = sysfs / "bus" / "pci" / "devices"
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         if text(path / "vendor") != NVIDIA or not text(path / "class").startswith(classes):
             continue
         device = int(text(path / "device") or "0", 16)

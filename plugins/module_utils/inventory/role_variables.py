@@ -31,8 +31,8 @@ RESULT = "_result"
 CONTROLLER_FILES = {
     "deepseek_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
     "inference_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
-    "gateway_client_ca_file": "Bring the certificate of the clients' CA there",
-    "gateway_client_crl_file": "Bring the revocation lists of the clients' CA there",
+    "gateway_client_ca_file": "Copy the certificate of the clients' CA there",
+    "gateway_client_crl_file": "Copy the revocation lists of the clients' CA there",
 }
 # The common names of certificates that are not a host's name.
 COMMON_NAMES = ("tls_ca_common_name", "tls_issuing_common_name", "tls_gateway_common_name")
@@ -72,6 +72,12 @@ def known(roles: Path = ROLES) -> Known:
         defaults.update(_read(role / "vars/main.yml"))
         defaults.update(_read(role / "defaults/main.yml"))
     return Known(specs, defaults)
+
+
+def entry_point(role: str, name: str, roles: Path = ROLES) -> dict[str, dict[str, Any]]:
+    """Read the options of an entry point of a role, in their order; raises OSError."""
+    specs = _read(roles / role / "meta/argument_specs.yml")["argument_specs"]
+    return dict(specs[name]["options"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Everything that is wrong is found in one go: each function gives all problems of
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from ..checkpoint.precisions import EXPORTED, PREPARED
 from ..common.findings import Finding
 from ..pkcs11 import custody
 from ..store.placement import REPLICAS
-from . import requirements, workers
+from . import requirements, role_variables, workers
 
 STORAGE_HOSTS = REPLICAS
 
@@ -116,7 +117,7 @@ def _is_prepared(name: Any) -> bool:
 
 
 _name = _matches(NAME)
-_folder = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
+_directory = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
 _dns = _matches(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
 )
@@ -139,80 +140,57 @@ GPU_FLAVOURS = (ON_CUDA, "tensorrt", "tensorrt_rtx")
 # What ONNX Runtime's CUDA provider has kernels for.
 CUDA_PRECISIONS = ("fp16", "bf16")
 
-# Every site variable, and no other deepseek_* variable exists. inventories/production.example explains them.
-VARIABLES = {
-    "deepseek_service_name": Variable("a DNS name in lower case", _dns),
-    "deepseek_model_name": Variable("letters, digits, dots, underscores and hyphens", _name),
-    "deepseek_model_version": Variable(
-        "letters, digits, dots, underscores and hyphens, in quotes so that it stays a string", _name
-    ),
-    "deepseek_checkpoint": Variable("an absolute path on the release host", _folder),
-    "deepseek_precisions": Variable(
-        f"a list of mappings, each with the name of a precision ({', '.join(PREPARED)}) and its texts",
-        _is_precisions,
-        required=False,
-    ),
-    "deepseek_precision": Variable(
-        f"one of {', '.join((EXPORTED, *PREPARED))}",
-        lambda value: value == EXPORTED or _is_prepared(value),
-        required=False,
-    ),
-    "deepseek_export": Variable(
-        "true or false", lambda value: isinstance(value, bool), required=False
-    ),
-    "deepseek_engine_flavour": Variable(
-        f"one of {', '.join(FLAVOURS)}",
-        lambda value: isinstance(value, str) and value in FLAVOURS,
-        required=False,
-    ),
-    "deepseek_manage_gpu_driver": Variable(
-        "true or false", lambda value: isinstance(value, bool), required=False
-    ),
-    "deepseek_api_keys_file": Variable(
-        "an absolute path on the controller, or '' for a service without keys",
-        lambda value: value == "" or _folder(value),
-        required=False,
-    ),
-    "deepseek_minimums": Variable(
-        "a mapping", lambda value: isinstance(value, Mapping), required=False
-    ),
-    "deepseek_config_dir": Variable("an absolute path", _folder),
-    "deepseek_tls_dir": Variable("an absolute path", _folder),
-    "deepseek_release_public_key_file": Variable("an absolute path", _folder),
-    "deepseek_pkcs11_module": Variable("the absolute path of a PKCS#11 library", _folder),
-    "deepseek_pkcs11_environment": Variable(
-        "a mapping of names to texts", _is_environment, required=False
-    ),
-    "deepseek_accepted_key_risks": Variable(
-        f"a list of {', '.join(custody.RISKS)}",
-        lambda value: not custody.unknown_risks(value),
-        required=False,
-    ),
-    "deepseek_store_dir": Variable("an absolute path", _folder),
-    "deepseek_store_sources": Variable(
-        "a list of https://<address>:<port>, or of file:///<path> where a store is mounted",
-        _is_sources,
-    ),
-    "deepseek_venv_dir": Variable("an absolute path", _folder),
-    "deepseek_storage_port": Variable("a port, from 1 to 65535", _is_port),
-    "deepseek_inference_port": Variable("a port, from 1024 to 65535", _is_unprivileged_port),
-    "deepseek_gateway_port": Variable("a port, from 1 to 65535", _is_port),
-    "deepseek_zones": Variable(
-        "a mapping of zones", lambda value: isinstance(value, Mapping), required=False
-    ),
-    "deepseek_flows": Variable(
-        "a list of mappings",
-        lambda value: (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and all(isinstance(item, Mapping) for item in value)
-        ),
-        required=False,
-    ),
-    "deepseek_zones_enforced": Variable(
-        "true or false", lambda value: isinstance(value, bool), required=False
-    ),
+# What a value must be beyond its type in the specification.
+_CHECKS: dict[str, Check] = {
+    "deepseek_service_name": _dns,
+    "deepseek_model_name": _name,
+    "deepseek_model_version": _name,
+    "deepseek_precisions": _is_precisions,
+    "deepseek_api_keys_file": lambda value: value == "" or _directory(value),
+    "deepseek_pkcs11_environment": _is_environment,
+    "deepseek_accepted_key_risks": lambda value: not custody.unknown_risks(value),
+    "deepseek_store_sources": _is_sources,
+    "deepseek_inference_port": _is_unprivileged_port,
 }
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+# As YAML has them, and not what Ansible would make of other values.
+_TYPES: dict[str, Check] = {
+    "bool": lambda value: isinstance(value, bool),
+    "dict": lambda value: isinstance(value, Mapping),
+    "int": _is_port,
+    "list": lambda value: _is_list(value) and all(isinstance(item, Mapping) for item in value),
+    "path": _directory,
+}
+_MUST_BE = "Must be "
+
+
+@functools.cache
+def variables() -> dict[str, Variable]:
+    """Read every site variable from the specification of role preflight's entry point ``site``; no other deepseek_* exists."""
+    options = role_variables.entry_point("preflight", "site")
+    return {
+        name: _variable(name, spec) for name, spec in options.items() if name not in HOST_VARIABLES
+    }
+
+
+def _variable(name: str, spec: Mapping[str, Any]) -> Variable:
+    choices = [str(choice) for choice in spec.get("choices", ())]
+    accepts = _CHECKS.get(name) or _one_of(choices) or _TYPES[spec["type"]]
+    rule = f"{'a list of' if spec['type'] == 'list' else 'one of'} {', '.join(choices)}"
+    if not choices:
+        rule = spec["description"][-1].removeprefix(_MUST_BE).removesuffix(".")
+    return Variable(rule, accepts, bool(spec.get("required", False)))
+
+
+def _one_of(choices: Sequence[str]) -> Check | None:
+    return (lambda value: isinstance(value, str) and value in choices) if choices else None
+
+
 # Of each host, and not the same on all of them.
 HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
 
@@ -243,7 +221,7 @@ def _hosts(count: int) -> str:
 
 def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find site variables that are missing, malformed, unknown, or not the same on all hosts."""
-    for name, variable in VARIABLES.items():
+    for name, variable in variables().items():
         values = {host.name: host.variables.get(name) for host in hosts if name not in host.unread}
         lacking = [host for host, value in values.items() if value is None]
         if lacking and not variable.required and len(lacking) == len(values):
@@ -262,10 +240,12 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
                     name, f"it is {value!r}", f"It must be {variable.rule}{_typed(name, value)}"
                 )
     unknown = (
-        {name for host in hosts for name in host.variables} - VARIABLES.keys() - set(HOST_VARIABLES)
+        {name for host in hosts for name in host.variables}
+        - variables().keys()
+        - set(HOST_VARIABLES)
     )
     for name in sorted(unknown):
-        close = difflib.get_close_matches(name, VARIABLES, n=1)
+        close = difflib.get_close_matches(name, variables(), n=1)
         yield Finding(
             name,
             "there is no site variable of this name",

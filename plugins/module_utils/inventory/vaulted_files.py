@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _HEAD = b"$ANSIBLE_VAULT;"
-_FOLDERS = ("group_vars", "host_vars")
+_DIRECTORIES = ("group_vars", "host_vars")
 
 
 def vaulted_files(sources: Iterable[str]) -> list[str]:
@@ -18,9 +18,9 @@ def vaulted_files(sources: Iterable[str]) -> list[str]:
     found: set[str] = set()
     for source in sources:
         path = Path(source)
-        folder = path if path.is_dir() else path.parent
-        for name in _FOLDERS if "," not in source else ():
-            found.update(str(file) for file in (folder / name).rglob("*") if _is_vaulted(file))
+        directory = path if path.is_dir() else path.parent
+        for name in _DIRECTORIES if "," not in source else ():
+            found.update(str(file) for file in (directory / name).rglob("*") if _is_vaulted(file))
     return sorted(found)
 
 

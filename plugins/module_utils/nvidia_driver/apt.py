@@ -285,13 +285,13 @@ def render_sources(sources: Sequence[Source]) -> str:
 
 @dataclass
 class Apt:
-    """APT with a folder of its own, beside the host's: *sources* and *pins* are those that the host would get.
+    """APT with a directory of its own, beside the host's: *sources* and *pins* are those that the host would get.
 
     ``own`` is the name of the files that they would have in /etc/apt; the host's files of that name are left out.
     """
 
     run: Run
-    folder: Path
+    directory: Path
     root: Path
     own: str
     sources: str = ""
@@ -309,19 +309,19 @@ class Apt:
         """Copy the host's configuration and lists, add the new source, and fetch lists."""
         etc = self.root / "etc" / "apt"
         for name, suffixes in (("sources.list.d", (".list", ".sources")), ("preferences.d", ("",))):
-            target = self.folder / name
+            target = self.directory / name
             target.mkdir()
             for path in sorted((etc / name).glob("*")) if (etc / name).is_dir() else ():
                 if path.is_file() and path.stem != self.own and path.name.endswith(suffixes):
                     shutil.copy(path, target / path.name)
         if self.sources:
-            (self.folder / "sources.list.d" / f"{self.own}.sources").write_text(self.sources)
-        lists = self.folder / "lists"
+            (self.directory / "sources.list.d" / f"{self.own}.sources").write_text(self.sources)
+        lists = self.directory / "lists"
         lists.mkdir()
         for path in (self.root / "var" / "lib" / "apt" / "lists").glob("*"):
             if path.is_file() and path.name != "lock":
                 shutil.copy2(path, lists / path.name)
-        self.folder.chmod(0o755)
+        self.directory.chmod(0o755)
         rc, output, error = self.run(["apt-get", *self._options(), "update"])
         said = [
             line[2:].strip()
@@ -335,7 +335,7 @@ class Apt:
 
     def pin(self, text: str) -> None:
         """Have preferences of our own from now on."""
-        (self.folder / "preferences.d" / self.own).write_text(text)
+        (self.directory / "preferences.d" / self.own).write_text(text)
 
     def policy(self, names: Sequence[str]) -> dict[str, tuple[Offer, ...]]:
         """Versions of each package that can be had."""
@@ -364,9 +364,9 @@ class Apt:
 
     def _options(self) -> list[str]:
         settings = {
-            "Dir::Etc::SourceParts": self.folder / "sources.list.d",
-            "Dir::Etc::PreferencesParts": self.folder / "preferences.d",
-            "Dir::State::Lists": self.folder / "lists",
+            "Dir::Etc::SourceParts": self.directory / "sources.list.d",
+            "Dir::Etc::PreferencesParts": self.directory / "preferences.d",
+            "Dir::State::Lists": self.directory / "lists",
             "Dir::Cache::pkgcache": "",
             "Dir::Cache::srcpkgcache": "",
             "APT::Update::Pre-Invoke": "",

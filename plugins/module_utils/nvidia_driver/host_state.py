@@ -136,9 +136,9 @@ def builds(run: Run, root: Path, release: str) -> list[Build]:
 
 def _module_file(root: Path, release: str) -> Path | None:
     """NVIDIA's kernel module among those that were built on the host; Debian names it after its alternative."""
-    folder = root / "lib" / "modules" / release
+    directory = root / "lib" / "modules" / release
     for part in ("updates", "extra", "weak-updates"):
-        for path in sorted((folder / part).rglob("nvidia*.ko*")):
+        for path in sorted((directory / part).rglob("nvidia*.ko*")):
             if re.fullmatch(r"nvidia(-current(-open)?)?\.ko(\.\w+)?", path.name):
                 return path
     return None

@@ -20,11 +20,11 @@ _RUNFILE = ("usr/bin/nvidia-uninstall", "usr/bin/nvidia-installer")
 
 
 def disk_problems(free: Mapping[str, int], root: Path) -> Iterator[Finding]:
-    """File systems with less free space than all folders on them need together, *free* in MiB by folder."""
+    """File systems with less free space than all directories on them need together, *free* in MiB by directory."""
     needs: dict[int, tuple[int, int, list[str]]] = {}
     for name, mebibytes in free.items():
-        folder = _existing(root / name.lstrip("/"))
-        state, device = os.statvfs(folder), folder.stat().st_dev
+        directory = _existing(root / name.lstrip("/"))
+        state, device = os.statvfs(directory), directory.stat().st_dev
         _unused, need, names = needs.get(device, (0, 0, []))
         needs[device] = (state.f_bavail * state.f_frsize >> 20, need + mebibytes, [*names, name])
     for there, need, names in needs.values():
@@ -111,7 +111,7 @@ def transaction_problems(
         yield Finding(
             "apt-get --simulate install",
             f"installing the driver would change the kernel ({', '.join(moved)})",
-            "Bring the kernel up to date first, as you always do, restart the host, and run this again",
+            "Upgrade the kernel first, as you always do, restart the host, and run this again",
         )
     gone = [
         change.name

@@ -29,8 +29,8 @@ from .obstacles import (
 from .systems import OWN, SYSTEMS, System, Wish, os_release_field, own_sources, system_of
 
 
-def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Report:
-    """Read a host below *root* and *sysfs*; *folder* is an empty one for package lists."""
+def examine(wish: Wish, run: Run, root: Path, sysfs: Path, directory: Path) -> Report:
+    """Read a host below *root* and *sysfs*; *directory* is an empty one for package lists."""
     os_release = pci.text(root / "etc" / "os-release")
     name, system = system_of(os_release)
     devices = pci.gpus(sysfs)
@@ -68,7 +68,7 @@ def examine(wish: Wish, run: Run, root: Path, sysfs: Path, folder: Path) -> Repo
         )
     report = replace(report, secure_boot=secure_boot(sysfs, root, system.certificate))
     codename = os_release_field(os_release, "VERSION_CODENAME")
-    manager = Apt(run, folder, root, OWN, own_sources(wish, system, root, codename))
+    manager = Apt(run, directory, root, OWN, own_sources(wish, system, root, codename))
     found = manager.installed()
     report = replace(report, kernels=kernels(root, found), sources=manager.sources)
     problems = [
@@ -206,7 +206,7 @@ def _repository_plan(
         Finding(
             "nvidia_driver_mirror",
             f"package lists could not be fetched: {what}",
-            "Correct nvidia_driver_mirror and the host's own APT sources, or bring the mirror up",
+            "Correct nvidia_driver_mirror and the host's own APT sources, or start the mirror",
         )
         for what in manager.problems
     ]

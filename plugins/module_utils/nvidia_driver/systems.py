@@ -81,7 +81,7 @@ SYSTEMS = {
 class Wish:
     """What a host should have.
 
-    ``version`` may be empty: the newest at first, what is installed from then on. ``free`` has MiB by folder. ``replace`` says
+    ``version`` may be empty: the newest at first, what is installed from then on. ``free`` has MiB by directory. ``replace`` says
     that another version may take the place of a module that is loaded, ``restart`` that the host is or may be restarted.
     ``mirrors`` are Debian's, of releases and of security updates, or empty for those that the host has; ``repository`` is one
     beside them.

@@ -29,30 +29,53 @@ def common_arguments() -> dict[str, Any]:
     }
 
 
+# What role tls names the credential with a PIN, and the end of its file's name. Where a plain file is named and is not there, the
+# sealed one beside it is meant: whether a host has a TPM is no business of those that sign.
+SEALED_NAME = "hsm-pin"
+SEALED_SUFFIX = ".cred"
+
+
 def decryptor(module: Any, option: str = "pin_credential") -> Decrypt | None:
     """How to decrypt a PIN file that is a systemd credential; None for a plain file."""
     name = module.params[option]
-    if not name:
-        return None
+    return _decryptor(module, name) if name else None
 
+
+def stored_pin(module: Any, path: str) -> str:
+    """The PIN in a file for which no credential is named: in it, or sealed beside it."""
+    if is_sealed(path):
+        return load_pin(path + SEALED_SUFFIX, _decryptor(module, SEALED_NAME))
+    return load_pin(path)
+
+
+def is_sealed(path: str) -> bool:
+    """Whether there is no such file and a sealed one beside it."""
+    return not os.path.exists(path) and os.path.exists(path + SEALED_SUFFIX)
+
+
+def _decryptor(module: Any, name: str) -> Decrypt:
     def decrypt(path: str) -> str:
         rc, out, err = module.run_command(["systemd-creds", "decrypt", f"--name={name}", path, "-"])
         if rc != 0:
             raise Pkcs11Error(
                 "PIN_FILE",
                 f"{path} cannot be decrypted as credential {name!r}: {str(err).strip()}.",
-                "write it anew on this host with systemd-creds encrypt: a credential opens only where it was made.",
+                "write it again on this host with systemd-creds encrypt: a credential opens only where it was made.",
             )
         return str(out)
 
     return decrypt
 
 
+# The PCR for debugging, into which nothing is measured: an update of the firmware must not keep the gateway from starting. What systemd
+# 252 seals to no PCR at all, it cannot open ("TPM2 PCR bank invalid").
+UNMEASURED_PCR = 16
+
+
 def sealing_keys(module: Any) -> list[list[str]]:
     """What a PIN can be encrypted with, best first: the host's TPM 2, which a copy of the disk lacks, or a key on the disk."""
     rc, _out, _err = module.run_command(["systemd-creds", "has-tpm2"])
-    # Bound to no PCR: an update of the firmware must not keep the gateway from starting.
-    tpm = [["--with-key=tpm2", "--tpm2-pcrs="]] if rc == 0 else []
+    tpm = [["--with-key=tpm2", f"--tpm2-pcrs={UNMEASURED_PCR}"]] if rc == 0 else []
     return [*tpm, ["--with-key=host"]]
 
 
@@ -68,7 +91,11 @@ def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
             command = ["systemd-creds", "encrypt", *key, f"--name={name}", "-", path]
             rc, _out, err = module.run_command(command, data=pin, binary_data=True, umask=0o077)
             if rc == 0:
+                rc, err = _opened(module, name, path, pin)
+            if rc == 0:
                 break
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         if rc != 0:
             raise Pkcs11Error(
                 "PIN_FILE",
@@ -79,9 +106,18 @@ def encryptor(module: Any, option: str = "pin_credential") -> Encrypt | None:
     return encrypt
 
 
+def _opened(module: Any, name: str, path: str, pin: str) -> tuple[int, str]:
+    """Whether what was just sealed can be opened: a PIN that is lost is a token that is lost."""
+    try:
+        found = _decryptor(module, name)(path)
+    except Pkcs11Error as error:
+        return 1, str(error)
+    return (0, "") if found == pin else (1, "it opens as something else")
+
+
 @contextlib.contextmanager
 def as_user(name: str | None) -> Iterator[None]:
-    """Be another user for a while: SoftHSM's files belong to whoever creates them."""
+    """Be another user for a while: SoftHSM's files belong to the user that creates them."""
     if not name:
         yield
         return
@@ -112,7 +148,9 @@ def as_user(name: str | None) -> Iterator[None]:
 
 def pin_of(module: Any) -> str:
     """The PIN that the module was pointed to."""
-    return load_pin(module.params["pin_file"], decryptor(module))
+    decrypt = decryptor(module)
+    path = module.params["pin_file"]
+    return load_pin(path, decrypt) if decrypt else stored_pin(module, path)
 
 
 @contextlib.contextmanager

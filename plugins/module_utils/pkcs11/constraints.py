@@ -128,7 +128,7 @@ def check_allowed(issuer: x509.Certificate, names: Sequence[str]) -> None:
         raise Pkcs11Error(
             "NAME_OUTSIDE",
             f"the CA {issuer.subject.rfc4514_string()!r} may not sign {', '.join(left_out)}: its name constraints do not have them.",
-            "bring the root's token and PIN back and run role tls, which signs the CA for the inventory as it is now; "
+            "restore the root's token and PIN and run role tls, which signs the CA for the inventory as it is now; "
             "tls_permitted_domains and tls_permitted_networks allow more in advance.",
         )
 

@@ -102,15 +102,15 @@ def encrypted(path: str, root: str = "/") -> bool | None:
 def state(config: str, tokens: str, certificates: str, root: str = "/") -> dict[str, Any]:
     """What a host has: plain PIN files, whether the root is here and has done its work, a TPM 2, and an encrypted disk."""
     names = sorted({name for group in TOKENS.values() for name in group})
-    folders = {name: os.path.join(config, "hsm", name) for name in names}
+    directories = {name: os.path.join(config, "hsm", name) for name in names}
 
     def there(name: str) -> bool:
         return any(
-            os.path.exists(os.path.join(folders[name], file)) for file in ("pin", "pin.cred")
+            os.path.exists(os.path.join(directories[name], file)) for file in ("pin", "pin.cred")
         )
 
     return {
-        "plain_pins": [n for n in names if os.path.exists(os.path.join(folders[n], "pin"))],
+        "plain_pins": [n for n in names if os.path.exists(os.path.join(directories[n], "pin"))],
         "root_here": there("root") or os.path.isdir(os.path.join(tokens, "root")),
         "authority": os.path.exists(os.path.join(certificates, "issuing.pem")),
         "tpm2": _read(os.path.join(root, "sys/class/tpm/tpm0/tpm_version_major")) == "2",
@@ -137,14 +137,14 @@ def judge(
     yield finding("software_tokens", software, module, "Use a hardware token")
     if seen is None:
         return
-    # the first run makes those of the release host in plain text
-    first = "release" in groups and not seen["authority"]
+    # the first run makes those of the release host in plain text where there is no TPM
+    first = "release" in groups and not seen["authority"] and not seen["tpm2"]
     plain = seen["plain_pins"] or (TOKENS["release"] if first else ())
     yield finding(
         "plain_pins",
         bool(plain),
         f"of {', '.join(plain)}" if plain else "none",
-        "Use a hardware token, where a PIN alone is worth nothing",
+        "Seal them to the host's TPM 2 with systemd-creds, or use a hardware token, where a PIN alone is worth nothing",
     )
     if "release" in groups:
         yield finding(

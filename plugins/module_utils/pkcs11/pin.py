@@ -90,7 +90,7 @@ def write_new_pin(path: str, encrypt: Encrypt | None = None) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
     except OSError as error:
         raise Pkcs11Error(
-            "PIN_FILE", f"{path} cannot be made: {error}.", "check its folder."
+            "PIN_FILE", f"{path} cannot be made: {error}.", "check its directory."
         ) from error
     with os.fdopen(descriptor, "w", encoding="ascii") as handle:
         handle.write(pin)

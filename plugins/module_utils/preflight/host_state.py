@@ -202,7 +202,9 @@ def _empty_device(device: str, seconds: float) -> Disk:
 def _large_file(store: Path) -> str:
     """A file in the store that is large enough to be measured with, the largest of the first that are found."""
     files: Iterator[Path] = (
-        Path(folder) / name for folder, _folders, names in os.walk(store) for name in names
+        Path(directory) / name
+        for directory, _directories, names in os.walk(store)
+        for name in names
     )
     largest, size = "", _ENOUGH_BYTES - 1
     for path in itertools.islice(files, _FILES):

@@ -161,7 +161,9 @@ def _reachable(host: Host) -> Check:
     )
 
 
-_DOWN = "Bring it up, and check address, user, SSH key and sudo with: ansible -m ansible.builtin.ping -b"
+_DOWN = (
+    "Start it, and check address, user, SSH key and sudo with: ansible -m ansible.builtin.ping -b"
+)
 # What Ansible says of a host that cannot be used, and what to do then.
 _UNUSABLE = {
     r"sudo|become|privilege|password is required": "Let its user run sudo without a password, or give the password with --ask-become-pass",
@@ -283,7 +285,7 @@ def _own_addresses(host: Host) -> Iterator[Check]:
                 if nic is None
                 else f"{text} ({zone}) on {nic['interface']}",
                 f"{text}, as deepseek_zone_addresses.{zone} says",
-                "Correct the inventory, or bring the interface up",
+                "Correct the inventory, or set the interface up",
             ),
             nic is not None,
         )
@@ -383,7 +385,7 @@ def _gpu_checks(host: Host, groups: Groups) -> Iterator[Check]:
             host.name,
             "gpus",
             DEFERRED,
-            f"{len(gpu['pci'])} on the PCI bus, driver {gpu['driver']}; they are judged once role serving_environment has brought "
+            f"{len(gpu['pci'])} on the PCI bus, driver {gpu['driver']}; they are judged once role serving_environment has installed "
             "nvidia-ml-py, or now if gpu_validation_wheel names a wheel of it on the host",
         )
     elif host.variables.get("deepseek_manage_gpu_driver") is True:

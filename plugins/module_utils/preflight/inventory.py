@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..common import host_names
@@ -20,11 +19,7 @@ def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
     subjects: dict[str, Iterable[Finding]] = {
         "groups": site_variables.group_problems(groups, site_variables.only_mounted(hosts)),
         "names": _name_problems(groups, hosts),
-        "variables": itertools.chain(
-            site_variables.unread_problems(hosts),
-            site_variables.variable_problems(hosts),
-            _role_problems(hosts),
-        ),
+        "variables": variable_problems(hosts),
         "addresses": site_variables.address_problems(groups, hosts),
         "workers": (problem for host in hosts for problem in site_variables.worker_problems(host)),
     }
@@ -36,6 +31,13 @@ def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
         yield from found
         if not found:
             yield Check(INVENTORY, name, OK, "as they must be")
+
+
+def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
+    """Find what is wrong with the variables of the site and of the roles."""
+    yield from site_variables.unread_problems(hosts)
+    yield from site_variables.variable_problems(hosts)
+    yield from _role_problems(hosts)
 
 
 def _name_problems(groups: Groups, hosts: Sequence[Host]) -> Iterator[Finding]:

@@ -64,12 +64,12 @@ def source_files(source: Path) -> dict[str, bytes]:
     """The files of the packages below src/, by the names that they have in a wheel; a linked package is one like the others."""
     root = source / "src"
     found = {}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(
-            name for name in folders if name != "__pycache__" and not name.endswith(".egg-info")
+    for directory, directories, files in os.walk(root, followlinks=True):
+        directories[:] = sorted(
+            name for name in directories if name != "__pycache__" and not name.endswith(".egg-info")
         )
         for name in files:
-            path = Path(folder, name)
+            path = Path(directory, name)
             if not name.endswith(".pyc"):
                 found[path.relative_to(root).as_posix()] = path.read_bytes()
     return dict(sorted(found.items()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..artifacts.files import read_small
 from ..common.commands import Completed, Run, run_command
-from ..pkcs11.pin import read_pin
+from ..pkcs11.arguments import is_sealed, stored_pin
 from ..pkcs11.session import sign_bytes
 from .eviction import Evictor, last_served
 from .model import Credentials, Fetch, ReplicaError
@@ -68,22 +68,29 @@ def evictor(module: Any) -> Evictor | None:
     return Evictor(params["store"], read_small(params["public_key"]), keep)
 
 
-def run_program(module: Any, program: str, arguments: Sequence[str], purpose: str) -> str:
-    """Run a program of the serving environment."""
-    rc, stdout, stderr = module.run_command([f"{module.params['venv']}/bin/{program}", *arguments])
+def run_program(
+    module: Any, program: str, arguments: Sequence[str], purpose: str, data: str | None = None
+) -> str:
+    """Run a program of the serving environment, with ``data`` on its standard input."""
+    command = [f"{module.params['venv']}/bin/{program}", *arguments]
+    rc, stdout, stderr = module.run_command(command, data=data, binary_data=True)
     if rc != 0:
         raise PublishError(f"{purpose} failed with status {rc}: {str(stderr or stdout).strip()}")
     return str(stdout)
 
 
 def directory_signer(module: Any) -> Callable[[str], None]:
-    """Sign a directory with the key in the token; the PIN stays in its file."""
+    """Sign a directory with the key in the token; the PIN stays in its file, or goes through a pipe where that is sealed."""
     params = module.params
     options = ["--token", params["token"], "--key", params["key"]]
-    options += ["--module", params["module_path"], "--pin-file", params["pin_file"]]
+    options += ["--module", params["module_path"], "--pin-file"]
 
     def sign_directory(directory: str) -> None:
-        run_program(module, "deepseek-sign", [directory, *options], f"Signing {directory}")
+        path, pin = params["pin_file"], None
+        if is_sealed(path):
+            path, pin = "/dev/stdin", stored_pin(module, path)
+        purpose = f"Signing {directory}"
+        run_program(module, "deepseek-sign", [directory, *options, path], purpose, pin)
 
     return sign_directory
 
@@ -93,7 +100,7 @@ def data_signer(module: Any) -> Callable[[bytes], bytes]:
     params = module.params
 
     def sign_data(data: bytes) -> bytes:
-        pin = read_pin(params["pin_file"])
+        pin = stored_pin(module, params["pin_file"])
         return sign_bytes(params["module_path"], params["token"], params["key"], pin, data)
 
     return sign_data

@@ -73,7 +73,7 @@ def missing_copies(
     """Say which of the hosts that were *asked* lack a release that they are to hold. *held* has the releases of each host."""
     labels = sorted({label for releases in held.values() for label in releases})
     return [
-        f"{host}: it has no whole copy of {label}. It brings it by itself when the others answer."
+        f"{host}: it has no whole copy of {label}. It pulls it by itself when the others answer."
         for label in labels
         for host in holders(label, storage)
         if host in asked and label not in held.get(host, {})

@@ -76,7 +76,7 @@ class Puller:
         return first, [url for url, data in offers if data == first]
 
     def _download(self, ref: ArtifactRef) -> int:
-        """Bring an artifact to its final name from what is here and what the sources have."""
+        """Download what of an artifact is missing or wrong, verify all of it, and give it its final name."""
         path = ref.path
         directory = os.path.join(self.store, path)
         data, urls = self.agreed_manifest(ref)

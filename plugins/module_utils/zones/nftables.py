@@ -231,8 +231,8 @@ def confirm(run: Run, table: Table, wanted: str) -> bool:
 
 def write(path: str, text: str) -> None:
     """Write a file for root alone, whole or not at all."""
-    folder = os.path.dirname(path)
-    descriptor, name = tempfile.mkstemp(dir=folder)
+    directory = os.path.dirname(path)
+    descriptor, name = tempfile.mkstemp(dir=directory)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
             handle.write(text)

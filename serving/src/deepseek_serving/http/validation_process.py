@@ -103,13 +103,12 @@ def work(source: BinaryIO, sink: BinaryIO, is_grown: Callable[[], bool] = _grown
         # its default action ends the process
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         # written by the service that started this process
-        wanted = pickle.loads(reading)  # noqa: S301
-        found = judged(wanted, data)
+        found = judged(pickle.loads(reading), data)  # noqa: S301
         del data
         sink.writelines(_packed(found))
         signal.setitimer(signal.ITIMER_PROF, 0)
         sink.flush()
-        del reading, wanted, found
+        del reading, found
         if is_grown():
             return
 

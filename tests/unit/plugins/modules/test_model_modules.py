@@ -429,7 +429,7 @@ def built(
         engine_release, "directory_signer", lambda _module: lambda path: sign_directory(key, path)
     )
     shared = ("store", "model", "venv", "public_key", "module_path", "token", "pin_file")
-    return {"folder": str(folder), "graph": graph, **{name: site[name] for name in shared}}
+    return {"directory": str(folder), "graph": graph, **{name: site[name] for name in shared}}
 
 
 def test_engine_release_predicts_stores_and_repeats(call: Call, built: dict[str, object]) -> None:
@@ -451,7 +451,7 @@ def test_engine_release_predicts_stores_and_repeats(call: Call, built: dict[str,
 def test_engine_release_refuses_with_the_reason(call: Call, built: dict[str, object]) -> None:
     assert "is not in the store" in call(engine_release, **{**built, "graph": "0" * 64})["msg"]
     assert "not a SHA-256" in call(engine_release, **{**built, "graph": "fp16"})["msg"]
-    assert "cannot be read" in call(engine_release, **{**built, "folder": "/nowhere"})["msg"]
+    assert "cannot be read" in call(engine_release, **{**built, "directory": "/nowhere"})["msg"]
 
 
 def test_engine_replica_holds_or_says_that_there_is_none(

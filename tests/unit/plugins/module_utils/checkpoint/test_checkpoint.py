@@ -279,7 +279,8 @@ def test_an_unusable_config_is_refused(folder: Path, content: str) -> None:
 
 
 def test_no_folder_and_no_weights(tmp_path: Path) -> None:
-    assert problems(tmp_path / "nowhere") == {str(tmp_path / "nowhere"): "there is no such folder"}
+    nowhere = tmp_path / "nowhere"
+    assert problems(nowhere) == {str(nowhere): "there is no such directory"}
     (tmp_path / "empty").mkdir()
     assert "model.safetensors" in problems(tmp_path / "empty")
 

@@ -42,7 +42,7 @@ def gone() -> None:
     [
         (0, gone, True, False, ""),
         (1, gone, True, False, ""),
-        (2, there, False, True, "started anew"),
+        (2, there, False, True, "started again"),
         (2, gone, False, False, "TOKEN_MISSING"),
     ],
 )

@@ -13,19 +13,27 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisions import (
+    EXPORTED,
+    PREPARED,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_variables
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
+    FLAVOURS,
     HOST_VARIABLES,
-    VARIABLES,
     Host,
     address_problems,
     group_problems,
     only_mounted,
     variable_problems,
+    variables,
     worker_problems,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import custody
 
 ROOT = Path(__file__).resolve().parents[5]
 GROUPS = {
@@ -338,7 +346,7 @@ anything = st.recursive(
 )
 
 
-@given(addresses=anything, values=st.dictionaries(st.sampled_from(sorted(VARIABLES)), anything))
+@given(addresses=anything, values=st.dictionaries(st.sampled_from(sorted(variables())), anything))
 def test_whatever_is_written_is_answered(addresses: Any, values: dict[str, Any]) -> None:
     for line in found(host("storage-1", addresses=addresses, variables={**SITE, **values})):
         assert line.endswith(".")
@@ -349,8 +357,38 @@ def test_the_example_documents_every_site_variable_and_no_other() -> None:
     example = yaml.safe_load((folder / "production.example/group_vars/all.yml").read_text())
     lab = yaml.safe_load((folder / "lab/group_vars/all/site.yml").read_text())
     assert (
-        {name for name in example if name.startswith("deepseek_")} == VARIABLES.keys() == lab.keys()
+        {name for name in example if name.startswith("deepseek_")}
+        == variables().keys()
+        == lab.keys()
     )
+
+
+@pytest.mark.parametrize(
+    "file", ["production.example/group_vars/all.yml", "lab/group_vars/all/site.yml"]
+)
+def test_inventories_are_as_the_specification_says(file: str) -> None:
+    values = yaml.safe_load((ROOT / "inventories" / file).read_text())
+    options = role_variables.entry_point("preflight", "site")
+    # what is templated, and what hosts have, is known when a run reads it
+    given = {
+        name: value for name, value in values.items() if name in options and "{{" not in str(value)
+    }
+    assert len(given) > 15
+    left = {name: spec for name, spec in options.items() if name in given}
+    validated = ArgumentSpecValidator(left).validate(given)
+    assert validated.error_messages == []
+
+
+def test_the_specification_has_the_choices_of_the_code() -> None:
+    options = role_variables.entry_point("preflight", "site")
+    assert tuple(options["deepseek_engine_flavour"]["choices"]) == FLAVOURS
+    assert tuple(options["deepseek_precision"]["choices"]) == (EXPORTED, *PREPARED)
+    assert tuple(options["deepseek_accepted_key_risks"]["choices"]) == tuple(custody.RISKS)
+    assert ", ".join(PREPARED) in variables()["deepseek_precisions"].rule
+    assert set(HOST_VARIABLES) <= options.keys()
+    for name, spec in options.items():
+        said = spec["description"][-1]
+        assert "choices" in spec or said.startswith("Must be "), name
 
 
 def test_roles_read_no_other_site_variable() -> None:
@@ -365,4 +403,4 @@ def test_roles_read_no_other_site_variable() -> None:
     }
     read = {found for text in texts.values() for found in name.findall(text)} - metrics
     generated = {"deepseek_store_client"}  # a variable of nginx, not of Ansible
-    assert read - generated <= VARIABLES.keys() | set(HOST_VARIABLES) | {"deepseek_"}
+    assert read - generated <= variables().keys() | set(HOST_VARIABLES) | {"deepseek_"}

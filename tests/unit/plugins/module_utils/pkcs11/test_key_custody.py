@@ -59,8 +59,9 @@ def test_each_risk_is_found_and_can_be_accepted(risk: str, changes: dict[str, An
 
 
 def test_before_the_first_run_what_it_will_leave_is_judged() -> None:
-    found = present(RELEASE, authority=False)
+    found = present(RELEASE, authority=False, tpm2=False)
     assert found["plain_pins"] is True
+    assert present(RELEASE, authority=False, tpm2=True)["plain_pins"] is False
     assert found["root_online"] is None, "the root must be there to sign the CA"
 
 

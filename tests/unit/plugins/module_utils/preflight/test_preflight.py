@@ -474,7 +474,7 @@ def test_gpu_checks_are_taken_over() -> None:
             {"venv": False},
             False,
             "deferred",
-            "once role serving_environment has brought nvidia-ml-py",
+            "once role serving_environment has installed nvidia-ml-py",
         ),
     ],
 )

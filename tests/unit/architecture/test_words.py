@@ -1,0 +1,49 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plugins speak in the field's words: in names, comments, documentation and messages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
+# A word, and what is said in its place (docs/glossary.md).
+INSTEAD = {
+    r"(?<![a-z])folders?(?![a-z])": "directory",
+    r"\bartefacts?\b": "artifact",
+    r"\blicences?\b": "license",
+    r"\bwho(so)?ever\b": "the caller, the user, any client",
+    r"(?<![a-z])mend(s|ed|ing|able)?(?![a-z])": "repair",
+    r"\banew\b": "again",
+    r"(?<![a-z])(bring(s|ing)?|brought)(?![a-z])": "copy, pull, install, start",
+    r"\bservers? behind\b": "upstream, backend",
+    r"\bfront door\b": "gateway",
+}
+FILES = sorted(path.relative_to(PLUGINS) for path in PLUGINS.rglob("*.py"))
+
+
+def wrong(text: str) -> list[str]:
+    return [
+        f"line {number}: {found[0]!r}: say {better}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for word, better in INSTEAD.items()
+        for found in re.finditer(word, line, re.IGNORECASE)
+    ]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_plugins_use_the_words_of_the_glossary(file: Path) -> None:
+    assert wrong((PLUGINS / file).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Bring it", "the folder's", "list_folder(", "_folders", "Mended.", "Whoever asks", "anew,"],
+)
+def test_a_word_that_is_not_used_is_found(text: str) -> None:
+    assert len(wrong(text)) == 1
+    assert wrong("recommended, amends, placeholder, licensed") == []
