@@ -85,7 +85,7 @@ def files_of(folder: Path, entry: str) -> Iterator[Path]:
         if "notify:" in text:
             todo.append(folder / "handlers/main.yml")
         # one that is named by a variable can be any
-        any_template = 'src: "{{' in text
+        any_template = ' }}.j2"' in text
         todo += [
             path
             for path in (folder / "templates").glob("**/*.j2")

@@ -87,11 +87,20 @@ def test_a_clean_checkout_can_be_released(release: ModuleType, checkout: Path) -
     assert list(release.problems("0.2.0-rc1", checkout)) == []
 
 
+def test_a_release_after_its_candidate_needs_no_fragment(
+    release: ModuleType, checkout: Path
+) -> None:
+    (checkout / "changelogs/changelog.yaml").write_text("releases: {0.2.0-rc1: {}}\n")
+    (checkout / "changelogs/fragments/1-x.yml").unlink()
+    assert not [said for said in release.problems("0.2.0", checkout) if "fragment" in said]
+    assert [said for said in release.problems("0.3.0", checkout) if "fragment" in said]
+
+
 def test_everything_that_is_in_the_way_is_said_at_once(release: ModuleType, checkout: Path) -> None:
     (checkout / "changelogs/fragments/1-x.yml").unlink()
     subprocess.run(["git", "tag", "v0.1.0-rc1"], cwd=checkout, check=True)
     found = " ".join(release.problems("0.1.0-rc1", checkout))
-    assert re.search("0.1.0 is released.*has changes.*tag v0.1.0-rc1 exists.*no fragment", found)
+    assert re.search("0.1.0 is released.*has changes.*tag v0.1.0-rc1 exists", found)
 
 
 @pytest.mark.parametrize("version", ["1.2", "v1.2.0", "1.2.0rc1", "1.2.0-rc", ""])

@@ -18,7 +18,7 @@ TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 def readiness(release: Release, *, ready: bool) -> Iterable[Metric]:
-    """What every service says of itself."""
+    """Metrics that every service has: readiness and release."""
     yield GaugeMetricFamily("deepseek_ready", "1 while requests are accepted", value=ready)
     names = {"model": release.model, "version": release.version, "digest": release.digest}
     yield InfoMetricFamily("deepseek_release", "The verified release served", value=names)
@@ -59,14 +59,22 @@ class EngineState(Collector):
             value=state.slots * self._scheduler.max_len,
         )
         for name, text, count in (
-            ("prefix_cache_queries", "Prompts looked for in the slots", state.prompts),
-            ("prefix_cache_hits", "Prompts whose beginning a slot held", state.prompts_reused),
-            ("prefix_cache_query_tokens", "Tokens of these prompts", state.prompt_tokens),
-            ("prefix_cache_hit_tokens", "Tokens not read again", state.prompt_tokens_reused),
-            ("decode_steps", "Steps that decoded", state.decode_steps),
+            ("prefix_cache_queries", "Prompts looked up in the prefix cache", state.prompts),
+            ("prefix_cache_hits", "Prompts of which the cache held a prefix", state.prompts_reused),
+            (
+                "prefix_cache_query_tokens",
+                "Prompt tokens looked up in the prefix cache",
+                state.prompt_tokens,
+            ),
+            (
+                "prefix_cache_hit_tokens",
+                "Prompt tokens found in the prefix cache",
+                state.prompt_tokens_reused,
+            ),
+            ("decode_steps", "Decode steps of the engine", state.decode_steps),
             (
                 "decode_step_tokens",
-                "Tokens decoded by them; by decode_steps: how full batches are",
+                "Tokens decoded; divided by decode_steps: mean batch size",
                 state.decoded_tokens,
             ),
         ):
@@ -106,13 +114,13 @@ class Metrics:
         )
         self.finished = Counter(
             "deepseek_generations",
-            "Generations by the reason for which they ended",
+            "Generations by finish reason",
             ["reason", "key"],
             registry=self.registry,
         )
         self.prompt_tokens = Counter(
             "deepseek_prompt_tokens",
-            "Tokens of the prompts that got a slot",
+            "Prompt tokens of requests that got a slot",
             ["key"],
             registry=self.registry,
         )

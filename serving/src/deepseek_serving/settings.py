@@ -111,7 +111,7 @@ class EngineSettings(_Section):
 
 
 class UpstreamSettings(_Section):
-    """The server behind this one, where `engine.kind` is upstream: on this host only."""
+    """The upstream, where `engine.kind` is upstream: on this host only."""
 
     url: str = Field(description="http://127.0.0.1:PORT, http://[::1]:PORT or unix:/PATH")
     model: str = Field(min_length=1, description="the name that the server knows the model by")

@@ -106,7 +106,7 @@ def test_an_error_that_nobody_foresaw(
     def fail(*_given: object, **_named: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(service, "chat", fail)
+    monkeypatch.setattr(service.requests, "chat", fail)
     reply = client.post(CHAT, json=ASK, headers={"content-type": kind})
     assert reply.status_code == 500
     assert reply.json()["error"]["message"] == "The service failed."

@@ -386,7 +386,7 @@ def test_a_request_that_the_engine_fails_is_told_so(
 ) -> None:
     client, service = http
     # as if the check did not know of it
-    monkeypatch.setattr(service, "vocabulary", 5000)
+    monkeypatch.setattr(service.requests, "vocabulary", 5000)
     reply = client.post("/v1/completions", json={"model": MODEL, "prompt": [5, 4000]})
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "generation_failed")
     body = {"model": MODEL, "prompt": [5, 4000], "stream": True}

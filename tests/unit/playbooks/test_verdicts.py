@@ -153,14 +153,14 @@ def test_verify_is_red_in_check_mode_and_names_a_host_that_is_down(tmp_path: Pat
     ("book", "options", "says"),
     [
         ("verify", ["--tags", "gateway"], "gw-1: it was not asked about tls, gateway"),
-        ("verify", ["--start-at-task", "Expect that nothing is wrong"], "gw-1: it was not asked"),
+        ("verify", ["--start-at-task", "Verify that nothing is wrong"], "gw-1: it was not asked"),
         ("storage_health", ["--limit", "gw-1"], "st-1: it was not asked about health"),
         ("gpu_burn_in", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
         ("model_retire", ["--limit", "gw-1"], "st-1: it was not asked about health"),
         ("model_publish", ["--limit", "gw-1"], "Nothing was asked: no host of the run is in group"),
         (
             "model_publish",
-            ["--start-at-task", "Expect a published version"],
+            ["--start-at-task", "Verify that a version was published"],
             "in-1: it was not asked",
         ),
         ("storage_replace_host", ["--limit", "st-1"], "Left out were gw-1, in-1, st-2."),

@@ -43,16 +43,16 @@ class Service:
         self.tokenizer = tokenizer
         self.timeout = timeout
         self.defaults: Defaults = read_defaults(release.graph)
-        self.vocabulary = vocabulary(release)
+        known = vocabulary(release)
         # the table of a model may be larger than its tokenizer's vocabulary, or smaller
-        tokens = max(self.vocabulary, tokenizer.size)
+        tokens = max(known, tokenizer.size)
         self.grammars = Grammars(release.graph, tokens, self.defaults.end_tokens)
         self.requests = RequestFactory(
             release.model,
             tokenizer,
             self.grammars,
             max_len=scheduler.max_len,
-            vocabulary=self.vocabulary,
+            vocabulary=known,
             has_logits=has_logits,
         )
         self.metrics = Metrics(EngineState(scheduler, release))

@@ -54,7 +54,7 @@ class RequestFactory:
         self._tokenizer = tokenizer
         self._grammars = grammars
         self._max_len = max_len
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._has_logits = has_logits
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
@@ -137,11 +137,11 @@ class RequestFactory:
         """Where all prompts pass: a tokenizer may have more tokens than the graph's table."""
         self._check_length(len(prompt))
         highest, lowest = max(prompt, default=0), min(prompt, default=0)
-        beyond = highest if highest >= self._vocabulary else lowest
-        if not 0 <= beyond < self._vocabulary:
+        beyond = highest if highest >= self.vocabulary else lowest
+        if not 0 <= beyond < self.vocabulary:
             named = self._tokenizer.named(beyond)
             raise TextError(
-                f"the vocabulary has the tokens 0 to {self._vocabulary - 1}; {beyond} is none"
+                f"the vocabulary has the tokens 0 to {self.vocabulary - 1}; {beyond} is none"
                 + (f"; it stands for {named!r}, which the model has not learned" if named else "")
             )
 
@@ -161,11 +161,11 @@ class RequestFactory:
                 "The graph of this release gives no logits, which penalties, logit_bias, "
                 "log probabilities and JSON output need; publish the release again.",
             )
-        beyond = [token for token in options.logit_bias if token >= self._vocabulary]
+        beyond = [token for token in options.logit_bias if token >= self.vocabulary]
         if beyond:
             raise UnsupportedError(
                 "logit_bias",
-                f"The vocabulary has the tokens 0 to {self._vocabulary - 1}; {beyond[0]} is none.",
+                f"The vocabulary has the tokens 0 to {self.vocabulary - 1}; {beyond[0]} is none.",
             )
         return request
 

@@ -55,7 +55,7 @@ class _State(Collector):
 
 
 class Upstream:
-    """The server behind: whether it is ready, and the connections to it. Raises CheckpointError."""
+    """The upstream: whether it is ready, and the connections to it. Raises CheckpointError."""
 
     def __init__(self, release: Release, settings: UpstreamSettings) -> None:
         self.release = release
@@ -66,7 +66,7 @@ class Upstream:
         self.outcomes = Outcomes(settings.doubt_seconds)
         self.created = int(time.time())
         self.max_len: int | None = None
-        # the server behind is its own unit, which systemd looks after
+        # the upstream is its own unit, which systemd restarts
         self.failed = self.stuck = False
         self._ready = self._answered = False
         self.draining = False

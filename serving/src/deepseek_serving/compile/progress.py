@@ -1,4 +1,4 @@
-"""How far a build is: one line in a file, for whoever waits, and on the terminal."""
+"""How far a build is: one line in a file, for a program that waits, and on the terminal."""
 
 from __future__ import annotations
 

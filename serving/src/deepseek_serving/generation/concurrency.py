@@ -1,4 +1,4 @@
-"""So many requests in work, and a bounded line in front of them in which keys take turns."""
+"""A limit of requests in work, and a bounded queue in front of it in which keys take turns."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class ConcurrencyLimiter:
             if turn.cancelled():
                 self._waiting.remove(lambda waiting: waiting is turn)
             else:
-                # the turn came, and with it the end of whoever waited for it
+                # the waiter was cancelled after it had got the place: the next one gets it
                 self._leave()
             raise
 
     def _leave(self) -> None:
-        """Hand the place to whoever is next."""
+        """Pass the place on to the next waiter."""
         while self._waiting:
             _key, turn = self._waiting.pop()
             if not turn.done():

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line and its count."""
+"""Request middleware: request ID, access log and metrics."""
 
 from __future__ import annotations
 

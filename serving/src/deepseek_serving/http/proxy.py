@@ -320,7 +320,7 @@ async def _forward(
         gone.cancel()
         if not answering.done():
             answering.cancel()
-            # it lets go of the upstream, and of its place in the line
+            # it gives back its connection to the upstream and its place in the queue
             await asyncio.wait({answering})
     # nobody reads it; 499 is what the logs of proxies call this
     return Response(status_code=499)

@@ -108,7 +108,7 @@ class Answers:
             self._caller.settle(self._reserved, self._prompt + self._completion)
 
     def abandon(self) -> None:
-        """Whoever reads them learns that nobody wants them."""
+        """End the answers for their readers: no client waits for them."""
         for generation in self.generations:
             generation.deliver(Event(finish="cancelled"))
 

@@ -133,7 +133,7 @@ class _Places:
     def _make_room(self) -> None:
         oldest = next(iter(self._silent), None)
         if oldest is not None:
-            # whoever has something to say says it at once
+            # a client with a request sends it at once
             self.leave(oldest)
             oldest.transport.abort()
         elif len(self._greeting) > self._most // 2:

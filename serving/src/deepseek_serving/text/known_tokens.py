@@ -1,4 +1,4 @@
-"""Which tokens a model has weights for, from its checkpoint: what a server behind us may be asked.
+"""Which tokens a model has weights for, from its checkpoint: what an upstream may be asked.
 
 A token beyond the table of a model can end the engine that reads it, and with it the requests of
 everybody else. Our own engine has a check of its own, where all prompts are tokens.
