@@ -222,7 +222,9 @@ def packed(**changes: Any) -> str:
         "needs": {"one": ["a/one.py"]},
         "files": {"a/one.py": ""},
     }
-    return base64.b64encode(gzip.compress(json.dumps(document | changes).encode())).decode()
+    return base64.b64encode(
+        gzip.compress(json.dumps(document | changes).encode(), mtime=0)
+    ).decode()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def packed(**changes: Any) -> str:
         ("no base64!", "cannot be read"),
         (base64.b64encode(b"no gzip").decode(), "cannot be read"),
         (packed()[:40], "cannot be read"),
-        (base64.b64encode(gzip.compress(b"[]")).decode(), "cannot be read"),
+        (base64.b64encode(gzip.compress(b"[]", mtime=0)).decode(), "cannot be read"),
         (packed(files=[]), "names that no program has"),
         (packed(files={"a/one.py": "", "../evil.py": ""}), "names that no program has"),
         (packed(modules={"../one": "a.one"}, needs={"../one": ["a/one.py"]}), "names that no"),
