@@ -345,6 +345,6 @@ def test_burn_in_takes_wheels(burn_in: Run, recorded: Any, tmp_path: Path) -> No
 
 
 def test_examples_of_burn_in_are_expectations() -> None:
-    burn = importlib.import_module(f"{COLLECTION}.module_utils.gpu.burn_in")
+    burn = importlib.import_module(f"{COLLECTION}.module_utils.gpu.burn_in_checks")
     for task in documented("burn_in", "EXAMPLES"):
         burn.expectations_of(task["onprem.deepseek.gpu_burn_in"].get("expectations", {}))
