@@ -133,3 +133,11 @@ def test_the_recorded_base(commits: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "base").write_text("# why\n")
     with pytest.raises(ValueError, match="names no commit"):
         commits.recorded_base(tmp_path / "base")
+
+
+def test_a_clone_without_the_history_of_the_base_is_told_from_a_wrong_base(
+    commits: ModuleType, history: Path, tmp_path: Path
+) -> None:
+    assert not commits.is_shallow(history)
+    git(tmp_path, "clone", "--quiet", "--depth=1", history.as_uri(), "part")
+    assert commits.is_shallow(tmp_path / "part")
