@@ -303,6 +303,7 @@ class Hanging:
 
     def __init__(self) -> None:
         self.hangs = False
+        self.reached = threading.Event()
         self.let_go = threading.Event()
 
     def _answer(self, count: int) -> Candidates:
@@ -314,7 +315,8 @@ class Hanging:
 
     def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
         if self.hangs:
-            self.let_go.wait(20)
+            self.reached.set()
+            self.let_go.wait(60)
         return self._answer(len(tokens))
 
     def logits(self) -> npt.NDArray[np.float32]:
@@ -347,8 +349,10 @@ def test_an_engine_that_hangs_is_not_ready_and_the_watchdog_hears_nothing(
         assert [listener.recv(64) for _beat in range(2)] == [b"WATCHDOG=1"] * 2
         engine.hangs = True
         url = f"http://127.0.0.1:{port}"
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}{CHAT}", json=ASK, timeout=0.1)
+        told = {"json": ASK, "timeout": 60}
+        asking = threading.Thread(target=httpx.post, args=(f"{url}{CHAT}",), kwargs=told)
+        asking.start()
+        assert engine.reached.wait(30)
         until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
         assert httpx.get(f"{url}/healthz").status_code == 200
         listener.setblocking(False)
@@ -358,6 +362,7 @@ def test_an_engine_that_hangs_is_not_ready_and_the_watchdog_hears_nothing(
         assert not _beats(listener)
         engine.hangs = False
         engine.let_go.set()
+        asking.join(60)
         until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
         until(lambda: _beats(listener))
         server.should_exit = True
