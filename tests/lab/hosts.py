@@ -238,6 +238,8 @@ def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
     podman(
         "run", "--detach", "--replace", "--systemd=always", "--privileged",
         f"--name={lab.container(host)}", f"--hostname={host.name}", f"--label=lab={lab.name}",
+        # as on an ordinary host: podman's own lets everybody write there
+        "--tmpfs=/run:nosuid,nodev,mode=0755",
         # not this machine's own resolver, which no host of a site would know: here nothing answers
         f"--dns={lab.controller('management')}",
         f"--volume={lab.folder}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
