@@ -437,7 +437,7 @@ def serve_app(app: ASGIApp, port: int | None = None) -> Iterator[str]:
     """An application on a port of its own, in this process and without TLS."""
     port = port or free_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         while not server.started:

@@ -63,7 +63,7 @@ def test_sigterm_finishes_answers_that_have_begun(
                     lines.append(line)
                     begun.set()
 
-        reader = threading.Thread(target=read)
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         assert begun.wait(10)
         running.process.send_signal(signal.SIGTERM)
@@ -190,7 +190,7 @@ def test_an_engine_that_fails_ends_its_answers_and_the_process(
     port = free_port()
     config = uvicorn.Config(create_app(service), host="127.0.0.1", port=port, log_config=None)
     server = Server(config, service, None)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.005)

@@ -376,7 +376,7 @@ def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: Behind)
     with ExitStack() as stack:
         for _place in range(2):
             stack.enter_context(http.stream("POST", CHAT, json={**ASK, "stream": True}))
-        waiting = threading.Thread(target=lambda: http.post(CHAT, json=ASK))
+        waiting = threading.Thread(target=lambda: http.post(CHAT, json=ASK), daemon=True)
         waiting.start()
         until(lambda: value(http, "deepseek_queue_requests") == 1)
         reply = http.post(CHAT, json=ASK)

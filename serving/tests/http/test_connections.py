@@ -44,7 +44,7 @@ def listening(authority: Authority, most: int = 1024) -> Iterator[int]:
         lifespan="off",
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.005)

@@ -85,7 +85,7 @@ def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
         ws="none",
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.005)
@@ -137,7 +137,7 @@ def test_a_request_that_drips_in_is_given_up_and_others_are_answered(
         if first is WHOLE:
             assert dripping.recv(1000).startswith(b"HTTP/1.1 200")
         taken: list[float] = []
-        thread = threading.Thread(target=lambda: taken.append(drip(dripping, slow)))
+        thread = threading.Thread(target=lambda: taken.append(drip(dripping, slow)), daemon=True)
         thread.start()
         other.sendall(HEAD.replace(b"1000", b"4") + b"body")
         assert other.recv(1000).startswith(b"HTTP/1.1 200")
@@ -343,14 +343,16 @@ def test_an_engine_that_hangs_is_not_ready_and_the_watchdog_hears_nothing(
         listener.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         server = Server(config, service, None)
-        thread = threading.Thread(target=server.run)
+        thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         assert listener.recv(64) == b"READY=1"
         assert [listener.recv(64) for _beat in range(2)] == [b"WATCHDOG=1"] * 2
         engine.hangs = True
         url = f"http://127.0.0.1:{port}"
         told = {"json": ASK, "timeout": 60}
-        asking = threading.Thread(target=httpx.post, args=(f"{url}{CHAT}",), kwargs=told)
+        asking = threading.Thread(
+            target=httpx.post, args=(f"{url}{CHAT}",), kwargs=told, daemon=True
+        )
         asking.start()
         assert engine.reached.wait(30)
         until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
