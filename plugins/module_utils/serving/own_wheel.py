@@ -93,9 +93,7 @@ def own_wheel(directory: Path, source: Path) -> OwnWheel:
 # --- building ---------------------------------------------------------------------------------------
 
 
-def build(
-    source: Path, directory: Path, lock: Path, python: str, index_url: str = ""
-) -> OwnWheel:
+def build(source: Path, directory: Path, lock: Path, python: str, index_url: str = "") -> OwnWheel:
     """Build the wheel into a directory, in place of what is there, and return it.
 
     The build backend is the one of the lock. It sees a copy of the source, so that nothing is left in the collection, and

@@ -170,7 +170,7 @@ def test_a_backend_that_does_not_fit_its_hashes_is_not_run(source: Path, tmp_pat
 
 
 def test_links_of_the_collection_lead_to_what_is_in_it() -> None:
-    """So that the wheel can be built from an installed collection: its archive keeps links, and what they lead to."""
+    """An installed collection can build the wheel: its archive keeps links and what is behind."""
     for path in sorted((SERVING / "src").rglob("*")):
         if path.is_symlink():
             assert not os.path.isabs(os.readlink(path)), path

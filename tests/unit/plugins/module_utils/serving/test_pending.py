@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.filter.pending_workers import FilterModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.serving.pending import (CREDENTIALS, TARGET, UNITS, WORKER_UNIT, pending, prepared_files)
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.pending import (
+    CREDENTIALS,
+    TARGET,
+    UNITS,
+    WORKER_UNIT,
+    pending,
+    prepared_files,
+)
 
 SETTINGS, TLS = "/etc/deepseek/inference", "/etc/deepseek/tls"
 WORKERS = [{"name": "left", "port": 8000}, {"name": "right", "port": 8001}]

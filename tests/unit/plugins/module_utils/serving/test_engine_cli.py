@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.serving.engine_cli import (EngineError, ask, build_command, builder_flags, info_command, progress_path, result_of)
+from ansible_collections.onprem.deepseek.plugins.module_utils.serving.engine_cli import (
+    EngineError,
+    ask,
+    build_command,
+    builder_flags,
+    info_command,
+    progress_path,
+    result_of,
+)
 
 DEFAULTS: dict[str, Any] = {
     "onnx": "/srv/graph/decoder.onnx",
