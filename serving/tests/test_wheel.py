@@ -46,10 +46,12 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the build backend from here, not from an index; all else is as it is."""
     really = subprocess.run
 
-    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        command: list[str], *, check: bool = False, **options: object
+    ) -> subprocess.CompletedProcess[str]:
         if "install" in command:
             return subprocess.CompletedProcess(command, 0, "", "")
-        return really(command, **options)  # type: ignore[call-overload,no-any-return]
+        return really(command, check=check, **options)  # type: ignore[call-overload,no-any-return]
 
     monkeypatch.setattr(own_wheel.subprocess, "run", run)
 

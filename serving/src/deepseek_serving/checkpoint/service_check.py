@@ -1,0 +1,1 @@
+../../../../plugins/module_utils/checkpoint/service_check.py
