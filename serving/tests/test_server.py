@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -203,6 +204,33 @@ def test_an_engine_that_fails_ends_its_answers_and_the_process(
     thread.join(10)
     assert not thread.is_alive()
     assert server.failed
+
+
+class Unready(Service):
+    """A backend whose upstream does not come."""
+
+    begun = threading.Event()
+
+    async def begin(self) -> None:
+        self.begun.set()
+        await asyncio.Event().wait()
+
+
+def test_a_service_that_is_told_to_end_before_it_is_ready_ends(graph: Path) -> None:
+    scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=1))
+    service = Unready(Release(MODEL, "1.0.0", "0" * 64, graph), scheduler, ChatTokenizer(graph))
+    scheduler.start()
+    port = free_port()
+    config = uvicorn.Config(create_app(service), host="127.0.0.1", port=port, log_config=None)
+    server = Server(config, service, None)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert service.begun.wait(30)
+    # what uvicorn does on SIGTERM
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+    assert not server.started
 
 
 def test_a_graph_of_an_earlier_export_answers_and_refuses_what_needs_its_logits(

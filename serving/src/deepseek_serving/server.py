@@ -38,6 +38,8 @@ PASSING = (OSError, MemoryError, RuntimeError)
 PUBLISH_AGAIN = "publish the model again with this version of the serving package"
 # of uvicorn, in a second
 TICKS = 10
+# between two looks at whether it was told to end, while it gets ready
+LOOK_SECONDS = 0.2
 BACKLOG = 256
 
 
@@ -73,7 +75,8 @@ class Server(uvicorn.Server):
         return self._service.failed
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._service.begin()
+        if not await self._begin():
+            return
         await super().startup(sockets)
         if threading.current_thread() is threading.main_thread():
             # without keys there is nothing to read again, and no reason to die of it
@@ -81,6 +84,19 @@ class Server(uvicorn.Server):
         if self.started:
             logger.info("ready: %s", self._service.release.header)
             notify("READY=1", wait=True)
+
+    async def _begin(self) -> bool:
+        """Get ready, unless told to end meanwhile: an upstream may take minutes, or never come."""
+        beginning = asyncio.create_task(self._service.begin())
+        while not self.should_exit:
+            done, _waiting = await asyncio.wait({beginning}, timeout=LOOK_SECONDS)
+            if done:
+                beginning.result()
+                return True
+        beginning.cancel()
+        await asyncio.wait({beginning})
+        await self._service.close()
+        return False
 
     def _reload(self) -> None:
         if self._keys is not None:
