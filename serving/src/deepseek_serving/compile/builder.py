@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from deepseek_serving.artifacts.files import sync_path
 from deepseek_serving.compile.compiler import Job, Options, compile_engine
 from deepseek_serving.compile.hashes import HashCache
 from deepseek_serving.compile.host import Gpus, platform_name, read_gpus
@@ -396,23 +397,15 @@ def _swap(partial: Path, dest: Path) -> None:
     """Put the new folder in the old one's place; a crash between is undone by the next build."""
     for path in partial.iterdir():
         path.chmod(0o644)
-        _sync(path)
+        sync_path(str(path))
     partial.chmod(0o755)
-    _sync(partial)
+    sync_path(str(partial))
     old = _replaced(dest)
     if dest.exists():
         dest.rename(old)
     partial.rename(dest)
-    _sync(dest.parent)
+    sync_path(str(dest.parent))
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe(dest: Path) -> dict[str, Any]:
