@@ -13,6 +13,7 @@ from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
 from deepseek_serving.generation.request import Options, Tools
 from deepseek_serving.generation.sampling import Sampling
+from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.slices import TooManyTokensError
 from deepseek_serving.text.template import TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
@@ -136,12 +137,11 @@ class RequestFactory:
     def _check_tokens(self, prompt: Sequence[int]) -> None:
         """Where all prompts pass: a tokenizer may have more tokens than the graph's table."""
         self._check_length(len(prompt))
-        highest, lowest = max(prompt, default=0), min(prompt, default=0)
-        beyond = highest if highest >= self.vocabulary else lowest
-        if not 0 <= beyond < self.vocabulary:
-            named = self._tokenizer.named(beyond)
+        wrong = unknown(prompt, self.vocabulary)
+        if wrong is not None:
+            named = self._tokenizer.named(wrong)
             raise TextError(
-                f"the vocabulary has the tokens 0 to {self.vocabulary - 1}; {beyond} is none"
+                is_none(wrong, self.vocabulary)
                 + (f"; it stands for {named!r}, which the model has not learned" if named else "")
             )
 

@@ -1,7 +1,7 @@
 """Which tokens a model has weights for, from its checkpoint: what an upstream may be asked.
 
 A token beyond the table of a model can end the engine that reads it, and with it the requests of
-everybody else. Our own engine has a check of its own, where all prompts are tokens.
+everybody else. In front of our own engine all prompts are tokens, and are judged by the same rule.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ def _added(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
             yield token["id"], str(token.get("content"))
 
 
+def unknown(numbers: Collection[int], size: int) -> int | None:
+    """One of the numbers that stands for no token of a table of that size; None if all do."""
+    highest, lowest = max(numbers, default=0), min(numbers, default=0)
+    wrong = highest if highest >= size else lowest
+    return None if 0 <= wrong < size else wrong
+
+
+def is_none(number: int, size: int) -> str:
+    """What a client is told of a number that stands for no token."""
+    return f"the vocabulary has the tokens 0 to {size - 1}; {number} is none"
+
+
 @dataclass(frozen=True)
 class KnownTokens:
     """The size of a model's table, and texts that stand for tokens beyond it.
@@ -56,11 +68,8 @@ class KnownTokens:
         """What is wrong with numbers of which one stands for no token."""
         if self.size is None or not numbers:
             return None
-        lowest, highest = min(numbers), max(numbers)
-        wrong = highest if highest >= self.size else lowest
-        if 0 <= wrong < self.size:
-            return None
-        return f"the vocabulary has the tokens 0 to {self.size - 1}; {wrong} is none"
+        wrong = unknown(numbers, self.size)
+        return None if wrong is None else is_none(wrong, self.size)
 
     def wrong_text(self, text: str) -> str | None:
         """What is wrong with JSON that holds the text of a token beyond the table."""
