@@ -158,19 +158,26 @@ def install(place: Place, offer: Offer, wanted: Sequence[str], write: bool) -> O
     programs = sorted(set(wanted) | (before_scripts.keys() & offer.modules.keys()))
     scripts = {name: console_script(place, offer.modules[name]) for name in programs}
     tree = tree_of(offer, programs)
+    trees = {name: tree_of(offer, [name]) for name in programs}
+    rewritten = [
+        name
+        for name in programs
+        if before_scripts.get(name) != scripts[name] or not _is(place.script(name), PROGRAM_MODE)
+    ]
+    package_is = before == tree and _modes_are(place.package)
+    strays = _strays(place)
     outcome = Outcome(programs)
     for name in programs:
-        outcome.versions[name] = _digest({**tree_of(offer, [name]), "": scripts[name]})
+        outcome.versions[name] = _digest({**trees[name], "": scripts[name]})
     outcome.updated = [
         name
         for name in programs
-        if not _script_is(place, name, scripts[name])
-        or any(before.get(path) != tree[path] for path in tree_of(offer, [name]))
+        if name in rewritten or any(before.get(path) != tree[path] for path in trees[name])
     ]
     outcome.removed = [
         *sorted(place.script(name) for name in before_scripts.keys() - scripts.keys()),
         *sorted(os.path.join(place.package, path) for path in before.keys() - tree.keys()),
-        *(os.path.join(place.directory, name) for name in _strays(place)),
+        *(os.path.join(place.directory, name) for name in strays),
     ]
     outcome.diff = [
         *_differences(place.package, before, tree),
@@ -179,25 +186,23 @@ def install(place: Place, offer: Offer, wanted: Sequence[str], write: bool) -> O
             {PREFIX + name: text for name, text in before_scripts.items()},
             {PREFIX + name: text for name, text in scripts.items()},
         ),
-        *(
-            _difference(os.path.join(place.directory, name), "there\n", "")
-            for name in _strays(place)
-        ),
+        *(_difference(os.path.join(place.directory, name), "there\n", "") for name in strays),
     ]
     # What is right but for its mode or owner counts as well.
-    if not outcome.diff and (outcome.updated or not _tree_is(place.package, tree)):
+    if not outcome.diff and (outcome.updated or not package_is):
         outcome.diff = [_difference(place.package, "other modes\n", "modes\n")]
     if write and outcome.changed:
-        _write(place, tree, scripts, before_scripts)
+        gone = before_scripts.keys() - scripts.keys()
+        _write(place, None if package_is else tree, {name: scripts[name] for name in rewritten})
+        for name in gone:
+            os.unlink(place.script(name))
     return outcome
 
 
-def _write(
-    place: Place, tree: Mapping[str, str], scripts: Mapping[str, str], before: Iterable[str]
-) -> None:
-    """Put the package in place at once, then the scripts, and remove what is left over."""
+def _write(place: Place, tree: Mapping[str, str] | None, scripts: Mapping[str, str]) -> None:
+    """Put the package in place at once, unless it is there, then the scripts, and remove what is beside the package."""
     os.makedirs(place.directory, mode=PROGRAM_MODE, exist_ok=True)
-    if not _tree_is(place.package, tree):
+    if tree is not None:
         new = tempfile.mkdtemp(prefix=f".{PACKAGE}.", dir=place.directory)
         for path, text in tree.items():
             _write_file(os.path.join(new, path), text, FILE_MODE)
@@ -209,12 +214,9 @@ def _write(
             os.rename(place.package, os.path.join(old, PACKAGE))
         os.rename(new, place.package)
     for name, text in scripts.items():
-        if not _script_is(place, name, text):
-            path = place.script(name)
-            _write_file(f"{path}.new", text, PROGRAM_MODE)
-            os.replace(f"{path}.new", path)
-    for name in set(before) - scripts.keys():
-        os.unlink(place.script(name))
+        path = place.script(name)
+        _write_file(f"{path}.new", text, PROGRAM_MODE)
+        os.replace(f"{path}.new", path)
     for name in _strays(place):
         path = os.path.join(place.directory, name)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -258,19 +260,15 @@ def _read_tree(root: str) -> dict[str, str]:
     return found
 
 
-def _tree_is(root: str, tree: Mapping[str, str]) -> bool:
-    """Whether exactly these files are there, of this user, and writable by nobody else."""
-    if os.path.islink(root) or not os.path.isdir(root) or _read_tree(root) != tree:
+def _modes_are(root: str) -> bool:
+    """Whether a directory and all that is in it are of this user, and writable by nobody else."""
+    if os.path.islink(root) or not os.path.isdir(root):
         return False
     return all(
         _is(os.path.join(directory, name), PROGRAM_MODE if name in directories else FILE_MODE)
         for directory, directories, files in os.walk(root)
         for name in [*directories, *files]
     ) and _is(root, PROGRAM_MODE)
-
-
-def _script_is(place: Place, program: str, text: str) -> bool:
-    return our_scripts(place).get(program) == text and _is(place.script(program), PROGRAM_MODE)
 
 
 def _is(path: str, mode: int) -> bool:
