@@ -5,33 +5,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from glossary_words import ruled_out
 
 PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
-# A word, and what is said in its place (docs/glossary.md).
-INSTEAD = {
-    r"(?<![a-z])folders?(?![a-z])": "directory",
-    r"\bartefacts?\b": "artifact",
-    r"\blicences?\b": "license",
-    r"\bwho(so)?ever\b": "the caller, the user, any client",
-    r"(?<![a-z])mend(s|ed|ing|able)?(?![a-z])": "repair",
-    r"\banew\b": "again",
-    r"(?<![a-z])(bring(s|ing)?|brought)(?![a-z])": "copy, pull, install, start",
-    r"\bservers? behind\b": "upstream, backend",
-    r"\bfront door\b": "gateway",
-}
 FILES = sorted(path.relative_to(PLUGINS) for path in PLUGINS.rglob("*.py"))
 
 
 def wrong(text: str) -> list[str]:
     return [
-        f"line {number}: {found[0]!r}: say {better}"
+        f"line {number}: {word!r}: say {better}"
         for number, line in enumerate(text.splitlines(), 1)
-        for word, better in INSTEAD.items()
-        for found in re.finditer(word, line, re.IGNORECASE)
+        for word, better in ruled_out(line)
     ]
 
 

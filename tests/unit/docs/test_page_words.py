@@ -10,21 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from glossary_words import INSTEAD, ruled_out
 
 ROOT = Path(__file__).resolve().parents[3]
-# with the word to write
-INSTEAD = {
-    r"artefacts?": "artifact",
-    r"licences?": "license",
-    r"folders?": "directory",
-    r"whoever": "any client, every user",
-    r"anew": "again",
-    r"(?:un)?mend(?:s|ed|ing)?": "repair",
-    r"brings?|bringing": "copy, pull, install",
-    r"servers? behind": "upstream",
-    r"front doors?": "the gateway, its clients' way",
-}
-WORD = re.compile(rf"\b(?:{'|'.join(INSTEAD)})\b", re.IGNORECASE)
 CODE = re.compile(r"^( *)```.*?^\1```|`[^`\n]*`|^    [^\n]*$", re.MULTILINE | re.DOTALL)
 # It names the words that are not used.
 GLOSSARY = ROOT / "docs/glossary.md"
@@ -38,7 +26,7 @@ def pages() -> Iterator[Path]:
 
 
 def found(text: str) -> list[str]:
-    return WORD.findall(CODE.sub("", text))
+    return [word for word, _better in ruled_out(CODE.sub("", text))]
 
 
 def test_pages_use_the_words_of_the_glossary() -> None:
