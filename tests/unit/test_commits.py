@@ -5,27 +5,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def commits() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("commits", ROOT / "tests/commits.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["commits"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tests/commits.py", "commits")
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDED = re.compile(r"""^\s*version_added:\s*["']?([^"'\s]+)""", re.MULTILINE)
@@ -21,13 +20,7 @@ ADDED = re.compile(r"""^\s*version_added:\s*["']?([^"'\s]+)""", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def release() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", ROOT / "tests/release.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["release"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tests/release.py", "release")
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = {"deepseek_a": ("a port", True), "deepseek_b": ("a list", False)}
@@ -33,16 +33,7 @@ deepseek_c: 2
 
 @pytest.fixture(scope="module")
 def variables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("variables", ROOT / "tests/docs/variables.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    import sys
-
-    sys.modules["variables"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "tests/docs/variables.py", "variables")
 
 
 def test_the_page_is_the_one_that_the_code_makes(variables: ModuleType) -> None:

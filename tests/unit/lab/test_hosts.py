@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "lab" / "hosts.py"
 
@@ -30,13 +30,7 @@ def hosts() -> Iterator[ModuleType]:
 
 
 def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lab_hosts", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the annotations' names
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT, "lab_hosts")
 
 
 def described(**addresses: str) -> str:

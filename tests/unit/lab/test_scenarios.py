@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 PROGRAM = Path(__file__).resolve().parents[2] / "lab" / "scenarios.py"
 
@@ -45,13 +45,7 @@ test "$3" != broken
 def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(PROGRAM.parent))
     monkeypatch.delenv("ONPREM_TEST_ALL", raising=False)
-    spec = importlib.util.spec_from_file_location("lab_scenarios", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the annotations' names
-    spec.loader.exec_module(module)
-    return module
+    return load_script(PROGRAM, "lab_scenarios")
 
 
 @pytest.fixture
