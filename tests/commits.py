@@ -84,20 +84,22 @@ def problems(message: str) -> Iterator[str]:
         yield "there is no body: say why"
 
 
-def commits(base: str, root: Path = ROOT) -> list[Commit]:
-    """The commits after *base*, oldest first, without merges; ValueError if there is no base."""
-    git = shutil.which("git") or "git"
+def git(root: Path, *arguments: str) -> str:
+    """What git says; ValueError if it fails."""
+    program = shutil.which("git") or "git"
     done = subprocess.run(
-        [git, "log", "--no-merges", "--reverse", "--format=%h%n%B%x00", f"{base}..HEAD", "--"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
+        [program, *arguments], cwd=root, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ValueError(done.stderr.strip())
+    return done.stdout
+
+
+def commits(base: str, root: Path = ROOT) -> list[Commit]:
+    """The commits after *base*, oldest first, without merges; ValueError if there is no base."""
+    log = ("log", "--no-merges", "--reverse", "--format=%h%n%B%x00", f"{base}..HEAD", "--")
     found = []
-    for record in done.stdout.split("\0"):
+    for record in git(root, *log).split("\0"):
         name, _newline, message = record.lstrip("\n").partition("\n")
         if name:
             found.append(Commit(name, message))
@@ -106,10 +108,10 @@ def commits(base: str, root: Path = ROOT) -> list[Commit]:
 
 def is_shallow(root: Path = ROOT) -> bool:
     """Whether the clone has only the latest part of the history."""
-    git = shutil.which("git") or "git"
-    asked = [git, "rev-parse", "--is-shallow-repository"]
-    done = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.strip() == "true"
+    try:
+        return git(root, "rev-parse", "--is-shallow-repository").strip() == "true"
+    except ValueError:
+        return False
 
 
 def recorded_base(path: Path = BASE_FILE) -> str:

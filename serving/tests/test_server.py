@@ -178,6 +178,17 @@ class Breaking:
         pass
 
 
+def begin(service: Service) -> tuple[Server, threading.Thread]:
+    """A server in a thread, which may not be ready yet."""
+    config = uvicorn.Config(
+        create_app(service), host="127.0.0.1", port=free_port(), log_config=None
+    )
+    server = Server(config, service, None)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    return server, thread
+
+
 @pytest.mark.parametrize("error", [RuntimeError("the device was lost"), MemoryError()])
 def test_an_engine_that_fails_ends_its_answers_and_the_process(
     graph: Path, error: Exception
@@ -188,16 +199,12 @@ def test_an_engine_that_fails_ends_its_answers_and_the_process(
     release = Release(MODEL, "1.0.0", "0" * 64, graph)
     service = Service(release, scheduler, ChatTokenizer(graph))
     scheduler.start()
-    port = free_port()
-    config = uvicorn.Config(create_app(service), host="127.0.0.1", port=port, log_config=None)
-    server = Server(config, service, None)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
+    server, thread = begin(service)
     while not server.started:
         time.sleep(0.005)
     engine.broken = True
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    url = f"http://127.0.0.1:{server.config.port}/v1/chat/completions"
     with httpx.Client() as client, client.stream("POST", url, json=body) as response:
         lines = [line for line in response.iter_lines() if line]
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "server_error"
@@ -220,11 +227,7 @@ def test_a_service_that_is_told_to_end_before_it_is_ready_ends(graph: Path) -> N
     scheduler = Scheduler(OnnxRuntimeEngine(graph, threads=1))
     service = Unready(Release(MODEL, "1.0.0", "0" * 64, graph), scheduler, ChatTokenizer(graph))
     scheduler.start()
-    port = free_port()
-    config = uvicorn.Config(create_app(service), host="127.0.0.1", port=port, log_config=None)
-    server = Server(config, service, None)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
+    server, thread = begin(service)
     assert service.begun.wait(30)
     # what uvicorn does on SIGTERM
     server.should_exit = True
