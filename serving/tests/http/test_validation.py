@@ -8,14 +8,17 @@ import functools
 import gc
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -47,8 +50,8 @@ from deepseek_serving.http.validation import (
     Reading,
     RefusedError,
 )
-from deepseek_serving.http.validation_pool import ValidationPool
-from deepseek_serving.http.validation_process import PIECE
+from deepseek_serving.http.validation_pool import ValidationPool, _answer
+from deepseek_serving.http.validation_process import LENGTH_BYTES, PIECE
 from deepseek_serving.settings import UpstreamSettings
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
@@ -57,6 +60,8 @@ from deepseek_serving.trust.release import Release
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ENCODER = "tiny-encoder"
 LARGE = 2**20
+# nothing but the text
+END = pickle.dumps(None)
 NAMED = f'{{"model":"{MODEL}",'.encode()
 ASKED = NAMED + b'"messages":[{"role":"user","content":"a"}],'
 
@@ -378,6 +383,57 @@ def test_a_long_text_comes_back_as_it_was() -> None:
             await pool.close()
 
     assert asyncio.run(judged()).messages[0]["content"] == text
+
+
+class Frames:
+    """What a process writes of one text, made as it is read."""
+
+    def __init__(self, pieces: int) -> None:
+        text = b"x" * PIECE
+        frames = [pickle.dumps([pieces]), *[text] * pieces]
+        self._parts = chain.from_iterable(
+            (len(frame).to_bytes(LENGTH_BYTES, "big"), frame) for frame in [*frames, END]
+        )
+
+    async def readexactly(self, count: int) -> bytes:
+        part = next(self._parts)
+        assert len(part) == count
+        return part
+
+
+def test_a_long_text_grows_where_it_is() -> None:
+    """To copy all of it at once would hold the event loop."""
+    pieces = 64
+    asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces))))
+    tracemalloc.start()
+    try:
+        assert asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces)))) is None
+        assert tracemalloc.get_traced_memory()[1] < (pieces + 16) * PIECE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("last", "count", "accepted"),
+    [
+        ("a", 2**23, True),
+        ("\u4e2d", 2**23, True),
+        ("\U0001f600", 2**22, True),
+        ("\U0001f600", 2**23, False),
+        ("\\ud83d\\ude00", 2**23, False),
+    ],
+)
+def test_a_text_is_refused_that_one_character_makes_four_times_as_large(
+    last: str, count: int, accepted: bool
+) -> None:
+    head, tail = f'{NAMED.decode()}"messages":[{{"role":"user","content":"', f'{last}"}}]}}'
+    body = (head + "a" * (count - len(head) - 20) + tail).encode()
+    if accepted:
+        assert ReadChat().read(body).model == MODEL
+        return
+    with pytest.raises(RefusedError, match="emoji") as caught:
+        ReadChat().read(body)
+    assert caught.value.code == "request_too_complex"
 
 
 class Weak(list[bytes]):
