@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..artifacts import engines
 from ..artifacts.names import NAME
 from ..checkpoint.precisions import EXPORTED, PREPARED
 from ..common.findings import Finding
@@ -126,8 +127,8 @@ class Variable:
 # What runs the model: ONNX Runtime on the graph itself, on the processor or on a GPU, or an engine that is compiled first.
 UNCOMPILED = "none"
 ON_CUDA = "onnxruntime_cuda"
-FLAVOURS = (UNCOMPILED, ON_CUDA, "onnxruntime", "tensorrt", "tensorrt_rtx")
-GPU_FLAVOURS = (ON_CUDA, "tensorrt", "tensorrt_rtx")
+FLAVOURS = (UNCOMPILED, ON_CUDA, *sorted(engines.FLAVOURS))
+GPU_FLAVOURS = (ON_CUDA, *engines.PLAN_FLAVOURS)
 # What ONNX Runtime's CUDA provider has kernels for.
 CUDA_PRECISIONS = ("fp16", "bf16")
 
