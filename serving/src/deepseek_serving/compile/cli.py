@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deepseek_serving.artifacts.engines import FLAVOURS
 from deepseek_serving.cli import run
 from deepseek_serving.compile import builder
 from deepseek_serving.compile.compiler import Options
 from deepseek_serving.compile.golden import DEFAULT_AGREEMENT
-from deepseek_serving.compile.host import FLAVOURS, find_package, read_gpus
+from deepseek_serving.compile.host import find_package, read_gpus
 from deepseek_serving.compile.profiles import DEFAULT_PREFILL_CHUNK
 from deepseek_serving.compile.target import Wish
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 import onnxruntime
 
+from deepseek_serving.artifacts.engines import PlanFlavour
 from deepseek_serving.artifacts.hashing import sha256_hex
 from deepseek_serving.artifacts.manifest import SCHEMA, Manifest
 from deepseek_serving.artifacts.names import MANIFEST, ArtifactError, artifact_path, check_digest
@@ -27,7 +28,7 @@ from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.runtime.onnxruntime_cuda import CudaEngine
 from deepseek_serving.runtime.tensorrt_decoder import TensorRtEngine
 from deepseek_serving.runtime.tensorrt_encoder import TensorRtEncoder
-from deepseek_serving.runtime.tensorrt_plan import MODULES, Flavour, import_flavour
+from deepseek_serving.runtime.tensorrt_plan import MODULES, import_flavour
 from deepseek_serving.trust.release import (
     Release,
     read_file,
@@ -73,8 +74,8 @@ class VerifiedPlan:
     record: Mapping[str, Any]
 
     @property
-    def flavour(self) -> Flavour:
-        return cast(Flavour, self.key["tensorrt"]["flavour"])
+    def flavour(self) -> PlanFlavour:
+        return cast(PlanFlavour, self.key["tensorrt"]["flavour"])
 
 
 def _fields(path: Path, data: bytes) -> Mapping[str, Any]:

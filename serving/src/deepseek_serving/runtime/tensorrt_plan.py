@@ -19,7 +19,6 @@ from deepseek_serving.runtime.cuda import Gpu, Memory
 
 logger = logging.getLogger(__name__)
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
 MODULES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
