@@ -1,8 +1,8 @@
 """Hold every listener against what it must accept and refuse; prints what is wrong as JSON.
 
-``listeners.py DIRECTORY HOST``, with what forge.py makes in the directory. Listeners on standard input:
-``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names that a
-mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
+``listeners.py DIRECTORY HOST``, with what forge.py makes in the directory. Listeners on standard
+input: ``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names
+that a mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
 """
 
 from __future__ import annotations
