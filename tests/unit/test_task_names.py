@@ -21,6 +21,7 @@ SCENARIOS = (
     "model_release",
     "network_segmentation",
     "nvidia_driver",
+    "preflight",
     "site",
     "tls",
 )
