@@ -21,6 +21,7 @@ from support import (
     write_artifact,
     write_release,
 )
+from waiting import http_client
 
 from deepseek_serving.export.exporter import export
 from deepseek_serving.prepare.precision import PRECISIONS
@@ -113,5 +114,5 @@ def service(
 
 @pytest.fixture
 def client(service: Running, authority: Authority) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, verify=authority.client("gateway-1")) as client:
+    with http_client(service.url, verify=authority.client("gateway-1")) as client:
         yield client

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from starlette.types import ASGIApp
+from waiting import PATIENCE
 
 from deepseek_serving.artifacts.build import describe
 from deepseek_serving.artifacts.files import list_directory, seal_directory
@@ -417,7 +418,7 @@ def serve(folder: Path, settings: str) -> Iterator[Running]:
     notify = folder / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(notify))
-        listener.settimeout(30)
+        listener.settimeout(PATIENCE)
         process, log = _spawn(folder, settings, notify)
         try:
             try:
@@ -429,7 +430,7 @@ def serve(folder: Path, settings: str) -> Iterator[Running]:
             yield Running(process, f"https://127.0.0.1:{port}", log)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -446,14 +447,15 @@ def serve_app(app: ASGIApp, port: int | None = None) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "the server does not end"
 
 
 def refused(folder: Path, settings: str) -> tuple[int, str]:
     """Exit status and output of a deepseek-serve that must not start."""
     process, log = _spawn(folder, settings, folder / "nobody")
     try:
-        status = process.wait(timeout=30)
+        status = process.wait(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()

@@ -102,7 +102,7 @@ def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
     log = root / ".cache" / "molecule" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     test_all = os.environ.get(TEST_ALL) == "true"
-    # A molecule.yml has no conditions; that of site has this variable in its sequence.
+    # A molecule.yml has no conditions; some have this variable in their sequence.
     more = {"ONPREM_CHECK_AFTER": "check"} if test_all else {}
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -32,6 +32,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import trained
 from test_encoder import encoder_checkpoint
+from waiting import PATIENCE, until
 
 from deepseek_serving.compile import builder
 from deepseek_serving.compile.builder import Outcome
@@ -507,11 +508,12 @@ def start(place: Place, *more: str) -> subprocess.Popen[str]:
 
 def wait_for_the_compiler(place: Place, process: subprocess.Popen[str]) -> None:
     log = place.dest.with_name(".engine.partial") / "build.log"
-    deadline = time.monotonic() + 60
-    while not log.exists() or not log.stat().st_size:
+
+    def compiles() -> bool:
         assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+        return log.exists() and log.stat().st_size > 0
+
+    until(compiles)
 
 
 def test_a_killed_build_leaves_the_old_engine_whole(place: Place) -> None:
@@ -565,7 +567,7 @@ def test_two_builds_at_once_are_one(place: Place) -> None:
         for process in processes:
             assert process.stderr is not None
             assert "waiting for the build that holds" in process.stderr.readline()
-    outcomes = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    outcomes = [json.loads(process.communicate(timeout=PATIENCE)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted(outcome["changed"] for outcome in outcomes) == [False, True]
     assert min(outcome["rebuild_reason"] for outcome in outcomes) == ""

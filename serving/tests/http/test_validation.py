@@ -8,15 +8,17 @@ import functools
 import gc
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
 import threading
-import time
+import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -26,6 +28,7 @@ from readings import Where, Wicked
 from support import CHECKPOINT, MODEL, free_port, serve_app
 from test_faults import Hanging
 from tokenizers import Tokenizer
+from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.embedding import Embedder
 from deepseek_serving.backends.local import Service
@@ -47,8 +50,8 @@ from deepseek_serving.http.validation import (
     Reading,
     RefusedError,
 )
-from deepseek_serving.http.validation_pool import ValidationPool
-from deepseek_serving.http.validation_process import PIECE
+from deepseek_serving.http.validation_pool import ValidationPool, _answer
+from deepseek_serving.http.validation_process import LENGTH_BYTES, PIECE
 from deepseek_serving.settings import UpstreamSettings
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
@@ -57,6 +60,8 @@ from deepseek_serving.trust.release import Release
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ENCODER = "tiny-encoder"
 LARGE = 2**20
+# nothing but the text
+END = pickle.dumps(None)
 NAMED = f'{{"model":"{MODEL}",'.encode()
 ASKED = NAMED + b'"messages":[{"role":"user","content":"a"}],'
 
@@ -132,7 +137,7 @@ def service(graph: Path) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
     app = create_app(service, embedder=_embedder())
-    with serve_app(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serve_app(app) as url, http_client(url) as client:
         yield client
 
 
@@ -141,7 +146,7 @@ def forwarding(graph: Path) -> Iterator[httpx.Client]:
     """In front of a server that is not there: what is not refused is a 503."""
     settings = UpstreamSettings(url=f"http://127.0.0.1:{free_port()}", model="behind")
     app = create_forwarding_app(Upstream(Release(MODEL, "1", "0" * 64, graph), settings))
-    with serve_app(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serve_app(app) as url, http_client(url) as client:
         yield client
 
 
@@ -380,6 +385,57 @@ def test_a_long_text_comes_back_as_it_was() -> None:
     assert asyncio.run(judged()).messages[0]["content"] == text
 
 
+class Frames:
+    """What a process writes of one text, made as it is read."""
+
+    def __init__(self, pieces: int) -> None:
+        text = b"x" * PIECE
+        frames = [pickle.dumps([pieces]), *[text] * pieces]
+        self._parts = chain.from_iterable(
+            (len(frame).to_bytes(LENGTH_BYTES, "big"), frame) for frame in [*frames, END]
+        )
+
+    async def readexactly(self, count: int) -> bytes:
+        part = next(self._parts)
+        assert len(part) == count
+        return part
+
+
+def test_a_long_text_grows_where_it_is() -> None:
+    """To copy all of it at once would hold the event loop."""
+    pieces = 64
+    asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces))))
+    tracemalloc.start()
+    try:
+        assert asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces)))) is None
+        assert tracemalloc.get_traced_memory()[1] < (pieces + 16) * PIECE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("last", "count", "accepted"),
+    [
+        ("a", 2**23, True),
+        ("\u4e2d", 2**23, True),
+        ("\U0001f600", 2**22, True),
+        ("\U0001f600", 2**23, False),
+        ("\\ud83d\\ude00", 2**23, False),
+    ],
+)
+def test_a_text_is_refused_that_one_character_makes_four_times_as_large(
+    last: str, count: int, accepted: bool
+) -> None:
+    head, tail = f'{NAMED.decode()}"messages":[{{"role":"user","content":"', f'{last}"}}]}}'
+    body = (head + "a" * (count - len(head) - 20) + tail).encode()
+    if accepted:
+        assert ReadChat().read(body).model == MODEL
+        return
+    with pytest.raises(RefusedError, match="emoji") as caught:
+        ReadChat().read(body)
+    assert caught.value.code == "request_too_complex"
+
+
 class Weak(list[bytes]):
     """One that can be referred to weakly."""
 
@@ -477,7 +533,7 @@ def test_a_large_body_that_comes_slowly_is_given_up(
             "content-length: 1000000\r\n\r\n".encode()
             + b" " * 70_000
         )
-        slow.settimeout(20)
+        slow.settimeout(PATIENCE)
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
 
@@ -485,20 +541,22 @@ def test_only_few_large_bodies_are_in_memory(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judges, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(admission, "BODY_SECONDS", PATIENCE)
     head = (
         f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         "content-length: 1000000\r\n\r\n"
     ).encode()
     address = (client.base_url.host, client.base_url.port or 0)
+
+    def large() -> httpx.Response:
+        return ask(client, CHAT, b" " * 70_000)
+
     held = [socket.create_connection(address) for _body in range(judges.BODIES)]
     try:
         for connection in held:
             connection.sendall(head + b" " * 70_000)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            reply = ask(client, CHAT, b" " * 70_000)
-            if reply.status_code == 429:
-                break
+        until(lambda: large().status_code == 429)
+        reply = large()
         assert error_of(reply)["code"] == "queue_full"
         assert reply.headers["retry-after"] == "1"
     finally:
@@ -506,8 +564,7 @@ def test_only_few_large_bodies_are_in_memory(
             connection.close()
     # small ones wait for nobody, and the places of those who left are free
     assert ask(client, CHAT, b"{").status_code == 400
-    while ask(client, CHAT, b" " * 70_000).status_code == 429:
-        assert time.monotonic() < deadline
+    until(lambda: large().status_code != 429)
 
 
 # text

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from scripts import load_script
+from waiting import PATIENCE
 
 SCRIPT = Path(__file__).resolve().parents[2] / "lab" / "hosts.py"
 
@@ -125,7 +126,7 @@ def test_labs_wait_for_each_other(hosts: ModuleType, tmp_path: Path) -> None:
         waiting.start()
         waiting.join(timeout=0.3)
         order.append("first")
-    waiting.join(timeout=30)
+    waiting.join(PATIENCE)
     daemon.kill()
     daemon.wait()
     assert order == ["first", "second"]

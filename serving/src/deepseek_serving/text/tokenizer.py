@@ -142,11 +142,6 @@ class ChatTokenizer:
         Raises TextError, or TooManyTokensError as soon as there are more than `most`.
         """
         try:
-            # half a surrogate pair, as JSON may carry it
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TextError(f"the text is not Unicode: {error.reason}") from error
-        try:
             # a template writes special tokens itself
             return self._sliced.encode(text, special=whole, most=most)
         except TooManyTokensError:

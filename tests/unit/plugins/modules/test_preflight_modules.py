@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
+from waiting import PATIENCE
 
 COLLECTION = "ansible_collections.onprem.deepseek.plugins"
 ROOT = Path(__file__).resolve().parents[4]
@@ -67,7 +68,7 @@ def ad_hoc(**arguments: Any) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert TOKEN not in done.stdout
     result: dict[str, Any] = json.loads(done.stdout.partition("=>")[2])
