@@ -147,6 +147,7 @@ soak: packages $(SERVING)/.made ## five minutes of load on the service, every an
 docs: venv $(RELEASE)/.made ## the reference of roles and modules as HTML, and the generated pages of docs/
 	$(call say,Reference)
 	@python tests/docs/variables.py --write
+	@python tests/docs/flows.py --write
 	@$(RELEASE)/bin/python tests/docs/build.py
 
 release: venv $(RELEASE)/.made ## a release of this checkout, tagged and not pushed: make release VERSION=0.2.0

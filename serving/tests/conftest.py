@@ -21,6 +21,7 @@ from support import (
     write_artifact,
     write_release,
 )
+from waiting import http_client
 
 from deepseek_serving.export.exporter import export
 from deepseek_serving.prepare.precision import PRECISIONS
@@ -107,11 +108,11 @@ def service(
     """deepseek-serve as a process, with two slots so that requests queue."""
     folder = tmp_path_factory.mktemp("service")
     text = settings_text(signed_store, token, authority, engine="slots = 2\nqueue = 2\nthreads = 2")
-    with serve(folder, text) as running:
+    with serve(folder, text, as_command=True) as running:
         yield running
 
 
 @pytest.fixture
 def client(service: Running, authority: Authority) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, verify=authority.client("gateway-1")) as client:
+    with http_client(service.url, verify=authority.client("gateway-1")) as client:
         yield client

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from support import Authority, Token, serve, serve_app, upstream_settings
+from waiting import http_client
 
 from deepseek_serving.metrics import KeyState
 from deepseek_serving.policy.keys import KeyRing
@@ -77,7 +78,7 @@ def test_a_service_with_an_upstream(
     with (
         serve_app(app) as url,
         serve(tmp_path, upstream_settings(checkpoint_store, token, authority, url)) as running,
-        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client,
+        http_client(running.url, verify=authority.client("gateway-1")) as client,
     ):
         assert exposed(client) == documented(ALL, UPSTREAM)
 

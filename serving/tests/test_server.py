@@ -6,11 +6,9 @@ import asyncio
 import json
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -25,6 +23,7 @@ from support import (
     settings_text,
     without_logits,
 )
+from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.local import Service, gives_logits
 from deepseek_serving.generation.scheduler import Scheduler
@@ -58,7 +57,7 @@ def test_sigterm_finishes_answers_that_have_begun(
             context = authority.client("gateway-1")
             url = f"{running.url}/v1/chat/completions"
             with (
-                httpx.Client(verify=context, timeout=30) as client,
+                http_client(verify=context) as client,
                 client.stream("POST", url, json=body) as response,
             ):
                 for line in response.iter_lines():
@@ -67,10 +66,10 @@ def test_sigterm_finishes_answers_that_have_begun(
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         running.process.send_signal(signal.SIGTERM)
-        reader.join(20)
-        assert running.process.wait(10) in (0, -signal.SIGTERM)
+        reader.join(PATIENCE)
+        assert running.process.wait(PATIENCE) in (0, -signal.SIGTERM)
         assert [line for line in lines if line][-1] == "data: [DONE]"
         last = json.loads([line for line in lines if line][-2].removeprefix("data: "))
         assert last["choices"][0]["finish_reason"] in ("stop", "length")
@@ -81,7 +80,7 @@ def test_the_log_has_no_prompt_and_no_traceback(
 ) -> None:
     with serve(tmp_path, settings_text(signed_store, token, authority)) as running:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "my secret illness"}]}
-        with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client:
+        with http_client(running.url, verify=authority.client("gateway-1")) as client:
             assert client.post("/v1/chat/completions", json=body).status_code == 200
             client.get("/readyz")
     log = running.log.read_text(encoding="utf-8")
@@ -97,11 +96,11 @@ def test_an_idle_connection_does_not_hold_up_the_end(
     """Its client neither asks nor answers, as a pool's connection between requests."""
     with (
         serve(tmp_path, settings_text(signed_store, token, authority)) as running,
-        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client,
+        http_client(running.url, verify=authority.client("gateway-1")) as client,
     ):
         assert client.get("/readyz").status_code == 200
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(8) in (0, -signal.SIGTERM)
+        assert running.process.wait(PATIENCE) in (0, -signal.SIGTERM)
 
 
 def test_a_signal_has_keys_read_again(
@@ -113,12 +112,10 @@ def test_a_signal_has_keys_read_again(
     text = settings_text(signed_store, token, authority, more=more)
     with serve(tmp_path, text) as running:
         sent = {"authorization": f"Bearer {keys.add(path, 'second')}"}
-        with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client:
+        with http_client(running.url, verify=authority.client("gateway-1")) as client:
             assert client.get("/v1/models", headers=sent).status_code == 401
             running.process.send_signal(signal.SIGHUP)
-            deadline = time.monotonic() + 60
-            while client.get("/v1/models", headers=sent).status_code != 200:
-                assert time.monotonic() < deadline
+            until(lambda: client.get("/v1/models", headers=sent).status_code == 200)
     assert "2 API keys in force" in running.log.read_text(encoding="utf-8")
 
 
@@ -127,7 +124,7 @@ def test_a_signal_without_keys_changes_nothing(
 ) -> None:
     with serve(tmp_path, settings_text(signed_store, token, authority)) as running:
         running.process.send_signal(signal.SIGHUP)
-        with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client:
+        with http_client(running.url, verify=authority.client("gateway-1")) as client:
             assert client.get("/readyz").status_code == 200
 
 
@@ -138,7 +135,7 @@ def test_the_log_as_json(
     text = text.replace("[model]", 'log_format = "json"\n\n[model]')
     with serve(tmp_path, text) as running:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "my secret illness"}]}
-        with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client:
+        with http_client(running.url, verify=authority.client("gateway-1")) as client:
             sent = {"x-request-id": "ward-3"}
             assert client.post("/v1/chat/completions", json=body, headers=sent).status_code == 200
     lines = running.log.read_text(encoding="utf-8").splitlines()
@@ -201,15 +198,14 @@ def test_an_engine_that_fails_ends_its_answers_and_the_process(
     service = Service(release, scheduler, ChatTokenizer(graph))
     scheduler.start()
     server, thread = begin(service)
-    while not server.started:
-        time.sleep(0.005)
+    until(lambda: server.started)
     engine.broken = True
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "stream": True}
     url = f"http://127.0.0.1:{server.config.port}/v1/chat/completions"
-    with httpx.Client() as client, client.stream("POST", url, json=body) as response:
+    with http_client() as client, client.stream("POST", url, json=body) as response:
         lines = [line for line in response.iter_lines() if line]
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "server_error"
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert server.failed
 
@@ -229,10 +225,10 @@ def test_a_service_that_is_told_to_end_before_it_is_ready_ends(graph: Path) -> N
     service = Unready(Release(MODEL, "1.0.0", "0" * 64, graph), scheduler, ChatTokenizer(graph))
     scheduler.start()
     server, thread = begin(service)
-    assert service.begun.wait(30)
+    assert service.begun.wait(PATIENCE)
     # what uvicorn does on SIGTERM
     server.should_exit = True
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert not server.started
 
@@ -249,7 +245,7 @@ def test_a_graph_of_an_earlier_export_answers_and_refuses_what_needs_its_logits(
     service = Service(release, scheduler, ChatTokenizer(folder), has_logits=False)
     scheduler.start()
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
-    with serve_app(create_app(service)) as url, httpx.Client(base_url=url) as client:
+    with serve_app(create_app(service)) as url, http_client(url) as client:
         assert client.post("/v1/chat/completions", json=body).status_code == 200
         wanting: list[dict[str, object]] = [
             {"logprobs": True},

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from support import ROOT
+from waiting import PATIENCE
 
 BENCH = ROOT / "benchmarks"
 
@@ -17,7 +18,7 @@ def test_short_soak_finds_nothing_wrong() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "complete" in done.stdout
@@ -40,7 +41,11 @@ if __name__ == "__main__":
 def test_soak_says_what_is_wrong() -> None:
     """With its own eyes spoilt, since the service gives it nothing to find."""
     done = subprocess.run(
-        [sys.executable, "-c", SPOILT], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", SPOILT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1, done.stdout
     for complaint in ("instead of", "counts differ", "memory grows"):

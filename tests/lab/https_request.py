@@ -20,7 +20,7 @@ def main() -> None:
     if asked["certificate"]:
         context.load_cert_chain(*asked["certificate"])
     connection = http.client.HTTPSConnection(
-        asked["address"], asked["port"], context=context, timeout=20
+        asked["address"], asked["port"], context=context, timeout=300
     )
     body = asked["body"] and asked["body"].encode()
     try:

@@ -9,7 +9,7 @@ import sys
 
 context = ssl.create_default_context(cafile="/etc/deepseek/tls/ca.pem")
 context.check_hostname = False
-connection = http.client.HTTPSConnection(sys.argv[1], 443, context=context, timeout=20)
+connection = http.client.HTTPSConnection(sys.argv[1], 443, context=context, timeout=300)
 
 
 def ask() -> str:

@@ -53,7 +53,7 @@ class Client(threading.Thread):
     def ask(self) -> None:
         if self.connection is None or self.kind == "new":
             self.connection = http.client.HTTPSConnection(
-                self.address, 443, context=self.context, timeout=30
+                self.address, 443, context=self.context, timeout=300
             )
         body = json.dumps({**self.body, "stream": self.kind == "stream"}).encode()
         headers = {"Content-Type": "application/json"}

@@ -43,7 +43,7 @@ def accepted(address: str, offered: ssl.SSLContext) -> str | None:
     """The cipher of a handshake, None where there is none."""
     try:
         with (
-            socket.create_connection((address, 443), timeout=5) as plain,
+            socket.create_connection((address, 443), timeout=300) as plain,
             offered.wrap_socket(plain) as connection,
         ):
             return connection.cipher()[0]
@@ -65,7 +65,7 @@ def hsts(address: str) -> int:
     """Seconds for which browsers insist on TLS."""
     offered = context(ssl.TLSVersion.TLSv1_3)
     with (
-        socket.create_connection((address, 443), timeout=5) as plain,
+        socket.create_connection((address, 443), timeout=300) as plain,
         offered.wrap_socket(plain) as connection,
     ):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

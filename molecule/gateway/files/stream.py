@@ -10,7 +10,7 @@ import time
 
 def main() -> None:
     context = ssl.create_default_context(cafile="/etc/deepseek/tls/ca.pem")
-    connection = http.client.HTTPSConnection(sys.argv[1], 443, context=context, timeout=20)
+    connection = http.client.HTTPSConnection(sys.argv[1], 443, context=context, timeout=300)
     connection.request("POST", "/v1/chat/completions", body=b'{"stream": true}')
     response = connection.getresponse()
     start = time.monotonic()

@@ -67,7 +67,7 @@ def test_what_is_accepted_is_mozillas_intermediate_profile(host: Any, peer: Gate
 
 def test_plain_http_is_not_answered(peer: Gateway) -> None:
     """The controller is in the service network, too."""
-    connection = http.client.HTTPConnection(peer.service, 443, timeout=20)
+    connection = http.client.HTTPConnection(peer.service, 443, timeout=300)
     try:
         connection.request("GET", "/healthz")
         assert connection.getresponse().status != http.HTTPStatus.OK

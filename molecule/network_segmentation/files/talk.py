@@ -33,7 +33,7 @@ def echo_tcp(client):
 
 def keep_asking(address, path):
     """Ask over one connection, and write down each answer."""
-    client = socket.create_connection((address, TCP_PORT), timeout=10)
+    client = socket.create_connection((address, TCP_PORT), timeout=300)
     with client, open(path, "w") as answers:
         client.settimeout(300)
         while True:

@@ -36,6 +36,7 @@ from support import (
     serve_app,
     upstream_settings,
 )
+from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.outcomes import Outcomes
 from deepseek_serving.http.validation import ReadForwarded, RefusedError
@@ -171,14 +172,14 @@ def front(
 ) -> Iterator[Running]:
     url = f"http://127.0.0.1:{behind.port}"
     text = upstream_settings(checkpoint_store, token, authority, url)
-    text += "concurrency = 2\nqueue = 1\nrequest_timeout = 2\n"
+    text += "concurrency = 2\nqueue = 1\n"
     with serve(tmp_path_factory.mktemp("front"), text) as running:
         yield running
 
 
 @pytest.fixture
 def http(front: Running, authority: Authority) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=front.url, verify=authority.client("gateway-1")) as client:
+    with http_client(front.url, verify=authority.client("gateway-1")) as client:
         yield client
 
 
@@ -192,13 +193,6 @@ def sdk(front: Running, authority: Authority) -> Iterator[openai.OpenAI]:
         ) as client,
     ):
         yield client
-
-
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
 
 
 def value(http: httpx.Client, name: str, **labels: str) -> float:
@@ -262,9 +256,9 @@ def test_a_client_that_hangs_up_before_the_answer_ends_it(
 ) -> None:
     behind.behave = behind.slow
     with pytest.raises(httpx.ReadTimeout):
-        http.post(CHAT, json=ASK, timeout=0.3)
+        http.post(CHAT, json=ASK, timeout=httpx.Timeout(PATIENCE, read=0.3))
+    until(lambda: value(http, "deepseek_http_requests_total", status="499") == 1)
     until(lambda: value(http, "deepseek_slots_busy") == 0)
-    assert value(http, "deepseek_http_requests_total", status="499") == 1
 
 
 def test_the_metrics_have_the_usual_names(http: httpx.Client) -> None:
@@ -362,13 +356,21 @@ def test_no_stream_where_one_was_asked_for(http: httpx.Client, behind: Behind) -
     assert "broke off" in http.post(CHAT, json={**ASK, "stream": True}).text
 
 
-def test_a_request_takes_no_longer_than_it_may(http: httpx.Client, behind: Behind) -> None:
-    behind.behave = behind.slow
+def test_a_request_takes_no_longer_than_it_may(
+    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, behind: Behind
+) -> None:
+    url = f"http://127.0.0.1:{behind.port}"
+    text = upstream_settings(checkpoint_store, token, authority, url) + "request_timeout = 0.5\n"
     message = "The answer was not complete in the time that a request may take."
-    assert error(http.post(CHAT, json=ASK)) == (504, "request_timeout", message)
-    reply = http.post(CHAT, json={**ASK, "stream": True})
-    assert message in reply.text.strip().splitlines()[-1]
-    until(lambda: behind.running == 0)
+    with (
+        serve(tmp_path, text) as running,
+        http_client(running.url, verify=authority.client("gateway-1")) as http,
+    ):
+        behind.behave = behind.slow
+        assert error(http.post(CHAT, json=ASK)) == (504, "request_timeout", message)
+        reply = http.post(CHAT, json={**ASK, "stream": True})
+        assert message in reply.text.strip().splitlines()[-1]
+        until(lambda: behind.running == 0)
 
 
 def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: Behind) -> None:
@@ -384,7 +386,7 @@ def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: Behind)
         assert error(reply) == (429, "queue_full", full)
         assert reply.headers["retry-after"] == "1"
         behind.behave = _usual
-    waiting.join(10)
+    waiting.join(PATIENCE)
     assert http.post(CHAT, json=ASK).status_code == 200
 
 
@@ -479,7 +481,7 @@ def test_quotas_are_settled_with_what_was_counted(
     text = upstream_settings(checkpoint_store, token, authority, url, more)
     with (
         serve(tmp_path, text) as running,
-        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http,
+        http_client(running.url, verify=authority.client("gateway-1")) as http,
     ):
         assert http.post(CHAT, json=ASK).status_code == 401
         http.headers["authorization"] = f"Bearer {key}"
@@ -506,9 +508,7 @@ def test_readiness_follows_the_server_behind(
         first = ExitStack()
         first.enter_context(serve_app(server.app, server.port))
         running = stack.enter_context(serve(tmp_path, text))
-        http = stack.enter_context(
-            httpx.Client(base_url=running.url, verify=authority.client("gateway-1"))
-        )
+        http = stack.enter_context(http_client(running.url, verify=authority.client("gateway-1")))
         assert http.get("/readyz").status_code == 200
         first.close()
         until(lambda: http.get("/readyz").status_code == 503)
@@ -538,7 +538,7 @@ def test_an_upstream_is_asked_with_its_key(
         checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}"
     ).replace("allow_without_key = true", f'key_file = "{key_file}"')
     with serve_app(server.app, server.port), serve(tmp_path, text) as running:
-        with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http:
+        with http_client(running.url, verify=authority.client("gateway-1")) as http:
             # what a client sends is its own key, and goes no further
             headers = {"authorization": "Bearer of-the-client"}
             assert http.post(CHAT, json=ASK, headers=headers).status_code == 200
@@ -586,7 +586,11 @@ def test_an_upstream_that_hangs_is_left_until_it_answers(
     tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, *, stream: bool
 ) -> None:
     server = Behind()
-    hangs = asyncio.Event()
+    hangs = threading.Event()
+
+    async def until_it_answers() -> None:
+        while hangs.is_set():
+            await asyncio.sleep(0.05)
 
     async def hang(body: dict[str, Any]) -> Response:
         if not hangs.is_set():
@@ -595,19 +599,19 @@ def test_an_upstream_that_hangs_is_left_until_it_answers(
 
             async def begin() -> AsyncIterator[str]:
                 yield _events()[0]
-                await asyncio.sleep(60)
+                await until_it_answers()
 
             return StreamingResponse(begin(), media_type="text/event-stream")
-        await asyncio.sleep(60)
+        await until_it_answers()
         return _usual(body)
 
     server.behave = hang
     text = upstream_settings(checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}")
-    text += "silent_seconds = 0.3\n"
+    text += "silent_seconds = 2\n"
     with (
         serve_app(server.app, server.port),
         serve(tmp_path, text) as running,
-        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http,
+        http_client(running.url, verify=authority.client("gateway-1")) as http,
     ):
         assert http.post(CHAT, json=ASK).status_code == 200
         hangs.set()
@@ -635,11 +639,11 @@ def doubted(
 ) -> Iterator[tuple[Behind, httpx.Client]]:
     server = Behind()
     text = upstream_settings(checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}")
-    text += "doubt_seconds = 0.2\nquestion_seconds = 0.5\n"
+    text += "doubt_seconds = 0.2\nquestion_seconds = 3\n"
     with (
         serve_app(server.app, server.port),
         serve(tmp_path, text) as running,
-        httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as http,
+        http_client(running.url, verify=authority.client("gateway-1")) as http,
     ):
         yield server, http
 
@@ -672,7 +676,7 @@ def test_an_upstream_that_hangs_is_left_while_its_requests_still_wait(
     server.behave = hang_after_the_head
     replies: list[httpx.Response] = []
     waiting = threading.Thread(
-        target=lambda: replies.append(http.post(CHAT, json={**ASK, "stream": stream}, timeout=60))
+        target=lambda: replies.append(http.post(CHAT, json={**ASK, "stream": stream}))
     )
     waiting.start()
     try:

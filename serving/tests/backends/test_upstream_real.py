@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from support import (
     trained,
     upstream_settings,
 )
+from waiting import PATIENCE, http_client, until
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,21 @@ def transformers_url(
         )
         url = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    httpx.get(f"{url}/health").raise_for_status()
-                    break
-                except httpx.HTTPError:
-                    said = (folder / "log").read_text(encoding="utf-8")
-                    assert process.poll() is None, said
-                    assert time.monotonic() < deadline, said
-                    time.sleep(0.2)
+            with http_client(url) as client:
+                until(lambda: answers(client, process, folder / "log"))
             yield url, str(checkpoint)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=PATIENCE)
+
+
+def answers(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Importing torch beside other work takes it minutes."""
+    assert process.poll() is None, log.read_text(encoding="utf-8")
+    try:
+        return client.get("/health").is_success
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from support import CHECKPOINT, LFS_POINTER
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.models.qwen2 import tokenization_qwen2
+from waiting import PATIENCE
 
 from deepseek_serving.check.bounded import check, main
 from deepseek_serving.check.trial_load import judge
@@ -268,7 +269,7 @@ def test_a_parser_that_does_not_come_back_ends_nothing_else(
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     with pytest.raises(TokenizerError, match=f"reading its tokenizer and template {says}|{says}"):
-        check(folder, TokenizerError, wait_seconds=1 if "sleep" in program else 60)
+        check(folder, TokenizerError, wait_seconds=1 if "sleep" in program else PATIENCE)
 
 
 def test_a_panic_in_rust_is_an_error_of_ours() -> None:

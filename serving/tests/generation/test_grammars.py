@@ -7,8 +7,7 @@ import faulthandler
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from support import MODEL, serve_app
+from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.local import Service
 from deepseek_serving.generation import constrained, grammar_queue, grammar_trial
@@ -177,15 +177,12 @@ def wicked(number: int = 0) -> str:
     return str(LLMatcher.grammar_from_json_schema(text))
 
 
+def outcome(trial: Trial) -> Outcome:
+    return trial.result.result(PATIENCE)
+
+
 def trials_of(grammars: Grammars) -> Trials:
     return grammars._trials
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
 
 
 def test_a_grammar_that_takes_too_long_is_ended_and_remembered(grammars: Grammars) -> None:
@@ -239,14 +236,14 @@ def test_slow_grammars_wait_for_each_other_and_others_do_not(
     trials = trials_of(grammars)
     slow = [trials.submit(wicked(number), "one") for number in range(8)]
     good = trials.submit(grammars.json(ORDINARY), "two")
-    assert good.result.result(timeout=30).wrong is None
+    assert outcome(good).wrong is None
     assert not all(trial.result.done() for trial in slow)
     # of those that are known to be slow only a few may wait, the others are turned away
     until(lambda: sum(trial.slow for trial in slow) == 8)
     turned_away = [t for t in slow if t.result.done() and t.result.exception() is not None]
     assert len(turned_away) == 8 - SLOW_QUEUE_PER_KEY - SLOW_PLACES
     assert all(isinstance(t.result.exception(), TrialsBusyError) for t in turned_away)
-    assert trials.submit(grammars.json({"type": "integer"}), "one").result.result(30).wrong is None
+    assert outcome(trials.submit(grammars.json({"type": "integer"}), "one")).wrong is None
     for trial in slow:
         trials.cancel(trial)
     until(lambda: not trials._running)
@@ -257,13 +254,11 @@ def test_a_key_that_has_used_up_its_time_is_turned_away_and_gets_it_back(graph: 
     trials = Trials(graph / "tokenizer.json", 1024, {2}, clock=lambda: now)
     trials._accounts.add("greedy", ALLOWANCE_SECONDS + 1)
     with pytest.raises(TrialsBusyError):
-        trials.submit(wicked(1), "greedy").result.result(30)
+        outcome(trials.submit(wicked(1), "greedy"))
     # what is quick is not counted
-    assert (
-        trials.submit(grammar_text({"type": "integer"}), "greedy").result.result(30).wrong is None
-    )
+    assert outcome(trials.submit(grammar_text({"type": "integer"}), "greedy")).wrong is None
     now = 100.0
-    assert "longer" in (trials.submit(wicked(1), "greedy").result.result(30).wrong or "")
+    assert "longer" in (outcome(trials.submit(wicked(1), "greedy")).wrong or "")
     assert trials._accounts.used("greedy") > 0
     trials.close()
 
@@ -296,22 +291,22 @@ def test_a_process_that_is_killed_is_started_again(grammars: Grammars) -> None:
     assert trials._process is not None
     trials._process.kill()
     with pytest.raises(TrialsEndedError):
-        trial.result.result(30)
-    assert trials.submit(grammar_text({"type": "integer"}), "one").result.result(30).wrong is None
+        outcome(trial)
+    assert outcome(trials.submit(grammar_text({"type": "integer"}), "one")).wrong is None
 
 
 def test_a_slow_grammar_counts_each_time_that_it_is_compiled(grammars: Grammars) -> None:
     trials = trials_of(grammars)
     grammar = grammar_text({"type": "integer"})
-    assert not trials.submit(grammar, "one").result.result(30).slow
+    assert not outcome(trials.submit(grammar, "one")).slow
     # as if it had taken so long
     (digest,) = trials._known
     trials._known[digest] = Outcome(None, 0.8)
     for _time in range(13):
-        assert trials.submit(grammar, "one").result.result(30).slow
+        assert outcome(trials.submit(grammar, "one")).slow
     with pytest.raises(TrialsBusyError):
         trials.submit(grammar, "one")
-    assert trials.submit(grammar, "two").result.result(30).slow
+    assert outcome(trials.submit(grammar, "two")).slow
 
 
 def test_answers_of_one_schema_do_not_use_up_each_others_states(
@@ -325,7 +320,7 @@ def test_answers_of_one_schema_do_not_use_up_each_others_states(
         constraint = made.constraint()
         for step in range(30):
             constraint.begin(lambda: None)
-            assert constraint.wait(20)
+            assert constraint.wait(PATIENCE)
             allowed = constraint.allowed()
             assert allowed is not None
             places = allowed.nonzero()[0]
@@ -342,14 +337,14 @@ def test_masks_that_take_too_long_end_their_answer(
     grammar = asyncio.run(grammars.compile(grammars.json(ORDINARY), None, ""))
     constraint = grammar.constraint()
     constraint.begin(lambda: None)
-    assert constraint.wait(20)
+    assert constraint.wait(PATIENCE)
     allowed = constraint.allowed()
     assert allowed is not None
     constraint.accept(int(allowed.argmax()))
     monkeypatch.setattr(constrained, "MASK_SECONDS", 0)
     monkeypatch.setattr(constrained, "MASK_SECONDS_PER_TOKEN", 0)
     constraint.begin(lambda: None)
-    assert constraint.wait(20)
+    assert constraint.wait(PATIENCE)
     assert not constraint.complete
     with pytest.raises(SamplingError, match="masks take longer"):
         constraint.allowed()
@@ -369,7 +364,7 @@ def service(graph: Path) -> Service:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx.Client]:
-    with serve_app(create_app(service)) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serve_app(create_app(service)) as url, http_client(url) as client:
         yield client
 
 
@@ -391,7 +386,7 @@ def test_an_ordinary_schema_is_answered_while_slow_ones_are_tried(client: httpx.
     slow = {"type": "string", "allOf": [{"pattern": f"(.*{c}.{{400}})*x.*"} for c in "abcd"]}
 
     async def ask() -> list[int]:
-        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as http:
+        async with httpx.AsyncClient(base_url=client.base_url, timeout=PATIENCE) as http:
 
             async def post(schema: dict[str, Any]) -> int:
                 body = {**ASK, "max_tokens": 4, "response_format": formatted(schema)}
@@ -412,7 +407,7 @@ def test_a_trial_ends_with_the_connection(
     trials = trials_of(service.grammars)
     body = {**ASK, "response_format": formatted(ORDINARY)}
     with pytest.raises(httpx.ReadTimeout):
-        client.post(CHAT, json=body, timeout=0.05)
+        client.post(CHAT, json=body, timeout=httpx.Timeout(PATIENCE, read=0.05))
     until(lambda: not trials._running and not trials._quick.waiting and not trials._slow.waiting)
     assert not trials._known
     assert service.scheduler.state().busy == 0

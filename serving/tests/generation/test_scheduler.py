@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import trained
+from waiting import PATIENCE, until
 
 from deepseek_serving.generation.sampling import Sampling
 from deepseek_serving.generation.scheduler import (
@@ -92,7 +93,7 @@ class Client:
     def wait(self) -> str:
         """Read to the end; the reason for which it came."""
         while True:
-            event = self.events.get(timeout=10)
+            event = self.events.get(timeout=PATIENCE)
             if event.token is not None:
                 self.tokens.append(event.token)
             if event.finish is not None:
@@ -112,13 +113,6 @@ def scheduler(engine: CountingEngine) -> Iterator[Scheduler]:
     engine.held = False
     engine.gate.release(10000)
     scheduler.stop()
-
-
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.001)
 
 
 def test_tokens_and_reasons(scheduler: Scheduler) -> None:
@@ -411,7 +405,7 @@ def test_requests_are_queued_together_or_not_at_all(
     scheduler.submit_all([(Request([1], 1, sampling=GREEDY), events.put)] * 3)
     let_go(engine)
     assert {client.wait() for client in clients} == {"length"}
-    assert [events.get(timeout=5).finish for _request in range(3)] == ["length"] * 3
+    assert [events.get(timeout=PATIENCE).finish for _request in range(3)] == ["length"] * 3
 
 
 def test_what_is_late_ends_wherever_it_is(engine: CountingEngine, scheduler: Scheduler) -> None:
@@ -424,8 +418,8 @@ def test_what_is_late_ends_wherever_it_is(engine: CountingEngine, scheduler: Sch
     assert {client.wait() for client in clients} == {"length"}
     engine.gate = threading.Semaphore(2)
     engine.held = True
-    running = Client(scheduler, [1], 900, timeout=0.05)
-    time.sleep(0.06)
+    running = Client(scheduler, [1], 900, timeout=1)
+    time.sleep(1.1)
     let_go(engine)
     assert running.wait() == "timeout"
     assert 0 < len(running.tokens) < 900
@@ -584,7 +578,7 @@ def test_a_shared_beginning_is_read_once(engine: CountingEngine) -> None:
 
 
 def test_an_idle_engine_forgets_prompts_in_the_end(engine: CountingEngine) -> None:
-    scheduler = Scheduler(engine, Limits(prefill_chunk=4, idle_seconds=0.05))
+    scheduler = Scheduler(engine, Limits(prefill_chunk=4, idle_seconds=1))
     scheduler.start()
     until(lambda: engine.resets == 1)
     assert Client(scheduler, list(range(9)), 2).wait() == "length"

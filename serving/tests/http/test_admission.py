@@ -11,6 +11,7 @@ import httpx
 import pytest
 from support import MODEL, serve_app
 from test_faults import ASK, CHAT, Hanging
+from waiting import http_client
 
 from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.scheduler import Scheduler
@@ -35,7 +36,7 @@ def service(graph: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx.Client]:
-    with serve_app(create_app(service)) as url, httpx.Client(base_url=url) as client:
+    with serve_app(create_app(service)) as url, http_client(url) as client:
         yield client
 
 

@@ -14,6 +14,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 from support import MODEL, Authority, Running, trained
+from waiting import http_client
 
 QUESTION, ANSWER = "What is a release?", dict(trained())["What is a release?"]
 USER: Any = [{"role": "user", "content": QUESTION}]
@@ -330,7 +331,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: httpx.Cli
 
 
 def test_langchain(service: Running, authority: Authority) -> None:
-    with httpx.Client(verify=authority.client("gateway-1")) as http:
+    with http_client(verify=authority.client("gateway-1")) as http:
         chat = ChatOpenAI(
             model=MODEL,
             base_url=f"{service.url}/v1",

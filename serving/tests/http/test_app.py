@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import MODEL, VERSION, Authority, Running, trained
+from waiting import http_client, until
 
 JSON = {"content-type": "application/json"}
 QUESTION, ANSWER = "What is a release?", dict(trained())["What is a release?"]
@@ -122,9 +122,7 @@ def test_many_at_once_get_their_own_answers(service: Running, authority: Authori
     pairs = trained()[::60]
 
     def one(pair: tuple[str, str]) -> bool:
-        with httpx.Client(
-            base_url=service.url, verify=authority.client("gateway-1"), timeout=30
-        ) as client:
+        with http_client(service.url, verify=authority.client("gateway-1")) as client:
             reply = client.post("/v1/chat/completions", json=ask(pair[0], temperature=0))
         assert reply.status_code == 200, reply.text
         return bool(reply.json()["choices"][0]["message"]["content"] == pair[1])
@@ -261,7 +259,7 @@ def test_a_full_queue_answers_429(service: Running, authority: Authority) -> Non
     context = authority.client("gateway-1")
 
     def one(_number: int) -> tuple[int, str | None]:
-        with httpx.Client(base_url=service.url, verify=context, timeout=60) as client:
+        with http_client(service.url, verify=context) as client:
             response = client.post("/v1/chat/completions", json=body)
         return response.status_code, response.headers.get("retry-after")
 
@@ -279,15 +277,12 @@ def test_a_client_that_hangs_up_frees_its_slot(client: httpx.Client) -> None:
     body = ask("Tell me something", temperature=2, seed=1, max_tokens=400, stream=True)
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         next(response.iter_lines())
-    deadline = time.monotonic() + 60
-    while metric(client, "deepseek_slots_busy") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert metric(client, "deepseek_slots_busy") == 0
+    until(lambda: not metric(client, "deepseek_slots_busy"))
 
 
 def test_another_client_certificate_gets_403(service: Running, authority: Authority) -> None:
     context = authority.client("inference-2")
-    with httpx.Client(base_url=service.url, verify=context) as client:
+    with http_client(service.url, verify=context) as client:
         for path in ("/healthz", "/v1/models"):
             response = client.get(path)
             assert response.status_code == 403
@@ -301,7 +296,7 @@ def test_no_client_certificate_or_a_foreign_one_gets_no_connection(
     foreign = Authority(tmp_path).client("gateway-1", trust=authority.ca)
     for context in (authority.client(None), foreign):
         with (
-            httpx.Client(base_url=service.url, verify=context) as client,
+            http_client(service.url, verify=context) as client,
             pytest.raises(httpx.TransportError),
         ):
             client.get("/healthz")
@@ -311,7 +306,7 @@ def test_tls_1_2_is_refused(service: Running, authority: Authority) -> None:
     context = authority.client("gateway-1")
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
-        httpx.Client(base_url=service.url, verify=context) as client,
+        http_client(service.url, verify=context) as client,
         pytest.raises(httpx.ConnectError),
     ):
         client.get("/healthz")

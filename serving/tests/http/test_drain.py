@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from support import MODEL, serve_app
-from test_scheduler import Client, CountingEngine, let_go, until
+from test_scheduler import Client, CountingEngine, let_go
+from waiting import PATIENCE, until
 
 from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.scheduler import ClosedError, Event, Limits, Scheduler
@@ -73,7 +74,7 @@ def test_a_request_is_returned_whole_or_not_at_all() -> None:
     first.started = 1.0
     scheduler.drain()
     let_go(engine)
-    assert [end.result(10) for end in ends] == ["length", "length"]
+    assert [end.result(PATIENCE) for end in ends] == ["length", "length"]
     scheduler.stop()
 
 
@@ -109,11 +110,11 @@ def test_what_was_not_taken_has_a_status_of_its_own(
     url, engine, service = held
 
     def post(**changes: Any) -> httpx.Response:
-        return httpx.post(url, json={**ASK, **changes}, timeout=30)
+        return httpx.post(url, json={**ASK, **changes}, timeout=PATIENCE)
 
     with ThreadPoolExecutor(3) as threads:
         begun = threads.submit(post)
-        assert engine.entered.wait(10)
+        assert engine.entered.wait(PATIENCE)
         waiting = threads.submit(post, **more)
         until(lambda: service.scheduler.state().waiting == more.get("n", 1))
         stream = threads.submit(post, stream=True)
@@ -122,13 +123,13 @@ def test_what_was_not_taken_has_a_status_of_its_own(
         late = post()
         engine.held = False
         engine.gate.release(1000)
-        assert begun.result(30).status_code == 200
-        for returned in (waiting.result(30), late):
+        assert begun.result(PATIENCE).status_code == 200
+        for returned in (waiting.result(PATIENCE), late):
             assert returned.status_code == 425
             assert returned.json()["error"]["code"] == "not_taken"
             assert returned.headers["retry-after"] == "1"
         # its head was sent already, so it is answered to its end
-        events = [line for line in stream.result(30).text.splitlines() if line]
+        events = [line for line in stream.result(PATIENCE).text.splitlines() if line]
         assert events[-1] == "data: [DONE]"
         assert "error" not in json.loads(events[-2].removeprefix("data: "))
 
@@ -137,11 +138,11 @@ def test_an_engine_that_has_failed_gives_nothing_back(held: tuple[str, Held, Ser
     """What it had taken is never sent again: 503, as before."""
     url, engine, service = held
     with ThreadPoolExecutor(2) as threads:
-        begun = threads.submit(httpx.post, url, json=ASK, timeout=30)
-        assert engine.entered.wait(10)
+        begun = threads.submit(httpx.post, url, json=ASK, timeout=PATIENCE)
+        assert engine.entered.wait(PATIENCE)
         engine.fail = True
         engine.held = False
         engine.gate.release(1000)
-        assert begun.result(30).status_code == 503
+        assert begun.result(PATIENCE).status_code == 503
         until(lambda: service.failed)
-        assert httpx.post(url, json=ASK).status_code == 503
+        assert httpx.post(url, json=ASK, timeout=PATIENCE).status_code == 503

@@ -25,6 +25,7 @@ from support import (
 )
 from test_encoder import encoder_checkpoint
 from tokenizers import Tokenizer
+from waiting import http_client
 
 from deepseek_serving.export.exporter import export_encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
@@ -65,7 +66,7 @@ def running(
 
 @pytest.fixture
 def http(running: Running, authority: Authority) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, verify=authority.client("gateway-1")) as client:
+    with http_client(running.url, verify=authority.client("gateway-1")) as client:
         yield client
 
 
@@ -93,7 +94,7 @@ def test_vectors_are_the_encoders(running: Running, authority: Authority, encode
 
 
 def test_langchain(running: Running, authority: Authority, encoder: Path) -> None:
-    with httpx.Client(verify=authority.client("gateway-1")) as client:
+    with http_client(verify=authority.client("gateway-1")) as client:
         embeddings = OpenAIEmbeddings(
             model=NAME,
             base_url=f"{running.url}/v1",

@@ -10,11 +10,12 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from support import MODEL, Authority, Running
+from waiting import http_client
 
 
 @pytest.fixture(scope="module")
 def document(service: Running, authority: Authority) -> schemathesis.BaseSchema:
-    with httpx.Client(base_url=service.url, verify=authority.client("gateway-1")) as client:
+    with http_client(service.url, verify=authority.client("gateway-1")) as client:
         raw = client.get("/openapi.json").json()
     # any other name is refused before anything else is looked at
     for request in ("ChatRequest", "CompletionRequest"):

@@ -8,14 +8,13 @@ import errno
 import gc
 import socket
 import ssl
-import time
-from collections.abc import Callable
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from support import Authority, free_port
 from test_connections import answers, connect, ended, listening
+from waiting import PATIENCE, until
 
 from deepseek_serving.errors import SettingsError
 from deepseek_serving.http import connections
@@ -30,7 +29,7 @@ from deepseek_serving.http.connections import (
 
 
 def plain(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=5)
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -39,13 +38,6 @@ def is_closed(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except ConnectionError:
         return True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

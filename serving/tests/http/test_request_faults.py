@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from support import CHECKPOINT, MODEL, serve_app, trained
-from test_scheduler import GREEDY, Client, CountingEngine, until
+from test_scheduler import GREEDY, Client, CountingEngine
 from tokenizers import AddedToken, Tokenizer
+from waiting import http_client, until
 
 from deepseek_serving.backends.local import Service
 from deepseek_serving.errors import LibraryError, library_error
@@ -341,7 +342,7 @@ def http(padded: Path) -> Iterator[tuple[httpx.Client, Service]]:
     scheduler = Scheduler(engine, Limits(), question=Question.learn(engine, 1024))
     service = Service(Release(MODEL, "1", "0" * 64, padded), scheduler, ChatTokenizer(padded))
     scheduler.start()
-    with serve_app(create_app(service)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with serve_app(create_app(service)) as url, http_client(url) as client:
         yield client, service
 
 

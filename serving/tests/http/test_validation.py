@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from readings import Where, Wicked
 from support import CHECKPOINT, MODEL, free_port, serve_app
 from test_faults import Hanging
 from tokenizers import Tokenizer
+from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.embedding import Embedder
 from deepseek_serving.backends.local import Service
@@ -137,7 +137,7 @@ def service(graph: Path) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
     app = create_app(service, embedder=_embedder())
-    with serve_app(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serve_app(app) as url, http_client(url) as client:
         yield client
 
 
@@ -146,7 +146,7 @@ def forwarding(graph: Path) -> Iterator[httpx.Client]:
     """In front of a server that is not there: what is not refused is a 503."""
     settings = UpstreamSettings(url=f"http://127.0.0.1:{free_port()}", model="behind")
     app = create_forwarding_app(Upstream(Release(MODEL, "1", "0" * 64, graph), settings))
-    with serve_app(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serve_app(app) as url, http_client(url) as client:
         yield client
 
 
@@ -533,7 +533,7 @@ def test_a_large_body_that_comes_slowly_is_given_up(
             "content-length: 1000000\r\n\r\n".encode()
             + b" " * 70_000
         )
-        slow.settimeout(20)
+        slow.settimeout(PATIENCE)
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
 
@@ -541,20 +541,22 @@ def test_only_few_large_bodies_are_in_memory(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judges, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(admission, "BODY_SECONDS", PATIENCE)
     head = (
         f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         "content-length: 1000000\r\n\r\n"
     ).encode()
     address = (client.base_url.host, client.base_url.port or 0)
+
+    def large() -> httpx.Response:
+        return ask(client, CHAT, b" " * 70_000)
+
     held = [socket.create_connection(address) for _body in range(judges.BODIES)]
     try:
         for connection in held:
             connection.sendall(head + b" " * 70_000)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            reply = ask(client, CHAT, b" " * 70_000)
-            if reply.status_code == 429:
-                break
+        until(lambda: large().status_code == 429)
+        reply = large()
         assert error_of(reply)["code"] == "queue_full"
         assert reply.headers["retry-after"] == "1"
     finally:
@@ -562,8 +564,7 @@ def test_only_few_large_bodies_are_in_memory(
             connection.close()
     # small ones wait for nobody, and the places of those who left are free
     assert ask(client, CHAT, b"{").status_code == 400
-    while ask(client, CHAT, b" " * 70_000).status_code == 429:
-        assert time.monotonic() < deadline
+    until(lambda: large().status_code != 429)
 
 
 # text

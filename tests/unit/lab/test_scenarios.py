@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from scripts import load_script
+from waiting import PATIENCE, until
 
 PROGRAM = Path(__file__).resolve().parents[2] / "lab" / "scenarios.py"
 
@@ -102,11 +103,16 @@ def test_no_more_run_at_once_than_there_is_room_for(
     """Large has 3 hosts and small 1: broken, with 2, has to wait for large."""
     now: list[str] = []
     together: list[list[str]] = []
+    small = threading.Event()
 
     def run(_root: Path, _molecule: str, name: str, _stop: threading.Event) -> Any:
         now.append(name)
         together.append(sorted(now))
-        time.sleep(0.3)
+        if name == "small":
+            small.set()
+        assert small.wait(PATIENCE)
+        # for one that must not begin yet
+        time.sleep(0.1)
         now.remove(name)
         return program.Outcome(name, True, program.Times((), 0.3, 0.1), root)
 
@@ -146,12 +152,12 @@ def test_one_that_hangs_is_ended_with_what_it_started(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (root / "bin" / "molecule").write_text("#!/bin/sh\nsleep 600 & echo $!\nwait\n")
-    monkeypatch.setattr(program, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(program, "SILENT_SECONDS", 3)
     assert program.main(root, ["small"]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("FAILED small: ")
     assert "Ended: silent for " in said[3]
-    assert _gone(int(said[1]))
+    until(lambda: _gone(int(said[1])))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -162,11 +168,10 @@ def test_an_interrupt_ends_what_runs(root: Path, sent: signal.Signals) -> None:
     for name in (PROGRAM.name, "scenario_times.py"):
         shutil.copy(PROGRAM.with_name(name), program.with_name(name))
     process = subprocess.Popen([sys.executable, program, "small"], stderr=subprocess.DEVNULL)
-    while not (began.exists() and began.read_text()):
-        time.sleep(0.05)
+    until(lambda: began.exists() and began.read_text())
     process.send_signal(sent)
-    assert process.wait(timeout=60) != 0
-    assert _gone(int(began.read_text()))
+    assert process.wait(PATIENCE) != 0
+    until(lambda: _gone(int(began.read_text())))
 
 
 def times(root: Path) -> dict[str, Any]:
@@ -298,12 +303,7 @@ def test_hosts_whose_use_cannot_be_read_have_none(program: ModuleType, tmp_path:
 
 
 def _gone(pid: int) -> bool:
-    for _try in range(100):
-        try:
-            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if status == "Z":
-            return True
-        time.sleep(0.05)
-    return False
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

@@ -23,7 +23,7 @@ EXPECTED = {"same_driver": None, "xids": None}
 BURN_IN = {
     "gpu_validation_burn_in_expectations": {"xids": None},
     "gpu_validation_burn_in_seconds": 1,
-    "gpu_validation_burn_in_timeout_seconds": 60,
+    "gpu_validation_burn_in_timeout_seconds": 300,
 }
 
 

@@ -15,20 +15,18 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from gateway_pki import make_pki
+from waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[4]
 ROLE = ROOT / "roles/gateway"
 SERVICE = "deepseek.test"
 # Debian keeps it where only root looks.
 HAPROXY = shutil.which("haproxy", path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
-SECONDS = 30
 
 # As in its unit (MemoryDenyWriteExecute=): no memory that is writable and executable, now or later.
 # PR_SET_MDWE of prctl(2), Linux 6.3; an older kernel refuses that, and the process runs unconfined.
@@ -128,7 +126,7 @@ class Worker:
             return
         if mode == "hang":
             # A client that hangs up is seen as the end of what it sends.
-            connection.settimeout(SECONDS)
+            connection.settimeout(PATIENCE)
             if connection.recv(1) == b"":
                 self.hung_up.set()
             return
@@ -180,7 +178,7 @@ class Client:
         context = ssl.create_default_context(cafile=gateway.pki / "ca.pem")
         if options.get("certificate"):
             context.load_cert_chain(gateway.pki / options["certificate"])
-        plain = socket.create_connection(("127.0.0.1", gateway.port), timeout=SECONDS)
+        plain = socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE)
         self.connection = context.wrap_socket(plain, server_hostname=SERVICE)
 
     def raw(self, request: bytes) -> Reply:
@@ -229,7 +227,7 @@ class Gateway:
         self.directory = directory
         self.log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.log.bind(str(directory / "log"))
-        self.log.settimeout(SECONDS)
+        self.log.settimeout(PATIENCE)
         self.process: subprocess.Popen[bytes]
 
     def start(self, *options: str) -> None:
@@ -244,7 +242,7 @@ class Gateway:
             stderr=subprocess.DEVNULL,
             cwd=self.directory,
         )
-        wait_for(self.listens, "the gateway listens")
+        until(self.listens)
 
     def listens(self) -> bool:
         assert self.process.poll() is None, self.check()
@@ -271,7 +269,7 @@ class Gateway:
 
     def command(self, text: str) -> str:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(SECONDS)
+            connection.settimeout(PATIENCE)
             connection.connect(str(self.directory / "admin.sock"))
             connection.sendall(text.encode() + b"\n")
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
@@ -304,13 +302,6 @@ class Gateway:
         self.process.kill()
         self.process.wait()
         self.log.close()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS} s: {what}"
-        time.sleep(0.05)
 
 
 def free_port() -> int:

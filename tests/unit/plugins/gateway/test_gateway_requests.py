@@ -18,6 +18,7 @@ import pytest
 from gateway_process import HAPROXY, SERVICE, Client, Gateway, Site
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 SINGLE = (
     "Authorization",
@@ -200,7 +201,7 @@ def test_an_ipv6_client_is_its_network_and_an_ipv4_client_its_address(site: Site
         env={**os.environ, "GATEWAY_CLIENT_DIR": str(site.pki)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

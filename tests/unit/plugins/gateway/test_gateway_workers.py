@@ -13,7 +13,8 @@ import subprocess
 import threading
 
 import pytest
-from gateway_process import SERVICE, Client, Gateway, wait_for
+from gateway_process import SERVICE, Client, Gateway
+from waiting import PATIENCE, until
 
 STREAM = b'{"messages":[{"content":"\\"stream\\": false"}],"stream": true}'
 
@@ -58,7 +59,7 @@ def test_the_same_holds_for_http_2(gateway: Gateway) -> None:
                 "--data",
                 "{}",
                 "--max-time",
-                "20",
+                str(PATIENCE),
             ),
             *(
                 "--resolve",
@@ -80,10 +81,7 @@ def test_the_same_holds_for_http_2(gateway: Gateway) -> None:
 def test_whose_requests_end_workers_waits_and_nobody_else(gateway: Gateway) -> None:
     def asks(key: str) -> tuple[str, str]:
         # those that break off at about the same time count as one
-        wait_for(
-            lambda: not re.search(r"gpc1_rate\(100\)=[1-9]", tables(gateway)),
-            "the last one is over",
-        )
+        until(lambda: not re.search(r"gpc1_rate\(100\)=[1-9]", tables(gateway)))
         return ("Authorization", f"Bearer sk-{key}")
 
     statuses = [gateway.ask("/v1/die", asks("bad")).status for _again in range(5)]
@@ -146,9 +144,13 @@ def test_a_refused_connection_is_tried_elsewhere_even_for_what_is_larger_than_th
 ) -> None:
     gateway.command("set server inference/inference-1:a addr 127.0.0.1 port 1")
     gateway.command("disable health inference/inference-1:a")
+    retries = []
     for body in (b"{}", b"x" * 200_000):
         for _again in range(3):
-            assert gateway.ask(body=body).body == b'{"worker": "b"}'
+            reply = gateway.ask(body=body)
+            assert reply.body == b'{"worker": "b"}'
+            retries.append(gateway.logged(reply.headers["x-request-id"])["retries"])
+    assert max(retries) > 0
 
 
 @pytest.mark.parametrize("gateway", ["quick"], indirect=True)
@@ -178,9 +180,9 @@ def test_a_worker_that_is_ready_and_hangs_is_left_out_by_outcome_and_taken_back(
         return status().startswith("DOWN")
 
     # a health check between the two would count as a success
-    wait_for(left_out, "it is left out by outcome")
+    until(left_out)
     assert other.taken == []
-    wait_for(lambda: status() == "UP", "what it says of itself brings it back")
+    until(lambda: status() == "UP")
     hung.mode = "answer"
     assert gateway.ask(body=STREAM).body == b'{"worker": "a"}'
 
@@ -191,7 +193,7 @@ def test_a_request_that_hangs_holds_up_no_other(gateway: Gateway) -> None:
     with contextlib.closing(Client(gateway)) as client:
         head = f"POST /v1/hang HTTP/1.1\r\nHost: {SERVICE}\r\nContent-Length: 2\r\n\r\n{{}}"
         client.connection.sendall(head.encode())
-        wait_for(lambda: taken(gateway) == 1, "a worker has the request")
+        until(lambda: taken(gateway) == 1)
         assert [gateway.ask().status for _again in range(4)] == [200] * 4
 
 
@@ -216,11 +218,8 @@ def test_an_answer_without_a_stream_may_take_longer_than_a_first_byte(gateway: G
         client.connection.sendall(
             f"POST /v1/hang HTTP/1.1\r\nHost: {SERVICE}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         )
-        wait_for(lambda: taken(gateway) == 1, "a worker has the request")
-    wait_for(
-        lambda: any(worker.hung_up.is_set() for worker in gateway.workers),
-        "the worker is told that the client has gone",
-    )
+        until(lambda: taken(gateway) == 1)
+    until(lambda: any(worker.hung_up.is_set() for worker in gateway.workers))
 
 
 @pytest.mark.parametrize("gateway", ["quick"], indirect=True)
@@ -238,10 +237,7 @@ def test_requests_and_those_that_wait_are_bounded_for_each_worker(gateway: Gatew
         threads.append(threading.Thread(target=ask))
         threads[-1].start()
         # one after the other, so that each finds what those before have left
-        wait_for(
-            lambda before=number: in_work(gateway) + len(replies) > before,
-            "the request is where it belongs",
-        )
+        until(lambda before=number: in_work(gateway) + len(replies) > before)
     # two at a time for each of the two, and one more waits; the rest is told at once
     assert replies == [(429, "queue_full")] * 3
     assert taken(gateway) == 4
@@ -257,10 +253,7 @@ def test_the_next_generation_takes_over_both_proxies(gateway: Gateway) -> None:
         assert client.ask().status == 200
         first = gateway.process
         gateway.start("-x", str(gateway.directory / "admin.sock"))
-        wait_for(
-            lambda: f"Pid: {gateway.process.pid}\n" in gateway.command("show info"),
-            "the next generation answers",
-        )
+        until(lambda: f"Pid: {gateway.process.pid}\n" in gateway.command("show info"))
         first.send_signal(signal.SIGUSR1)
         # past its limits comes nobody who is not the gateway itself
         assert stat.S_IMODE((gateway.directory / "dispatch.sock").stat().st_mode) == 0o600

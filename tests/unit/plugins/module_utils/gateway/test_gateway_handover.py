@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, until
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import (
     handover as gateway_handover,
@@ -73,14 +74,16 @@ class Systemd:
 @pytest.fixture
 def present(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([*generation(), str(tmp_path / "admin.sock")]) as process:
-        for _try in range(200):
-            try:
-                haproxy.process_id(str(tmp_path / "admin.sock"))
-                break
-            except haproxy.HaproxyError:
-                threading.Event().wait(0.02)
+        until(lambda: answers(tmp_path / "admin.sock"))
         yield process
         process.kill()
+
+
+def answers(path: Path) -> bool:
+    try:
+        return haproxy.process_id(str(path)) > 0
+    except haproxy.HaproxyError:
+        return False
 
 
 def generation() -> list[str]:
@@ -104,7 +107,7 @@ def test_systemd_knows_the_next_process_before_the_present_one_is_told_to_end(
     pid = gateway_handover.hand_over(
         tmp_path, next_generation(tmp_path), environment(systemd, present)
     )
-    assert present.wait(10) == -10  # SIGUSR1
+    assert present.wait(PATIENCE) == -10  # SIGUSR1
     assert systemd.messages == [b"MAINPID=%d" % pid, b"BARRIER=1"]
     assert systemd.alive == [True, True]
     assert haproxy.process_id(str(tmp_path / "admin.sock")) == pid

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from waiting import until
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import burn_in as gpu_burn_in
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.burn_in import (
@@ -268,22 +267,14 @@ def test_a_load_that_hangs_is_killed_with_its_children(
         f"#!/bin/sh\necho 'GPU 1: copy' >&2\nsleep 600 &\necho $! >{tmp_path}/child\nwait\n"
     )
     stuck.chmod(0o755)
-    started = time.monotonic()
-    problem = burn(str(stuck), [], Settings(1, 1024, 0.5, 0.2), healthy_host.snapshot.gpus)
+    problem = burn(str(stuck), [], Settings(1, 1024, 0.5, 2), healthy_host.snapshot.gpus)
     assert isinstance(problem, Problem)
     assert problem.code == "timeout"
     assert problem.detail == (
-        "the load did not end within 1.2 seconds and was killed; its last step was: GPU 1: copy"
+        "the load did not end within 3 seconds and was killed; its last step was: GPU 1: copy"
     )
-    assert time.monotonic() - started < 60
-    child = int((tmp_path / "child").read_text())
-    for _try in range(50):
-        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text():
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, 9)
-        pytest.fail("its child lives on")
+    child = Path("/proc", (tmp_path / "child").read_text().strip())
+    until(lambda: not child.exists() or "Z" in (child / "stat").read_text())
 
 
 def test_a_load_that_says_nonsense(healthy_host: Host, tmp_path: Path) -> None:

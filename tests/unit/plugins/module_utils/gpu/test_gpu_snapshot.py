@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
+import signal
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu import nvml as gpu_nvml
 from ansible_collections.onprem.deepseek.plugins.module_utils.gpu.checks import judge
@@ -215,7 +216,7 @@ def test_one_getter_that_fails_is_told_by_its_code(recorded: Any, code: int, say
 
 def test_a_process_of_its_own_asks(recorded: Any) -> None:
     expected = recorded.snapshot()
-    assert take(sys.executable, [str(recorded.save())], 30) == expected
+    assert take(sys.executable, [str(recorded.save())], PATIENCE) == expected
 
 
 def test_a_wheel_is_used_where_it_lies(recorded: Any, tmp_path: Path) -> None:
@@ -223,18 +224,16 @@ def test_a_wheel_is_used_where_it_lies(recorded: Any, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         for file in ("pynvml.py", "recording.json"):
             archive.write(recorded.binding / file, file)
-    assert take(sys.executable, [str(wheel)], 30) == expected
+    assert take(sys.executable, [str(wheel)], PATIENCE) == expected
 
 
 def test_an_nvml_that_hangs_is_given_up(recorded: Any) -> None:
     recorded.gpus[1]["nvmlDeviceGetPowerUsage"] = {"hang": 60}
-    started = time.monotonic()
-    problem = take(sys.executable, [str(recorded.save())], 1.5).problem
-    assert time.monotonic() - started < 30
+    problem = take(sys.executable, [str(recorded.save())], 4).problem
     assert problem is not None
     assert problem.code == "timeout"
     assert problem.detail == (
-        "NVML gave no answer within 1.5 seconds; the last question was "
+        "NVML gave no answer within 4 seconds; the last question was "
         "nvmlDeviceGetPowerUsage of GPU 1"
     )
     assert "Xid 79, 119 or 120" in problem.remedy
@@ -245,14 +244,17 @@ def test_a_reader_that_cannot_be_killed_is_not_waited_for(
 ) -> None:
     # Stands for a process that waits in the driver: its pipes stay open although it was killed.
     stuck = tmp_path / "python"
-    stuck.write_text("#!/bin/sh\necho nvmlInit >&2\nsleep 60 &\nexec sleep 60\n")
+    child = tmp_path / "child"
+    stuck.write_text(
+        f"#!/bin/sh\necho nvmlInit >&2\nsleep 600 &\necho $! >{child}\nexec sleep 600\n"
+    )
     stuck.chmod(0o755)
     monkeypatch.setattr(
         "ansible_collections.onprem.deepseek.plugins.module_utils.gpu.snapshot.GRACE_SECONDS", 0.2
     )
-    started = time.monotonic()
-    problem = take(str(stuck), [], 0.5).problem
-    assert time.monotonic() - started < 30
+    problem = take(str(stuck), [], 2).problem
+    # which fails where it is gone
+    os.kill(int(child.read_text()), signal.SIGKILL)
     assert problem is not None
     assert problem.detail.endswith("the last question was nvmlInit")
 

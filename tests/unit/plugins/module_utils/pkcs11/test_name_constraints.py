@@ -13,7 +13,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11 import (
     constraints as pkcs11_constraints,
@@ -269,6 +269,13 @@ frontend f
 """
 
 
+def listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    assert process.poll() is None
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def serving(program: str, root: Path) -> Iterator[int]:
     path = shutil.which(program, path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
@@ -281,14 +288,7 @@ def serving(program: str, root: Path) -> Iterator[int]:
     (root / "config").write_text(text.format(root=root, port=port))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: listens(process, port))
         yield port
     finally:
         process.terminate()

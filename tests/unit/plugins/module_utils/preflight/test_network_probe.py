@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE, until
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.network_probe import (
     Target,
@@ -45,7 +46,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wi
 
 ROOT = Path(__file__).resolve().parents[5]
 TOKEN = b"a token of this test"
-LIMITS = Limits(seconds=20, transfer_seconds=0.2, transfer_bytes=50_000_000)
+LIMITS = Limits(seconds=PATIENCE, transfer_seconds=0.2, transfer_bytes=50_000_000)
 
 
 def has_ipv6() -> bool:
@@ -94,30 +95,34 @@ def test_delay_loss_and_path_mtu(address: str) -> None:
     assert (result.problem, result.sent, result.lost) == ("", 20, 0)
     assert (result.path_mtu, result.mtu) == (65536, 65536)
     times = result.rtt_ms
-    assert 0 < times["min"] <= times["median"] <= times["p99"] <= times["max"] < 300
+    assert 0 < times["min"] <= times["median"] <= times["p99"] <= times["max"]
 
 
 @pytest.mark.parametrize("address", BOTH)
 def test_bandwidth_in_both_directions_within_limits(address: str) -> None:
-    start = time.monotonic()
     with answering() as (port, _unused):
         (result,) = probe([target(address)], TOKEN, port, 20, 10, LIMITS)
     assert result.problem == ""
     assert result.bandwidth_mbps.keys() == {"to", "from"}
-    assert min(result.bandwidth_mbps.values()) > 50
-    assert time.monotonic() - start < 20
+    assert min(result.bandwidth_mbps.values()) > 0
 
 
-def test_bytes_of_a_transfer_are_limited() -> None:
-    small = Limits(20, 5, 3_000_000)
+def transferred(limits: Limits) -> int:
+    """Bytes that are sent until it ends by itself."""
     there, here = socket.socketpair()
-    sender = threading.Thread(target=send_for, args=(there, small))
+    here.settimeout(PATIENCE)
+    sender = threading.Thread(target=send_for, args=(there, limits))
     sender.start()
     received = 0
     while part := here.recv(1 << 20):
         received += len(part)
     sender.join()
-    assert received == 3_000_000
+    return received
+
+
+def test_bytes_and_time_of_a_transfer_are_limited() -> None:
+    assert transferred(Limits(PATIENCE, PATIENCE, 3_000_000)) == 3_000_000
+    assert transferred(Limits(PATIENCE, 0.1, 10**15)) > 0
 
 
 def test_whoever_does_not_know_the_token_gets_nothing() -> None:
@@ -147,7 +152,7 @@ def test_strangers_get_nothing_even_with_the_token() -> None:
 
 def test_an_answer_is_never_longer_than_its_question() -> None:
     with answering() as (port, _unused), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(2)
+        udp.settimeout(PATIENCE)
         for size in (32, 64, 1472, 9000):
             udp.sendto(packet(TOKEN, b"E", size, size), ("127.0.0.1", port))
             assert len(udp.recv(65535)) == size
@@ -244,7 +249,7 @@ def test_a_kernel_without_ipv6_costs_its_address_and_no_other(
 def test_it_ends_when_it_is_told_to() -> None:
     with answering() as (_unused, server):
         stop(TOKEN)
-        server.join(2)
+        server.join(PATIENCE)
         assert not server.is_alive()
 
 
@@ -259,7 +264,7 @@ def test_nobody_else_can_end_it() -> None:
 
 def test_it_ends_by_itself() -> None:
     with answering(limits=Limits(0.2, 1, 1), peers=()) as (_unused, server):
-        server.join(2)
+        server.join(PATIENCE)
         assert not server.is_alive()
 
 
@@ -353,7 +358,7 @@ def detached(port: int, seconds: float, work: str = "serve") -> None:
         ],
         capture_output=True,
         check=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
 
 
@@ -365,7 +370,7 @@ def owners(port: int) -> list[int]:
 
 def test_the_process_outlives_its_caller_and_ends_when_told_to() -> None:
     port = free_port()
-    detached(port, 10)
+    detached(port, PATIENCE)
     (result,) = probe([target("127.0.0.1")], TOKEN, port, 5, 10)
     assert result.problem == ""
     stop(TOKEN)
@@ -378,10 +383,7 @@ def test_the_process_ends_at_its_deadline_whatever_it_does(work: str) -> None:
     # long enough to be seen by a busy machine
     detached(port, 5.0, work)
     assert owners(port) != []
-    deadline = time.monotonic() + 60
-    while owners(port) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert owners(port) == []
+    until(lambda: not owners(port))
 
 
 # Between two network namespaces
@@ -408,7 +410,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_se
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.probe_wire import *
 sockets = open_sockets(sys.argv[2:4], 18442, b"a token of this test")
 print(sockets.errors, flush=True)
-serve(sockets, b"a token of this test", ["10.99.0.1", "fd99::1"], Limits(30, 1, 10**7))
+serve(sockets, b"a token of this test", ["10.99.0.1", "fd99::1"], Limits(300, 1, 10**7))
 """
 
 
@@ -459,7 +461,7 @@ class Path2:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         result: dict[str, Any] = json.loads(done.stdout)
         return result

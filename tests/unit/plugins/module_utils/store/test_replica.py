@@ -21,7 +21,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import PATIENCE, until
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.files import list_directory
@@ -719,7 +719,7 @@ class Site:
     def stop(self, number: int) -> None:
         process = self.processes.pop(number)
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(PATIENCE)
 
 
 def ca_usage() -> x509.KeyUsage:
@@ -817,12 +817,15 @@ def start_nginx(root: Path, number: int, port: int) -> subprocess.Popen[bytes]:
         "user root;\n" * (os.geteuid() == 0) + NGINX.format(root=root, number=number, port=port)
     )
     process = subprocess.Popen(["nginx", "-c", str(config), "-e", str(root / f"error{number}.log")])
-    for _attempt in range(100):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return process
+
+    def listens() -> bool:
         assert process.poll() is None, (root / f"error{number}.log").read_text()
-        time.sleep(0.05)
-    raise AssertionError("nginx does not listen")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    until(listens)
+    return process
 
 
 @pytest.fixture

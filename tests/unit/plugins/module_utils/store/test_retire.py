@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from test_replica import Signer, overwrite, plan, signer, tree, write_checkpoint
+from waiting import PATIENCE
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import FileHash
@@ -176,14 +177,14 @@ def test_two_publishes_of_one_version_at_once_are_serialised(
 
     def slow_export(checkpoint: str, out: str) -> None:
         looked.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         signer.export(checkpoint, out)
 
     first = threading.Thread(
         target=publish, args=(plan, replace(signer.tools(), export=slow_export))
     )
     first.start()
-    assert looked.wait(30)
+    assert looked.wait(PATIENCE)
     refused: list[str] = []
 
     def second() -> None:
@@ -197,8 +198,8 @@ def test_two_publishes_of_one_version_at_once_are_serialised(
     later.join(0.5)
     assert later.is_alive(), "it did not wait"
     go_on.set()
-    first.join(30)
-    later.join(30)
+    first.join(PATIENCE)
+    later.join(PATIENCE)
     assert len(refused) == 1
     assert "already published" in refused[0]
     assert whole(plan, "1.0.0")

@@ -1,0 +1,167 @@
+# Copyright (c) 2026 onprem.deepseek maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wrong values that each role's precheck refuses, and what it says; no test hosts are needed.
+
+One ansible-playbook tries all cases of ``refusals/ROLE.yml`` on this machine, which is every host
+of the inventory ``lab``, with recorded facts. A refusal does not end a case here, so that one pass
+through the tasks shows many of them. A file has
+
+- ``host``: the host of ``lab`` that the role is applied to;
+- ``facts``: what this host has beside FACTS, for all cases of all roles (may be left out);
+- ``cases``: of each the ``variables``, and what the refusals ``say``, one text for each of them;
+  the tasks are those of ``tasks_from``, ``precheck`` if it is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "tests/unit/refusals").glob("*.yml"))
+# Roles whose wrong values are refused on the hosts of their scenarios alone.
+ON_HOSTS = {
+    "model_cache",
+    "model_engine",
+    "model_release",
+    "network_segmentation",
+    "nvidia_driver",
+}
+# What Ansible gathers on a host, as far as prechecks read it.
+FACTS = {
+    "distribution": "Debian",
+    "distribution_major_version": "12",
+    "architecture": "x86_64",
+    "machine": "x86_64",
+    "python": {"version": {"major": 3, "minor": 11}},
+    "all_ipv4_addresses": "{{ deepseek_zone_addresses.values() | list }}",
+    "all_ipv6_addresses": [],
+}
+# More than the inventory, which says how test hosts are reached.
+HERE = {
+    "ansible_connection": "local",
+    "ansible_become": False,
+    "ansible_python_interpreter": sys.executable,
+}
+PLAY = re.compile(r"^PLAY \[(.*?)\] \**$", re.MULTILINE)
+FAILED = re.compile(r"^(?:fatal|failed): \[.*?\].*? => (\{.*\})$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Wrong values that are tried together."""
+
+    name: str
+    role: str
+    host: str
+    tasks_from: str
+    variables: dict[str, Any]
+    says: list[str]
+
+
+def read(path: Path) -> dict[str, Any]:
+    file: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return file
+
+
+def cases(path: Path) -> Iterator[Case]:
+    file = read(path)
+    for number, case in enumerate(file["cases"], start=1):
+        yield Case(
+            f"{path.stem} {number}",
+            path.stem,
+            file["host"],
+            case.get("tasks_from", "precheck"),
+            case["variables"],
+            case["says"],
+        )
+
+
+CASES = [case for path in FILES for case in cases(path)]
+REFUSALS = [(case.name, text) for case in CASES for text in case.says]
+
+
+def facts_of(host: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {**FACTS, "cacheable": True}
+    for file in map(read, FILES):
+        facts |= file.get("facts", {}) if file["host"] == host else {}
+    return {
+        "hosts": host,
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.set_fact": facts}],
+    }
+
+
+def attempt(case: Case) -> dict[str, Any]:
+    role = {"name": f"onprem.deepseek.{case.role}", "tasks_from": case.tasks_from}
+    task = {
+        "ansible.builtin.import_role": role,
+        "vars": case.variables,
+        "ignore_errors": True,
+    }
+    return {"name": case.name, "hosts": case.host, "gather_facts": False, "tasks": [task]}
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a task's result, without line breaks."""
+    if isinstance(value, str):
+        yield " ".join(value.split())
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts(one)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """By the name of each case all that the tasks that failed had to say."""
+    playbook = tmp_path_factory.mktemp("refusals") / "refusals.yml"
+    hosts = sorted({case.host for case in CASES})
+    playbook.write_text(yaml.safe_dump([*map(facts_of, hosts), *map(attempt, CASES)]))
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            *("--inventory", str(ROOT / "inventories/lab")),
+            *("--extra-vars", json.dumps(HERE)),
+            str(playbook),
+        ],
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_DISPLAY_FAILED_STDERR": "false",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    _before, *plays = PLAY.split(done.stdout)
+    return {
+        name: [text for result in FAILED.findall(output) for text in texts(json.loads(result))]
+        for name, output in zip(plays[::2], plays[1::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize(("case", "text"), REFUSALS)
+def test_a_wrong_value_is_refused_in_words(
+    case: str, text: str, said: dict[str, list[str]]
+) -> None:
+    assert [one for one in said[case] if text in one], said[case]
+
+
+def test_every_role_that_refuses_has_its_cases() -> None:
+    refusing = {path.parents[1].name for path in ROOT.glob("roles/*/tasks/precheck.yml")}
+    assert {path.stem for path in FILES} == refusing - ON_HOSTS
