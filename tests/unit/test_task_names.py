@@ -16,7 +16,7 @@ from glossary_words import ruled_out
 
 ROOT = Path(__file__).resolve().parents[2]
 # Scenarios whose names are as those of roles; the others follow.
-SCENARIOS = ("inference", "serving_environment")
+SCENARIOS = ("inference", "model_storage", "serving_environment")
 ROLLOUT = sorted(
     [
         *ROOT.glob("roles/*/tasks/*.yml"),
