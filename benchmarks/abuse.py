@@ -40,7 +40,7 @@ from typing import Any, Protocol
 import uvicorn
 from deepseek_serving.export.exporter import export
 from deepseek_serving.http import tls
-from deepseek_serving.server import BACKLOG
+from deepseek_serving.http.connections import ListeningServer, Places
 from latency import MODEL, tiny_app
 from load import CHECKPOINT, Client, Measure, RefusedError, percentile, report, request
 
@@ -211,18 +211,19 @@ def serve(graph: Path, port: int, held: Longest) -> None:
     time_loop(held)
     # who has a certificate is told by TLS
     tls.common_name = lambda _certificate: SOMEBODY
-    uvicorn.run(
+    places = Places()
+    config = uvicorn.Config(
         tiny_app(graph),
         host="127.0.0.1",
         port=port,
         loop="asyncio",
-        http=tls.checked_protocol({SOMEBODY}),
+        http=tls.checked_protocol({SOMEBODY}, places),
         ws="none",
-        backlog=BACKLOG,
         log_config=None,
         proxy_headers=False,
         timeout_keep_alive=75,
     )
+    ListeningServer(config, places).run()
 
 
 @contextmanager

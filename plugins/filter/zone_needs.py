@@ -10,8 +10,8 @@ short_description: Connections to a host without which the site does not serve
 version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
-  - Returns what must reach one host, from what the inventory means - groups, addresses and ports - and not from its flows. So it finds
-    flows that are missing.
+  - Returns what must reach one host, from what roles need, for the groups, addresses and ports of the inventory. It does not come from the
+    flows of the site, so it finds flows that are missing.
 options:
   _input:
     description:
@@ -22,8 +22,8 @@ options:
     required: true
   serves:
     description:
-      - A mapping with C(client_zones), names of zones whose addresses ask the gateways (those that the site does not have do not count),
-        and the ports C(gateway) and C(storage) (one each) and C(inference) (a list).
+      - A mapping with C(client_zones), names of zones whose addresses are clients (those that the site does not have do not count), and
+        C(flows), those of P(onprem.deepseek.role_exports#lookup) that are C(needed).
     type: dict
     required: true
   host:
@@ -44,7 +44,9 @@ EXAMPLES = r"""
     table: deepseek_zones
     needs: "{{ site | onprem.deepseek.zone_needs(serves, inventory_hostname) }}"
   vars:
-    serves: {client_zones: [clients, service], gateway: 443, storage: 8443, inference: [8000]}
+    serves:
+      client_zones: [clients, service]
+      flows: "{{ query('onprem.deepseek.role_exports', 'flows') | selectattr('needed') }}"
 """
 
 RETURN = r"""

@@ -46,11 +46,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.lookup import LookupBase
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_variables
-
-try:
-    from ansible.template import trust_as_template
-except ImportError:  # before ansible-core 2.19 every text may be a template
-    trust_as_template = None
+from ansible_collections.onprem.deepseek.plugins.plugin_utils.templates import plain, trusted
 
 # What Ansible needs in order to reach a host.
 CONNECTION = (
@@ -91,13 +87,13 @@ class LookupModule(LookupBase):
     ) -> dict[str, Any]:
         mine = [one for one in raw if role_variables.is_judged(one, known)]
         # a site's variable may use a role's, whose default only the role has
-        available = {**_trusted(known.defaults), **raw}
+        available = {**trusted(known.defaults), **raw}
         templar = self._templar.copy_with_new_env(available_variables=available)
         read: dict[str, Any] = {}
         unread: dict[str, str] = {}
         for variable in [*mine, *(one for one in CONNECTION if one in raw)]:
             try:
-                read[variable] = _plain(templar.template(raw[variable]))
+                read[variable] = plain(templar.template(raw[variable]))
             except (AnsibleError, ValueError, TypeError) as error:
                 unread[variable] = " ".join(str(error).split())
         given = {one: read[one] for one in mine if one in read}
@@ -119,21 +115,3 @@ class LookupModule(LookupBase):
 
 def _is_valid(name: str, value: Any, spec: Mapping[str, Any]) -> bool:
     return not ArgumentSpecValidator({name: dict(spec)}).validate({name: value}).error_messages
-
-
-def _trusted(value: Any) -> Any:
-    """The same with its templates for templates; since ansible-core 2.19 only what a loader of Ansible's has read is taken for one."""
-    if isinstance(value, Mapping):
-        return {key: _trusted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_trusted(item) for item in value]
-    return trust_as_template(value) if isinstance(value, str) and trust_as_template else value
-
-
-def _plain(value: Any) -> Any:
-    """The value with everything in it read, so that an error shows here and not where it is used."""
-    if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in value}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -171,6 +171,7 @@ driver_changed:
 import json
 import os
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.engines import FLAVOURS
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.host_bytes import HostModule
 from ansible_collections.onprem.deepseek.plugins.module_utils.serving.engine_cli import (
     EngineError,
@@ -198,7 +199,7 @@ def main():
             "venv": {"type": "path", "required": True},
             "flavour": {
                 "type": "str",
-                "choices": ["auto", "tensorrt", "tensorrt_rtx", "onnxruntime"],
+                "choices": ["auto", *FLAVOURS],
                 "default": "auto",
             },
             "compute_capability": {"type": "str"},

@@ -108,7 +108,7 @@ def service(
     """deepseek-serve as a process, with two slots so that requests queue."""
     folder = tmp_path_factory.mktemp("service")
     text = settings_text(signed_store, token, authority, engine="slots = 2\nqueue = 2\nthreads = 2")
-    with serve(folder, text) as running:
+    with serve(folder, text, as_command=True) as running:
         yield running
 
 

@@ -28,6 +28,7 @@ from waiting import PATIENCE, http_client, until
 from deepseek_serving.backends.local import Service, gives_logits
 from deepseek_serving.generation.scheduler import Scheduler
 from deepseek_serving.http.app import create_app
+from deepseek_serving.http.connections import Places
 from deepseek_serving.policy import keys
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
@@ -180,7 +181,7 @@ def begin(service: Service) -> tuple[Server, threading.Thread]:
     config = uvicorn.Config(
         create_app(service), host="127.0.0.1", port=free_port(), log_config=None
     )
-    server = Server(config, service, None)
+    server = Server(config, Places(), service, None)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     return server, thread

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +88,19 @@ def blocks(example: str) -> Iterator[Block]:
                 yield Block(heading, text, code)
 
 
-def page(rules: dict[str, tuple[str, bool]], example: str) -> str:
-    """The reference; *rules* has, by variable, what it must be and whether it must be set."""
-    out = [HEAD, "| variable | must be | |\n|---|---|---|\n"]
+def page(
+    rules: dict[str, tuple[str, bool]], example: str, readers: Mapping[str, Sequence[str]]
+) -> str:
+    """The reference; *rules* has, by variable, what it must be and whether it must be set.
+
+    *readers* has the roles that read it.
+    """
+    out = [HEAD, "| variable | must be | | read by |\n|---|---|---|---|\n"]
     for name, (rule, required) in rules.items():
         cell = rule.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
         link = f"[`{name}`](#{name})" if f"\n{name}:" in example else f"`{name}`"
-        out.append(f"| {link} | {cell} | {'required' if required else 'optional'} |\n")
+        need = "required" if required else "optional"
+        out.append(f"| {link} | {cell} | {need} | {', '.join(readers.get(name, ()))} |\n")
     before = ""
     for block in blocks(example):
         if block.heading != before:
@@ -124,12 +130,18 @@ def _prose(text: str) -> str:
 def made() -> str:
     """The page as it must be, of the code of this checkout."""
     sys.path.insert(0, str(ROOT / ".cache/collections"))
+    from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_exports
     from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
         variables,
     )
 
     rules = {name: (variable.rule, variable.required) for name, variable in variables().items()}
-    return page(rules, EXAMPLE.read_text(encoding="utf-8"))
+    exported = role_exports.of_roles()
+    readers = {
+        name: [role for role, said in exported.items() if name in said.get("site_variables", ())]
+        for name in rules
+    }
+    return page(rules, EXAMPLE.read_text(encoding="utf-8"), readers)
 
 
 def main() -> int:

@@ -97,6 +97,8 @@ def read_by(role: str, entry: str) -> set[str]:
     """The words that an entry point uses, and those that the role's variables behind them use."""
     folder = ROOT / "roles" / role
     known = {**load(folder / "vars/main.yml"), **load(folder / "defaults/main.yml")}
+    # a role that collects what roles export reads its own, too
+    known["role_exports"] = load(folder / "meta/exports.yml")
     todo = re.findall(r"\w+", "\n".join(text_of(path) for path in files_of(folder, entry)))
     found: set[str] = set()
     while todo:

@@ -16,7 +16,14 @@ from glossary_words import ruled_out
 
 ROOT = Path(__file__).resolve().parents[2]
 # Scenarios whose names are as those of roles; the others follow.
-SCENARIOS = ("inference", "model_storage", "serving_environment")
+SCENARIOS = (
+    "inference",
+    "model_engine",
+    "model_release",
+    "model_storage",
+    "serving_environment",
+    "site",
+)
 ROLLOUT = sorted(
     [
         *ROOT.glob("roles/*/tasks/*.yml"),
@@ -26,9 +33,11 @@ ROLLOUT = sorted(
 )
 TESTS = sorted(
     path
-    for scenario in SCENARIOS
-    for pattern in ("*.yml", "tasks/*.yml")
-    for path in (ROOT / "molecule" / scenario).glob(pattern)
+    for pattern in (
+        "tests/lab/*.yml",
+        *(f"molecule/{name}/{tasks}" for name in SCENARIOS for tasks in ("*.yml", "tasks/*.yml")),
+    )
+    for path in ROOT.glob(pattern)
     if path.name != "molecule.yml"
 )
 LIST = """
@@ -42,7 +51,8 @@ Transfer Unload Update Upgrade Validate Verify Wait Write
 VERBS = frozenset(LIST.split())
 # What is done in scenarios alone.
 TEST_LIST = """
-Attach Change Detach Kill Repair Serve Try Unmount
+Attach Change Damage Detach Empty Fill Kill Limit Move Overwrite Pause Repair Resume Serve Truncate
+Try Unmount
 """
 TEST_VERBS = VERBS | frozenset(TEST_LIST.split())
 # Beside the words of glossary_words.

@@ -1,8 +1,8 @@
 """Hold every listener against what it must accept and refuse; prints what is wrong as JSON.
 
-``listeners.py FOLDER HOST``, with what forge.py makes in the folder. Listeners on standard input:
-``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names that a
-mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
+``listeners.py DIRECTORY HOST``, with what forge.py makes in the directory. Listeners on standard
+input: ``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names
+that a mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 
 TLS = Path("/etc/deepseek/tls")
 OWN = (TLS / "host.pem", TLS / "host.key")
+# after which packets count as dropped: what is refused or answered is so at once
+DROPPED_SECONDS = 3
 
 
 def ask(listener, certificate) -> str:
@@ -24,9 +26,9 @@ def ask(listener, certificate) -> str:
     context = ssl.create_default_context(cafile=str(TLS / "ca.pem"))
     if certificate:
         context.load_cert_chain(*map(str, certificate))
-    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=10)
+    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=300)
     try:
-        plain = socket.create_connection((listener["address"], listener["port"]), timeout=10)
+        plain = socket.create_connection((listener["address"], listener["port"]), timeout=300)
         connection.sock = context.wrap_socket(plain, server_hostname=listener["name"])
         connection.request("GET", listener["path"], headers={"Host": listener["name"]})
         return str(connection.getresponse().status)
@@ -38,7 +40,7 @@ def ask(listener, certificate) -> str:
 
 def ask_plainly(listener) -> str:
     """What a request without TLS gets."""
-    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=10)
+    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=300)
     try:
         connection.request("GET", listener["path"])
         return str(connection.getresponse().status)
@@ -60,7 +62,7 @@ def handshake(listener) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     return "" if done.returncode == 0 and "Verification: OK" in done.stderr else done.stderr
@@ -68,13 +70,15 @@ def handshake(listener) -> str:
 
 def reached(listener) -> bool:
     try:
-        socket.create_connection((listener["address"], listener["port"]), timeout=3).close()
+        socket.create_connection(
+            (listener["address"], listener["port"]), timeout=DROPPED_SECONDS
+        ).close()
     except TimeoutError:
         return False
     return True
 
 
-def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
+def wrong_with(listener, directory: Path, host: str) -> tuple[list[str], int]:
     """What is wrong, and how many questions were asked."""
     if host not in listener.get("hears", [host]):
         return ([f"{listener['host']}:{listener['port']} hears it"] if reached(listener) else []), 1
@@ -83,7 +87,7 @@ def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
     if plain.startswith(("2", "3")):
         wrong.append(f"without TLS: {plain}")
     asked = 2
-    presented = {path.stem: (path, path.with_suffix(".key")) for path in folder.glob("*.pem")}
+    presented = {path.stem: (path, path.with_suffix(".key")) for path in directory.glob("*.pem")}
     for kind, certificate in {"none": None, **presented}.items() if listener["mutual"] else ():
         name = kind.partition("-")[2]
         good = kind.startswith("valid-") and name in listener["clients"]
@@ -95,10 +99,10 @@ def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
 
 
 def main() -> None:
-    listeners, folder, host = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2]
+    listeners, directory, host = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2]
     wrong, asked = [], 0
     for listener in listeners:
-        found, count = wrong_with(listener, folder, host)
+        found, count = wrong_with(listener, directory, host)
         wrong += found
         asked += count
     print(json.dumps({"listeners": len(listeners), "asked": asked, "wrong": wrong}))

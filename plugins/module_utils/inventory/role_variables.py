@@ -60,27 +60,34 @@ class Known:
 def known(roles: Path = ROLES) -> Known:
     """Read what the roles of this collection take; raises OSError."""
     specs: dict[str, dict[str, Mapping[str, Any]]] = {}
-    defaults: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for role in sorted(path for path in roles.iterdir() if path.is_dir()):
-        given = _read(role / "meta/argument_specs.yml").get("argument_specs", {})
+        given = read_yaml(role / "meta/argument_specs.yml").get("argument_specs", {})
         specs[role.name] = {
             name: spec
             for entry in given.values()
             for name, spec in (entry.get("options") or {}).items()
             if not name.startswith(SITE)
         }
-        defaults.update(_read(role / "vars/main.yml"))
-        defaults.update(_read(role / "defaults/main.yml"))
-    return Known(specs, defaults)
+        values.update(defaults(role.name, roles))
+    return Known(specs, values)
+
+
+@functools.cache
+def defaults(role: str, roles: Path = ROLES) -> dict[str, Any]:
+    """Read the variables that a role has by itself; raises OSError."""
+    of_role = roles / role
+    return {**read_yaml(of_role / "vars/main.yml"), **read_yaml(of_role / "defaults/main.yml")}
 
 
 def entry_point(role: str, name: str, roles: Path = ROLES) -> dict[str, dict[str, Any]]:
     """Read the options of an entry point of a role, in their order; raises OSError."""
-    specs = _read(roles / role / "meta/argument_specs.yml")["argument_specs"]
+    specs = read_yaml(roles / role / "meta/argument_specs.yml")["argument_specs"]
     return dict(specs[name]["options"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of a role, which may not have it."""
     if not path.exists():
         return {}
     return yaml_load(path.read_text(encoding="utf-8")) or {}

@@ -17,23 +17,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..artifacts import engines
 from ..artifacts.names import NAME
 from ..checkpoint.precisions import EXPORTED, PREPARED
 from ..common.findings import Finding
 from ..pkcs11 import custody
 from ..store.placement import REPLICAS
-from . import requirements, role_variables, workers
+from . import requirements, role_exports, role_variables, workers
 
 STORAGE_HOSTS = REPLICAS
-
-# The zones that a host of each group must have an address in.
-ZONES = {
-    "gateway": ("management", "service", "inference"),
-    "inference": ("management", "inference", "storage"),
-    "storage": ("management", "storage"),
-    "release": ("management", "storage"),
-}
-KNOWN_ZONES = ("management", "service", "inference", "storage")
 
 
 @dataclass(frozen=True)
@@ -135,8 +127,8 @@ class Variable:
 # What runs the model: ONNX Runtime on the graph itself, on the processor or on a GPU, or an engine that is compiled first.
 UNCOMPILED = "none"
 ON_CUDA = "onnxruntime_cuda"
-FLAVOURS = (UNCOMPILED, ON_CUDA, "onnxruntime", "tensorrt", "tensorrt_rtx")
-GPU_FLAVOURS = (ON_CUDA, "tensorrt", "tensorrt_rtx")
+FLAVOURS = (UNCOMPILED, ON_CUDA, *sorted(engines.FLAVOURS))
+GPU_FLAVOURS = (ON_CUDA, *engines.PLAN_FLAVOURS)
 # What ONNX Runtime's CUDA provider has kernels for.
 CUDA_PRECISIONS = ("fp16", "bf16")
 
@@ -197,7 +189,7 @@ HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "de
 
 def group_problems(groups: Mapping[str, Sequence[str]], mounted: bool = False) -> Iterator[Finding]:
     """Find groups that have too few hosts, or too many. *mounted*: the store is no host's, but mounted."""
-    count = {name: len(groups.get(name, ())) for name in ZONES}
+    count = {name: len(groups.get(name, ())) for name in requirements.GROUPS}
     if count["storage"] < STORAGE_HOSTS and not (mounted and count["storage"] == 0):
         yield Finding(
             "group storage",
@@ -387,6 +379,7 @@ def address_problems(
 ) -> Iterator[Finding]:
     """Find hosts without an address in a zone of theirs, and addresses that are wrong or used twice."""
     users: dict[str, list[str]] = {}
+    zones = role_exports.zones_of_groups()
     for host in hosts:
         if "deepseek_zone_addresses" in host.unread:
             continue
@@ -399,8 +392,8 @@ def address_problems(
                 "Map each zone of the host to its address there",
             )
             continue
-        mine = [name for name in ZONES if host.name in groups.get(name, ())]
-        for zone in dict.fromkeys(zone for name in mine for zone in ZONES[name]):
+        mine = [name for name in zones if host.name in groups.get(name, ())]
+        for zone in dict.fromkeys(zone for name in mine for zone in zones[name]):
             if zone not in host.addresses:
                 yield Finding(
                     host.name,
@@ -420,9 +413,8 @@ def address_problems(
 def _zones(host: Host) -> list[str]:
     """Give the zones that services of this collection are in, and those that the site has beside them."""
     more = host.variables.get("deepseek_zones")
-    return list(
-        dict.fromkeys([*KNOWN_ZONES, *(map(str, more) if isinstance(more, Mapping) else ())])
-    )
+    own = [zone for zones in role_exports.zones_of_groups().values() for zone in zones]
+    return list(dict.fromkeys([*own, *(map(str, more) if isinstance(more, Mapping) else ())]))
 
 
 def _address_problems(name: str, zone: str, text: Any, known: Sequence[str]) -> Iterator[Finding]:

@@ -70,7 +70,7 @@ class Network:
     """How the network was measured: ``off``, ``latency`` or ``full``, on which port, and how many turns of transfers there were."""
 
     mode: str = "latency"
-    port: int = 8442
+    port: int = 0
     turns: int = 0
 
 

@@ -10,14 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Who asks, who answers, over which zone: requests go from gateways to inference hosts, releases from storage hosts to all that
-# read or copy them.
-FLOWS = (
-    ("gateway", "inference", "inference"),
-    ("inference", "storage", "storage"),
-    ("release", "storage", "storage"),
-    ("storage", "storage", "storage"),
-)
+from ..inventory import role_exports
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ def pairs(groups: Mapping[str, Sequence[str]]) -> list[Pair]:
 
 def _links(groups: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
     seen = set()
-    for asks, answers, zone in FLOWS:
+    for asks, answers, zone in role_exports.measured():
         clients, servers = groups.get(asks, ()), groups.get(answers, ())
         for shift in range(len(servers)):
             for place, client in enumerate(clients):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..artifacts.build import describe
+from ..artifacts.engines import FILES
 from ..artifacts.files import ensure_directory, list_directory, read_small
 from ..artifacts.hashing import hash_files, sha256_hex
 from ..artifacts.manifest import Manifest, canonical_json, parse_manifest
@@ -42,12 +43,6 @@ from .writer import ArtifactWriter, PublishError, clone_file
 KIND = "engine"
 KEY_FILE = "key.json"
 GOLDEN_FILE = "golden.json"
-# What the runtime of each flavour loads.
-PLANS = {
-    "tensorrt": "engine.plan",
-    "tensorrt_rtx": "engine.plan",
-    "onnxruntime": "engine.onnx",
-}
 
 
 # --- which engine, and whether a directory is that one -----------------------------------------------
@@ -324,12 +319,11 @@ def _check_key(build: Build, document: Mapping[str, Any], graph: Manifest) -> No
             )
     flavour = document.get("tensorrt")
     name = flavour.get("flavour") if isinstance(flavour, dict) else None
-    if name not in PLANS:
+    file = FILES.get(str(name))
+    if file is None:
         raise PublishError(
-            f"{path} names the flavour {name!r}; known are {', '.join(PLANS)}. Build the engine again."
+            f"{path} names the flavour {name!r}; known are {', '.join(FILES)}. Build the engine again."
         )
-    for file in (PLANS[name], GOLDEN_FILE):
-        if not os.path.isfile(os.path.join(build.directory, file)):
-            raise PublishError(
-                f"{os.path.join(build.directory, file)} is missing. Build the engine again."
-            )
+    for path in (os.path.join(build.directory, one) for one in (file, GOLDEN_FILE)):
+        if not os.path.isfile(path):
+            raise PublishError(f"{path} is missing. Build the engine again.")

@@ -1,21 +1,21 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connections without which the site does not serve, from what its inventory means.
+"""Connections without which the site does not serve: what its roles say they need, for the hosts and addresses that it has.
 
-They come from groups, addresses and ports, and not from the flows: so a flow that is missing, or that was
-left out by mistake, is found by something that does not share the mistake.
+They do not come from the flows of the site, so one that is missing or was left out by mistake is found.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..common.findings import Finding
-from .model import Address, Host, Matrix, Network
+from .model import Address, Matrix, Network
 
 
 @dataclass(frozen=True)
@@ -49,30 +49,18 @@ class Need:
 def needs(matrix: Matrix, serves: Mapping[str, Any], target: str | None = None) -> Iterator[Need]:
     """Give every connection that the site's own services need, or those to the host ``target``.
 
-    ``serves`` has ``client_zones`` (names of zones whose addresses ask the gateways; those that the site does not
-    have do not count), and the ports ``gateway`` and ``storage`` (one each) and ``inference`` (a list).
+    ``serves`` has ``flows``, those of roles without which the site does not serve (each with lists ``from`` and ``to``,
+    ``ports`` and ``why``), and ``client_zones``: names of zones whose addresses are clients, and ask wherever a flow lets
+    whole zones in. Those that the site does not have do not count.
     """
-
-    def asked(*groups: str) -> list[Host]:
-        return [
-            host for group in groups for host in _of(matrix, group) if target in (None, host.name)
-        ]
-
-    if asked("gateway"):
-        for need in client_needs(matrix, serves):
-            if target in (None, need.target_host):
-                yield need
-    workers, stores = asked("inference"), asked("storage", "release")
-    for gateway in _of(matrix, "gateway") if workers else ():
-        for worker in workers:
-            for port in serves["inference"]:
-                yield from _between(gateway, worker, "inference", int(port), "gateways ask workers")
-    for group in ("inference", "storage", "release") if stores else ():
-        for reader in _of(matrix, group):
-            for store in stores:
-                yield from _between(
-                    reader, store, "storage", int(serves["storage"]), "models and wheels are read"
-                )
+    for need in client_needs(matrix, serves):
+        if target in (None, need.target_host):
+            yield need
+    for flow in serves["flows"]:
+        for begin, end in itertools.product(flow["from"], flow["to"]):
+            for source, answers in itertools.product(_at(matrix, begin), _at(matrix, end)):
+                if target in (None, answers.host):
+                    yield from _between(source, answers, flow)
 
 
 def client_needs(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Need]:
@@ -80,7 +68,7 @@ def client_needs(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Need]:
     taken = {address for host in matrix.hosts for _zone, address in host.all_addresses()}
     for zone, network in _client_networks(matrix, serves):
         for source in samples(network, taken):
-            yield from _to_gateways(matrix, serves, f"a client in {network} (zone {zone})", source)
+            yield from _of_client(matrix, serves, f"a client in {network} (zone {zone})", source)
 
 
 def clients_at(
@@ -90,7 +78,7 @@ def clients_at(
     for source in sources:
         for zone, network in _client_networks(matrix, serves):
             if source in network:
-                yield from _to_gateways(matrix, serves, f"{source} (zone {zone})", source)
+                yield from _of_client(matrix, serves, f"{source} (zone {zone})", source)
 
 
 def _client_networks(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[tuple[str, Network]]:
@@ -99,15 +87,47 @@ def _client_networks(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[tupl
             yield zone, network
 
 
-def _to_gateways(
+def _of_client(
     matrix: Matrix, serves: Mapping[str, Any], who: str, source: Address
 ) -> Iterator[Need]:
-    for gateway in _of(matrix, "gateway"):
-        for target in gateway.addresses.get("service", ()):
-            if target.version == source.version and target != source:
-                port = int(serves["gateway"])
-                why = "clients ask the gateways"
-                yield Need(who, source, gateway.name, target, port, why)
+    for flow, end in _asked_by_clients(serves):
+        for answers in _at(matrix, end):
+            yield from _between(Side(who, (source,)), answers, flow)
+
+
+def _asked_by_clients(serves: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Give each flow that lets whole zones in, with each endpoint that it leads to."""
+    for flow in serves["flows"]:
+        if not all("/" in end for end in flow["from"]):
+            for end in flow["to"]:
+                yield flow, end
+
+
+@dataclass(frozen=True)
+class Side:
+    """A host, or who asks, with the addresses that count."""
+
+    host: str
+    addresses: tuple[Address, ...]
+
+
+def _at(matrix: Matrix, endpoint: str) -> list[Side]:
+    """Give the hosts that an endpoint names, with their addresses there; a whole zone names none."""
+    zone, _slash, group = endpoint.partition("/")
+    return [
+        Side(host.name, host.addresses.get(zone, ()))
+        for host in matrix.hosts
+        if group and group in host.groups
+    ]
+
+
+def _between(asks: Side, answers: Side, flow: Mapping[str, Any]) -> Iterator[Need]:
+    if asks.host == answers.host:
+        return
+    for port in map(int, flow["ports"]):
+        for source, target in itertools.product(asks.addresses, answers.addresses):
+            if source.version == target.version and source != target:
+                yield Need(asks.host, source, answers.host, target, port, str(flow["why"]))
 
 
 def samples(network: Network, taken: set[Address]) -> list[Address]:
@@ -146,20 +166,21 @@ def need_problems(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Finding
 
 def _unreachable(matrix: Matrix, serves: Mapping[str, Any]) -> Iterator[Finding]:
     zones = [str(zone) for zone in serves["client_zones"] if zone in matrix.zones]
-    gateways = _of(matrix, "gateway")
-    if gateways and not zones:
+    asked = [(end, side) for _flow, end in _asked_by_clients(serves) for side in _at(matrix, end)]
+    if asked and not zones:
         yield Finding(
             "deepseek_zones",
             f"none of the zones of clients is there ({', '.join(map(str, serves['client_zones'])) or 'none is named'}), "
             "so nobody could ask the service",
             "Add zone service, or name the zones of the clients in network_segmentation_client_zones",
         )
-    for gateway in gateways if zones else ():
-        if not gateway.addresses.get("service"):
+    for end, side in asked if zones else ():
+        zone, _slash, group = end.partition("/")
+        if not side.addresses:
             yield Finding(
-                gateway.name,
-                "it is a gateway without an address in zone service, so no client could ask it",
-                "Set deepseek_zone_addresses.service",
+                side.host,
+                f"it is in group {group} without an address in zone {zone}, so no client could ask it",
+                f"Set deepseek_zone_addresses.{zone}",
             )
 
 
@@ -189,16 +210,3 @@ def dependency_problems(
                 f"{item['what']} is at {target}, and no flow lets the host reach {protocol} port {port} there",
                 "Name it in deepseek_zones.management.ranges.infrastructure, add a flow, or change the host's configuration",
             )
-
-
-def _of(matrix: Matrix, group: str) -> list[Host]:
-    return [host for host in matrix.hosts if group in host.groups]
-
-
-def _between(one: Host, other: Host, zone: str, port: int, why: str) -> Iterator[Need]:
-    if one.name == other.name:
-        return
-    for source in one.addresses.get(zone, ()):
-        for target in other.addresses.get(zone, ()):
-            if source.version == target.version:
-                yield Need(one.name, source, other.name, target, port, why)

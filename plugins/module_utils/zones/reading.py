@@ -32,6 +32,9 @@ from .model import (
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _ENDPOINT = re.compile(r"([a-z][a-z0-9_-]{0,30})(?:/([A-Za-z0-9_][A-Za-z0-9_.-]{0,62}))?")
 
+# What a flow has; those of roles have more.
+_FLOW = ("from", "to", "protocol", "ports", "why")
+
 
 def read(site: Mapping[str, Any]) -> tuple[Matrix, list[Finding]]:
     """Read what the site says. What cannot be read is left out of the matrix and is in the problems.
@@ -79,7 +82,8 @@ def _standard(
         if not all(known.values()):
             continue
         where = f"standard flow {number}"
-        for flow in _read_flow(where, {**item, **known}, zones, groups, found):
+        read_of = {**{key: item[key] for key in _FLOW if key in item}, **known}
+        for flow in _read_flow(where, read_of, zones, groups, found):
             ends = [_resolve(end, zones, hosts) for end in (flow.source, flow.target)]
             if all(ends) and {span.version for span in ends[0]} & {
                 span.version for span in ends[1]
@@ -242,10 +246,12 @@ def _read_flow(
         return
     where = f"{where} ({item.get('from')} to {item.get('to')})"
     before = len(found)
-    for key in sorted(set(map(str, item)) - {"from", "to", "protocol", "ports", "why"}):
+    for key in sorted(set(map(str, item)) - set(_FLOW)):
         found.append(
             Finding(
-                where, f"there is no key {key!r}", "The keys are from, to, protocol, ports and why"
+                where,
+                f"there is no key {key!r}",
+                f"The keys are {', '.join(_FLOW[:-1])} and {_FLOW[-1]}",
             )
         )
     protocol = item.get("protocol")

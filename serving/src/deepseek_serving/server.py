@@ -23,6 +23,7 @@ from deepseek_serving.backends.upstream import Upstream
 from deepseek_serving.cli import run
 from deepseek_serving.errors import EX_CONFIG, EngineError
 from deepseek_serving.http.app import create_app
+from deepseek_serving.http.connections import ConnectionState, ListeningServer, Places
 from deepseek_serving.http.proxy import create_forwarding_app
 from deepseek_serving.http.tls import checked_protocol, server_context
 from deepseek_serving.log import log_to
@@ -40,7 +41,6 @@ PUBLISH_AGAIN = "publish the model again with this version of the serving packag
 TICKS = 10
 # between two looks at whether it was told to end, while it gets ready
 LOOK_SECONDS = 0.2
-BACKLOG = 256
 
 
 def notify(state: str, *, wait: bool = False) -> None:
@@ -62,11 +62,13 @@ def notify(state: str, *, wait: bool = False) -> None:
             logger.warning("systemd was not told %s: %s", state, error.strerror)
 
 
-class Server(uvicorn.Server):
+class Server(ListeningServer):
     """Reports readiness once it listens."""
 
-    def __init__(self, config: uvicorn.Config, service: Backend, keys: KeyRing | None) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: uvicorn.Config, places: Places, service: Backend, keys: KeyRing | None
+    ) -> None:
+        super().__init__(config, places)
         self._service = service
         self._keys = keys
 
@@ -147,11 +149,13 @@ def _server(settings: Settings) -> Server:
     )
     keys = _key_ring(settings.keys) if settings.keys else None
     service, app = _served(settings, keys)
+    places = Places(server.connections)
+    service.metrics.registry.register(ConnectionState(places))
     config = uvicorn.Config(
         app,
         host=server.host,
         port=server.port,
-        http=checked_protocol(frozenset(server.allowed_clients), server.connections),
+        http=checked_protocol(frozenset(server.allowed_clients), places),
         ssl_context_factory=lambda _config, _default: context,
         lifespan="on",
         log_config=None,
@@ -159,13 +163,11 @@ def _server(settings: Settings) -> Server:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        # so many at most are taken before others have a turn
-        backlog=BACKLOG,
         # longer than a gateway keeps an idle connection, so that it never reuses a closed one
         timeout_keep_alive=75,
         timeout_graceful_shutdown=server.drain_seconds,
     )
-    return Server(config, service, keys)
+    return Server(config, places, service, keys)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.errors import SettingsError
 from deepseek_serving.http import tls
+from deepseek_serving.http.connections import ListeningServer, Places
 from deepseek_serving.http.tls import checked_protocol, server_context
 
 
@@ -34,17 +35,18 @@ def listening(authority: Authority, most: int = 1024) -> Iterator[int]:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
+    places = Places(most)
     number = free_port()
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=number,
-        http=checked_protocol({"gateway-1"}, most),
+        http=checked_protocol({"gateway-1"}, places),
         ssl_context_factory=lambda _config, _default: context,
         log_config=None,
         lifespan="off",
     )
-    server = uvicorn.Server(config)
+    server = ListeningServer(config, places)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

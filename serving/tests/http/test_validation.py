@@ -8,14 +8,17 @@ import functools
 import gc
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -47,8 +50,8 @@ from deepseek_serving.http.validation import (
     Reading,
     RefusedError,
 )
-from deepseek_serving.http.validation_pool import ValidationPool
-from deepseek_serving.http.validation_process import PIECE
+from deepseek_serving.http.validation_pool import ValidationPool, _answer
+from deepseek_serving.http.validation_process import LENGTH_BYTES, PIECE
 from deepseek_serving.settings import UpstreamSettings
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
@@ -57,6 +60,8 @@ from deepseek_serving.trust.release import Release
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ENCODER = "tiny-encoder"
 LARGE = 2**20
+# nothing but the text
+END = pickle.dumps(None)
 NAMED = f'{{"model":"{MODEL}",'.encode()
 ASKED = NAMED + b'"messages":[{"role":"user","content":"a"}],'
 
@@ -380,6 +385,57 @@ def test_a_long_text_comes_back_as_it_was() -> None:
     assert asyncio.run(judged()).messages[0]["content"] == text
 
 
+class Frames:
+    """What a process writes of one text, made as it is read."""
+
+    def __init__(self, pieces: int) -> None:
+        text = b"x" * PIECE
+        frames = [pickle.dumps([pieces]), *[text] * pieces]
+        self._parts = chain.from_iterable(
+            (len(frame).to_bytes(LENGTH_BYTES, "big"), frame) for frame in [*frames, END]
+        )
+
+    async def readexactly(self, count: int) -> bytes:
+        part = next(self._parts)
+        assert len(part) == count
+        return part
+
+
+def test_a_long_text_grows_where_it_is() -> None:
+    """To copy all of it at once would hold the event loop."""
+    pieces = 64
+    asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces))))
+    tracemalloc.start()
+    try:
+        assert asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces)))) is None
+        assert tracemalloc.get_traced_memory()[1] < (pieces + 16) * PIECE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("last", "count", "accepted"),
+    [
+        ("a", 2**23, True),
+        ("\u4e2d", 2**23, True),
+        ("\U0001f600", 2**22, True),
+        ("\U0001f600", 2**23, False),
+        ("\\ud83d\\ude00", 2**23, False),
+    ],
+)
+def test_a_text_is_refused_that_one_character_makes_four_times_as_large(
+    last: str, count: int, accepted: bool
+) -> None:
+    head, tail = f'{NAMED.decode()}"messages":[{{"role":"user","content":"', f'{last}"}}]}}'
+    body = (head + "a" * (count - len(head) - 20) + tail).encode()
+    if accepted:
+        assert ReadChat().read(body).model == MODEL
+        return
+    with pytest.raises(RefusedError, match="emoji") as caught:
+        ReadChat().read(body)
+    assert caught.value.code == "request_too_complex"
+
+
 class Weak(list[bytes]):
     """One that can be referred to weakly."""
 
@@ -553,6 +609,42 @@ def test_a_long_text_is_read_elsewhere_and_only_until_it_is_too_long(
     assert "context length is" in error["message"]
     assert all(thread.startswith("off-loop") for thread, _length in encoded)
     assert sum(length for _thread, length in encoded) <= 2 * SLICE
+
+
+WORDS = "word " * 100_000
+
+
+@pytest.mark.parametrize(
+    ("messages", "rendered"),
+    [
+        ([("user", WORDS)], False),
+        ([("system", WORDS), ("user", "a")], False),
+        ([("user", "word " * 500)] * 40, False),
+        # which a template may leave out
+        ([("user", "a"), ("assistant", WORDS), ("user", "b")], True),
+        ([("user", "a" + " " * 500_000)], True),
+        # too long, and not by far
+        ([("user", "word " * 300)], True),
+    ],
+)
+def test_what_is_far_too_long_is_not_even_rendered(
+    client: httpx.Client,
+    messages: list[tuple[str, str]],
+    rendered: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[object] = []
+    text = ChatTokenizer.text
+
+    def noted(self: ChatTokenizer, *arguments: Any) -> str:
+        seen.append(arguments)
+        return text(self, *arguments)
+
+    monkeypatch.setattr(ChatTokenizer, "text", noted)
+    told = [{"role": role, "content": content} for role, content in messages]
+    reply = ask(client, CHAT, json.dumps({"model": MODEL, "messages": told}).encode())
+    assert error_of(reply)["code"] == "context_length_exceeded"
+    assert bool(seen) is rendered
 
 
 def test_a_path_with_a_slash_at_its_end_leads_nowhere(client: httpx.Client) -> None:

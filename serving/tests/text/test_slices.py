@@ -144,6 +144,27 @@ def test_no_more_is_read_than_is_wanted(most: int, monkeypatch: pytest.MonkeyPat
     assert read < 20_000
 
 
+@pytest.mark.parametrize(("most", "longest"), [(100, 2048), (1000, 4000), (100_000, 16_384)])
+def test_a_slice_is_no_longer_than_what_is_wanted(
+    most: int, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE", 16_384)
+    monkeypatch.setattr(slices, "REACH", 4096)
+    lengths: list[int] = []
+    encode = SlicedTokenizer._encode
+
+    def noted(self: SlicedTokenizer, text: str, *, special: bool = False) -> list[int]:
+        lengths.append(len(text))
+        return encode(self, text, special=special)
+
+    sliced = SlicedTokenizer(_shipped())
+    monkeypatch.setattr(SlicedTokenizer, "_encode", noted)
+    with pytest.raises(TooManyTokensError):
+        sliced.encode("x" * 300_000, special=False, most=most)
+    # one word: there is no place at which anything else would have to be looked at
+    assert lengths == [longest] * (most // longest + 1)
+
+
 def test_exactly_as_many_as_are_wanted() -> None:
     sliced = SlicedTokenizer(_surrounded())
     text = "The release is signed. " * 40

@@ -29,8 +29,15 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.placement im
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = sorted(
     path
-    for pattern in ("plugins/**/*.py", "roles/**/*.yml", "roles/**/*.j2", "playbooks/*.yml")
+    for pattern in (
+        "plugins/**/*.py",
+        "roles/**/*.yml",
+        "roles/**/*.j2",
+        "playbooks/*.yml",
+        "serving/src/**/*.py",
+    )
     for path in ROOT.glob(pattern)
+    if not path.is_symlink()
 )
 # The literal of a fact, and the file that defines it.
 LITERALS = {
@@ -42,9 +49,17 @@ LITERALS = {
         r"100_000_000|100000000|100 \* 2\*\*20|100 \* 1024 \* 1024",
         "plugins/module_utils/checkpoint/weights.py",
     ),
+    "flavours of compiled engines": (
+        r"[\[({]['\"]tensorrt['\"], ['\"]tensorrt_rtx['\"]",
+        "plugins/module_utils/artifacts/engines.py",
+    ),
     "flavours that need a GPU": (
-        r"onnxruntime_cuda['\"], ['\"]tensorrt['\"], ['\"]tensorrt_rtx|\(ON_CUDA, \"tensorrt\"",
+        r"['\"]onnxruntime_cuda['\"], ['\"]tensorrt['\"]|[\[(]ON_CUDA, ",
         "plugins/module_utils/inventory/site_variables.py",
+    ),
+    "file of a compiled engine": (
+        r"['\"]engine\.plan['\"]",
+        "plugins/module_utils/artifacts/engines.py",
     ),
     "systems that are supported": (
         r"[\[(]['\"]12['\"], ['\"]13['\"][\])]",

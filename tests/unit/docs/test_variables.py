@@ -61,7 +61,7 @@ def test_blocks_of_an_inventory(variables: ModuleType) -> None:
 
 
 def test_a_page(variables: ModuleType) -> None:
-    page = variables.page(RULES, EXAMPLE)
-    assert "| [`deepseek_a`](#deepseek_a) | a port | required |" in page
+    page = variables.page(RULES, EXAMPLE, {"deepseek_a": ["gateway", "tls"]})
+    assert "| [`deepseek_a`](#deepseek_a) | a port | required | gateway, tls |" in page
     assert "### `deepseek_b`\n\nOne explanation\nof two.\n" in page
     assert "Another.\n\n- `one`: the first\n" in page

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from deepseek_serving.compile.host import Flavour
+from deepseek_serving.artifacts.engines import Flavour
 from deepseek_serving.compile.profiles import Profile
 from deepseek_serving.compile.progress import Progress
 from deepseek_serving.errors import BuildError

@@ -7,12 +7,11 @@ import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from deepseek_serving.artifacts.engines import Flavour
 from deepseek_serving.errors import BuildError
 
-Flavour = Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
-FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 _CUDA = ("", "-cu11", "-cu12", "-cu13")
 # Names on package indexes; the ones with -bindings hold the Python module of their flavour.
 _PACKAGES: dict[Flavour, tuple[str, ...]] = {

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from deepseek_serving.artifacts.engines import Flavour
 from deepseek_serving.compile.host import (
-    Flavour,
     Gpus,
     Package,
     find_package,

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
 import ssl
-import time
-import weakref
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,16 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deepseek_serving.errors import SettingsError
+from deepseek_serving.http.connections import Places
 from deepseek_serving.http.errors import ApiError
-
-logger = logging.getLogger(__name__)
 
 # a connection on which no request begins is given up after
 BEGIN_SECONDS = 30
 # and one on which a request that has begun does not come to its end
 READ_SECONDS = 60
-COLLECT_SECONDS = 1
-WARN_SECONDS = 1
 CLOSE_SECONDS = 1
 # bytes in which neither a head comes to its end nor any of a body is; the parser keeps them
 MOST_HEAD = 64 * 2**10
@@ -98,75 +91,11 @@ def _named(app: ASGIApp, name: str) -> ASGIApp:
     return with_name
 
 
-class _Places:
-    """Of one listener: so many connections, those at their TLS handshake included.
-
-    Each takes memory, for which clients must not have to authenticate.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        # asyncio leaves those whose handshake failed to the garbage collector
-        self._greeting: weakref.WeakSet[HttpToolsProtocol] = weakref.WeakSet()
-        self._open: set[HttpToolsProtocol] = set()
-        # those of them on which no request has begun, the oldest first
-        self._silent: dict[HttpToolsProtocol, None] = {}
-        self._collected = 0.0
-        self._warned = 0.0
-
-    @property
-    def _full(self) -> bool:
-        return len(self._greeting) + len(self._open) >= self._most
-
-    def take(self, protocol: HttpToolsProtocol) -> None:
-        """Raises ConnectionAbortedError where all are in use."""
-        if self._full:
-            self._make_room()
-        if self._full:
-            # the event loop drops a connection for which there is no protocol
-            raise ConnectionAbortedError(f"there are {self._most} connections already")
-        self._greeting.add(protocol)
-        if self._full and time.monotonic() - self._warned >= WARN_SECONDS:
-            self._warned = time.monotonic()
-            logger.warning("%d connections: no more are taken until one ends", self._most)
-
-    def _make_room(self) -> None:
-        oldest = next(iter(self._silent), None)
-        if oldest is not None:
-            # a client with a request sends it at once
-            self.leave(oldest)
-            oldest.transport.abort()
-        elif len(self._greeting) > self._most // 2:
-            # to look through all that lives holds the event loop for long
-            now = time.monotonic()
-            if now - self._collected >= COLLECT_SECONDS:
-                gc.collect()
-                self._collected = now
-
-    def greeted(self, protocol: HttpToolsProtocol) -> None:
-        self._greeting.discard(protocol)
-        self._open.add(protocol)
-        self._silent[protocol] = None
-
-    def begun(self, protocol: HttpToolsProtocol) -> None:
-        self._silent.pop(protocol, None)
-
-    def leave(self, protocol: HttpToolsProtocol) -> None:
-        self._open.discard(protocol)
-        self._silent.pop(protocol, None)
-
-
-def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio.Protocol]:
-    """HTTP protocol of uvicorn with a check of the client certificate of every connection.
-
-    Of these there are at most `most`. Then the oldest on which no request has begun ends for a new
-    one; where there is none, no more are taken.
-    """
-    places = _Places(most)
+def checked_protocol(allowed: Collection[str], places: Places) -> type[asyncio.Protocol]:
+    """HTTP protocol of uvicorn with a check of the client certificate of every connection."""
 
     class CheckedProtocol(HttpToolsProtocol):
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            places.take(self)
             super().__init__(*arguments, **options)
             self._beginning: asyncio.TimerHandle | None = None
             self._reading: asyncio.TimerHandle | None = None
@@ -175,7 +104,7 @@ def checked_protocol(allowed: Collection[str], most: int = 1024) -> type[asyncio
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            places.greeted(self)
+            places.greeted(self, transport, self.client[0] if self.client else None)
             self._beginning = self.loop.call_later(BEGIN_SECONDS, transport.abort)
             tls = transport.get_extra_info("ssl_object")
             name = common_name(tls.getpeercert() if tls else None)

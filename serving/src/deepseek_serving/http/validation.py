@@ -7,6 +7,7 @@ there is one answer to every body.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -30,6 +31,8 @@ MOST_DEPTH = 128
 # as arrays.
 MOST_NUMBERS = 2**20
 MOST_ARGUMENTS = 64
+# of a body as text: 8 MiB of it with two bytes for each character, and four for half as many
+MOST_MEMORY = 2**24 + 2**10
 # About what tokenizers make of most texts; what a request really took is settled afterwards.
 BYTES_PER_TOKEN = 4
 
@@ -74,6 +77,19 @@ def _no_constant(name: str) -> NoReturn:
 _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
+def _narrow(text: str) -> str:
+    """Raises RefusedError where it takes more memory than a body of the largest size should.
+
+    Python keeps all characters as wide as the widest of them is.
+    """
+    if sys.getsizeof(text) > MOST_MEMORY:
+        raise RefusedError(
+            f"A request body with characters such as emoji may have {MOST_MEMORY // 4} characters.",
+            code="request_too_complex",
+        )
+    return text
+
+
 def _parsed(data: bytes, most_values: int) -> object:
     """What JSON says, within the bounds. Raises RefusedError."""
     found = shape(data, Shape(MOST_CONTAINERS, most_values))
@@ -84,10 +100,11 @@ def _parsed(data: bytes, most_values: int) -> object:
     if found.values > most_values:
         raise _too_complex(f"{most_values} values")
     try:
-        value: object = _decode(data.decode("utf-8-sig"))
+        text = _narrow(data.decode("utf-8-sig"))
+        value: object = _decode(text)
         if b"\\u" in data:
             # half a surrogate pair, which JSON may carry and UTF-8 may not
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            _narrow(json.dumps(value, ensure_ascii=False)).encode("utf-8")
     except UnicodeEncodeError as error:
         raise RefusedError(
             "The request body is not Unicode: it has half a surrogate pair.", code="invalid_value"

@@ -117,7 +117,13 @@ async def _answer(source: asyncio.StreamReader) -> Any:
     texts = []
     # written by our own process
     for count in pickle.loads(await _frame(source)):  # noqa: S301
-        texts.append("".join([(await _frame(source)).decode("utf-8") for _piece in range(count)]))
+        text = ""
+        for _piece in range(count):
+            piece = (await _frame(source)).decode("utf-8")
+            # A text to which nothing else refers grows where it is; joining pieces copies all of
+            # it at once, for which the event loop has no time.
+            text += piece
+        texts.append(text)
     return _Unpickler(await _frame(source), texts).load()
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepseek_serving.artifacts.engines import PlanFlavour
 from deepseek_serving.errors import EngineError
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.cuda import ALIGNMENT, Layout, Memory, layout_size
 from deepseek_serving.runtime.limits import check_bounds, limits
-from deepseek_serving.runtime.tensorrt_plan import FLOATS, INTEGERS, ExpectedTensor, Flavour, Plan
+from deepseek_serving.runtime.tensorrt_plan import FLOATS, INTEGERS, ExpectedTensor, Plan
 from deepseek_serving.runtime.tensorrt_steps import Graphs, Lane, Step
 
 DECODE, PREFILL = 0, 1
@@ -39,7 +40,7 @@ class TensorRtEngine:
         plan: bytes,
         record: Mapping[str, Any],
         *,
-        flavour: Flavour,
+        flavour: PlanFlavour,
         device: int = 0,
         slots: int | None = None,
         max_len: int | None = None,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepseek_serving.artifacts.engines import PlanFlavour
 from deepseek_serving.errors import EngineError
 from deepseek_serving.runtime.cuda import Layout, Memory
-from deepseek_serving.runtime.tensorrt_plan import FLOATS, INTEGERS, ExpectedTensor, Flavour, Plan
+from deepseek_serving.runtime.tensorrt_plan import FLOATS, INTEGERS, ExpectedTensor, Plan
 from deepseek_serving.runtime.tensorrt_steps import Graphs, Lane, Step
 from deepseek_serving.runtime.texts import Texts
 
@@ -41,7 +42,7 @@ class TensorRtEncoder:
         plan: bytes,
         record: Mapping[str, Any],
         *,
-        flavour: Flavour,
+        flavour: PlanFlavour,
         device: int = 0,
         streams: int = 1,
     ) -> None:

@@ -19,7 +19,6 @@ from deepseek_serving.runtime.cuda import Gpu, Memory
 
 logger = logging.getLogger(__name__)
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
 MODULES: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
@@ -105,7 +104,7 @@ class ExpectedTensor:
 class Plan:
     """A deserialised plan on one GPU.
 
-    `engine_host_code_allowed` stays off: a plan may not bring code for the host.
+    `engine_host_code_allowed` stays off: a plan may not carry code for the host.
     """
 
     def __init__(self, plan: bytes, flavour: str, device: int) -> None:

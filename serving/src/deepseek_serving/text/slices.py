@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer
 
 SLICE = 16_384
+# Where few tokens are wanted, a slice is shorter: about what they may stand for, and no less.
+CHARACTERS_PER_TOKEN = 4
+LEAST_SLICE = 2048
 # How far before the end of a slice a place is looked for, and how often.
 REACH = 4096
 TRIES = 8
@@ -63,7 +66,8 @@ class SlicedTokenizer:
             return tokens
         before, after = self._around if special and self._around else ([], [])
         tokens, room = [*before], None if most is None else most - len(after)
-        for piece in self.pieces(text):
+        size = SLICE if most is None else max(LEAST_SLICE, most * CHARACTERS_PER_TOKEN)
+        for piece in self.pieces(text, min(size, SLICE)):
             tokens += self._encode(piece)
             if room is not None and len(tokens) > room:
                 raise TooManyTokensError(len(tokens) + len(after))
@@ -73,19 +77,21 @@ class SlicedTokenizer:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
         return list(encoding.ids)
 
-    def pieces(self, text: str) -> Iterator[str]:
-        """The text in slices."""
+    def pieces(self, text: str, size: int | None = None) -> Iterator[str]:
+        """The text in slices of at most so many characters."""
+        size = size or SLICE
         begin = 0
-        while len(text) - begin > SLICE:
-            end = self._cut(text, begin)
+        while len(text) - begin > size:
+            end = self._cut(text, begin, size)
             yield text[begin:end]
             begin = end
         yield text[begin:]
 
-    def _cut(self, text: str, begin: int) -> int:
+    def _cut(self, text: str, begin: int, size: int) -> int:
         """Where the slice ends that begins there."""
-        end = begin + SLICE
-        places = [found.start() for found in PLACE.finditer(text, end - REACH, end)]
+        end = begin + size
+        reach = min(REACH, size // 2)
+        places = [found.start() for found in PLACE.finditer(text, end - reach, end)]
         for place in places[: -TRIES - 1 : -1]:
             left, right = text[place - AROUND : place], text[place : place + AROUND]
             if self._encode(left + right) == self._encode(left) + self._encode(right):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""host_info and network_probe, from their arguments to their results, on this machine."""
+"""host_info, prerequisites and network_probe: arguments and results, on this machine."""
 
 from __future__ import annotations
 
@@ -79,6 +79,38 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+def test_what_other_roles_put_on_a_host_is_required(run: Run, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.touch()
+    assert run("prerequisites", files={"tls": [str(there)]}) == {
+        "changed": False,
+        "ready": True,
+        "missing": [],
+    }
+    files = {
+        "tls": [str(there), "/nowhere/a", "/nowhere/b"],
+        "serving_environment": ["/nowhere/c"],
+        "model_storage": [str(there)],
+    }
+    refused = run("prerequisites", files=files)
+    assert refused["failed"]
+    assert refused["msg"] == (
+        "/nowhere/a, /nowhere/b are missing. Apply the role onprem.deepseek.tls to this host first."
+        " /nowhere/c is missing. Apply the role onprem.deepseek.serving_environment to this host"
+        " first."
+    )
+    for result in (
+        run("prerequisites", check=True, files=files),
+        run("prerequisites", files=files, required=False),
+    ):
+        assert result == {
+            "changed": False,
+            "ready": False,
+            "missing": ["/nowhere/a", "/nowhere/b", "/nowhere/c"],
+        }
+        assert result.keys() - {"changed"} == documented("prerequisites").keys()
 
 
 def test_host_info_gives_what_it_documents(run: Run, tmp_path: Path) -> None:

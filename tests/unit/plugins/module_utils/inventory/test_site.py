@@ -389,18 +389,3 @@ def test_the_specification_has_the_choices_of_the_code() -> None:
     for name, spec in options.items():
         said = spec["description"][-1]
         assert "choices" in spec or said.startswith("Must be "), name
-
-
-def test_roles_read_no_other_site_variable() -> None:
-    files = [path for path in (ROOT / "roles").rglob("*") if path.suffix in (".yml", ".j2")]
-    texts = {path: path.read_text() for path in files}
-    name = re.compile(r"\b(deepseek_\w+)\b(?!\.prom\b)")
-    metrics = {
-        found
-        for path, text in texts.items()
-        if path.name.endswith(".prom.j2")
-        for found in name.findall(text)
-    }
-    read = {found for text in texts.values() for found in name.findall(text)} - metrics
-    generated = {"deepseek_store_client"}  # a variable of nginx, not of Ansible
-    assert read - generated <= variables().keys() | set(HOST_VARIABLES) | {"deepseek_"}

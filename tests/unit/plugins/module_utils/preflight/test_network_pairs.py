@@ -11,14 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.onprem.deepseek.plugins.filter.network_pairs import FilterModule
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.pairs import FLOWS, pairs
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_exports
+from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.pairs import pairs
 
+# who asks whom, over which zone
+MEASURED = {
+    ("gateway", "inference", "inference"),
+    ("inference", "storage", "storage"),
+    ("release", "storage", "storage"),
+    ("storage", "storage", "storage"),
+}
 GROUPS = {
     "gateway": ["g"],
     "inference": ["i", "j"],
     "storage": ["s", "t", "u"],
     "release": ["i"],
 }
+
+
+def test_what_is_measured_is_what_roles_export() -> None:
+    assert set(role_exports.measured()) == MEASURED
 
 
 def test_pairs_are_those_of_the_data_flow() -> None:
@@ -56,7 +68,7 @@ def test_each_pair_comes_once(groups: dict[str, list[str]]) -> None:
     assert len(set(found)) == len(found)
     wanted = {
         (frozenset((asks, answers)), zone)
-        for clients, servers, zone in FLOWS
+        for clients, servers, zone in MEASURED
         for asks in groups.get(clients, ())
         for answers in groups.get(servers, ())
         if asks != answers
