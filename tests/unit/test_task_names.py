@@ -16,7 +16,14 @@ from glossary_words import ruled_out
 
 ROOT = Path(__file__).resolve().parents[2]
 # Scenarios whose names are as those of roles; the others follow.
-SCENARIOS = ("inference", "model_engine", "model_release", "serving_environment", "site")
+SCENARIOS = (
+    "inference",
+    "model_engine",
+    "model_release",
+    "model_storage",
+    "serving_environment",
+    "site",
+)
 ROLLOUT = sorted(
     [
         *ROOT.glob("roles/*/tasks/*.yml"),
