@@ -61,7 +61,7 @@ def claim(claims: Claims, octet: int, folder: Path, hosts: int) -> None:
 
 
 def forget(claims: Claims, folder: Path) -> None:
-    """Let others have what the lab in this folder had."""
+    """Let others have what the lab in this directory had."""
     for octet in [octet for octet, one in claims.items() if one.folder == str(folder)]:
         del claims[octet]
 

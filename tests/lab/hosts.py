@@ -71,7 +71,7 @@ class Lab:
     image: str = "bare"
 
     @property
-    def folder(self) -> Path:
+    def directory(self) -> Path:
         """Where this lab's own files are on this machine."""
         return STATE / "labs" / self.name
 
@@ -168,7 +168,7 @@ def make_files(lab: Lab, steps: Steps) -> None:
                 "-f",
                 str(key),
             )
-    lab.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lab.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     KEPT.mkdir(mode=0o700, exist_ok=True)
     proxy = f"http://{lab.controller('management')}:{CACHE_PORT}"
     files = {
@@ -176,7 +176,7 @@ def make_files(lab: Lab, steps: Steps) -> None:
         "apt.conf": f'Acquire::http::Proxy "{proxy}";\nAcquire::Languages "none";\n',
     }
     for name, text in files.items():
-        path = lab.folder / name
+        path = lab.directory / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             path.chmod(0o644)
@@ -242,8 +242,8 @@ def start_host(lab: Lab, host: Host, image: str, limits: list[str]) -> None:
         "--tmpfs=/run:nosuid,nodev,mode=0755",
         # not this machine's own resolver, which no host of a site would know: here nothing answers
         f"--dns={lab.controller('management')}",
-        f"--volume={lab.folder}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
-        f"--volume={lab.folder}/apt.conf:/etc/apt/apt.conf.d/90lab:ro",
+        f"--volume={lab.directory}/authorized_keys:/etc/ssh/lab_authorized_keys:ro",
+        f"--volume={lab.directory}/apt.conf:/etc/apt/apt.conf.d/90lab:ro",
         f"--volume={KEPT}:/var/lib/onprem-deepseek-lab",
         *limits, *networks, image, "/sbin/init",
     )  # fmt: skip
@@ -369,7 +369,7 @@ def start_cache(lab: Lab, steps: Steps) -> None:
 def up(lab: Lab, claims: Claims) -> int:
     """Make everything that is missing; gives the number of changes."""
     steps = Steps()
-    claim(claims, lab.octet, lab.folder, len(lab.hosts))
+    claim(claims, lab.octet, lab.directory, len(lab.hosts))
     run(PODMAN, "--lab-start")
     images = make_images(lab, steps)
     make_files(lab, steps)
@@ -385,9 +385,9 @@ def up(lab: Lab, claims: Claims) -> int:
     start_cache(lab, steps)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         keys = list(pool.map(lambda host: wait_until_running(lab, host), lab.hosts))
-    (lab.folder / "known_hosts").write_text("".join(keys))
-    (lab.folder / "ssh_config").write_text(ssh_config(lab))
-    (lab.folder / "addresses.json").write_text(
+    (lab.directory / "known_hosts").write_text("".join(keys))
+    (lab.directory / "ssh_config").write_text(ssh_config(lab))
+    (lab.directory / "addresses.json").write_text(
         json.dumps({host.name: host.addresses for host in lab.hosts})
     )
     list_cgroups(lab)
@@ -403,8 +403,8 @@ def ssh_config(lab: Lab) -> str:
     return "".join(hosts) + (
         "Host *\n  User ops\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n"
         f"  IdentityFile {STATE / 'ssh' / 'id_ed25519'}\n"
-        f"  UserKnownHostsFile {lab.folder / 'known_hosts'}\n"
-        f"  ControlMaster auto\n  ControlPersist 60s\n  ControlPath {lab.folder}/%n\n"
+        f"  UserKnownHostsFile {lab.directory / 'known_hosts'}\n"
+        f"  ControlMaster auto\n  ControlPersist 60s\n  ControlPath {lab.directory}/%n\n"
     )
 
 
@@ -419,7 +419,7 @@ def list_cgroups(lab: Lab) -> None:
         Path("/proc", pid_file.read_text().split()[0], "root") if pid_file.exists() else Path("/")
     )
     listed = [f"{root / 'sys/fs/cgroup'}{path}\n" for path in paths]
-    (lab.folder / "cgroups").write_text("".join(listed))
+    (lab.directory / "cgroups").write_text("".join(listed))
 
 
 def down(lab: Lab, claims: Claims) -> int:
@@ -439,8 +439,8 @@ def down(lab: Lab, claims: Claims) -> int:
         if f"{lab.name}-{zone}" in existing:
             with steps.step(f"network {zone}"):
                 podman("network", "rm", f"{lab.name}-{zone}")
-    shutil.rmtree(lab.folder, ignore_errors=True)
-    forget(claims, lab.folder)
+    shutil.rmtree(lab.directory, ignore_errors=True)
+    forget(claims, lab.directory)
     labs = STATE / "labs"
     if not labs.exists() or not any(labs.iterdir()):
         stop_daemon("cache", "/usr/sbin/apt-cacher-ng")
@@ -453,8 +453,8 @@ def purge(claims: Claims) -> int:
     if not STATE.exists():
         return 0
     labs = STATE / "labs"
-    for folder in sorted(labs.iterdir()) if labs.exists() else []:
-        down(Lab(folder.name, 0, ()), claims)
+    for directory in sorted(labs.iterdir()) if labs.exists() else []:
+        down(Lab(directory.name, 0, ()), claims)
     stop_daemon("cache", "/usr/sbin/apt-cacher-ng")
     run(PODMAN, "--lab-stop")
     for path in STATE.iterdir():

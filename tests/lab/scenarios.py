@@ -76,25 +76,25 @@ def recorded_file(root: Path) -> Path:
 def scenarios(root: Path) -> list[str]:
     """All scenarios: the longest should not be the last to begin, and most hosts take most time."""
 
-    def place(folder: Path) -> tuple[int, int, str]:
-        first = FIRST.index(folder.name) if folder.name in FIRST else len(FIRST)
-        return first, -_hosts(folder), folder.name
+    def place(scenario: Path) -> tuple[int, int, str]:
+        first = FIRST.index(scenario.name) if scenario.name in FIRST else len(FIRST)
+        return first, -_hosts(scenario), scenario.name
 
     found = [path.parent for path in root.glob("molecule/*/molecule.yml")]
-    return [folder.name for folder in sorted(found, key=place)]
+    return [scenario.name for scenario in sorted(found, key=place)]
 
 
-def _hosts(folder: Path) -> int:
-    inventory = folder / "inventory" / "hosts.yml"
+def _hosts(scenario: Path) -> int:
+    inventory = scenario / "inventory" / "hosts.yml"
     return inventory.read_text().count("lab_debian:") if inventory.exists() else 0
 
 
-def _cgroups(folder: Path) -> Path:
+def _cgroups(scenario: Path) -> Path:
     """Where hosts.py lists the cgroups of a scenario's hosts."""
-    inventory = folder / "inventory" / "hosts.yml"
+    inventory = scenario / "inventory" / "hosts.yml"
     found = re.search(r"lab_name: (\S+)", inventory.read_text()) if inventory.exists() else None
     state = os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab")
-    return Path(state, "labs", found[1] if found else folder.name, "cgroups")
+    return Path(state, "labs", found[1] if found else scenario.name, "cgroups")
 
 
 def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
@@ -253,7 +253,7 @@ def main(root: Path, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Whoever ends this program ends the scenarios, which have sessions of their own.
+    # What ends this program ends the scenarios, which have sessions of their own.
     # What a shell runs in the background would ignore the first of these.
     for ends in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ends, signal.default_int_handler)

@@ -37,7 +37,6 @@ ON_HOSTS = {
     "model_release",
     "network_segmentation",
     "nvidia_driver",
-    "tls",
 }
 # What Ansible gathers on a host, as far as prechecks read it.
 FACTS = {

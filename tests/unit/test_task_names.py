@@ -15,12 +15,30 @@ import yaml
 from glossary_words import ruled_out
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(
+# Scenarios whose names are as those of roles; the others follow.
+SCENARIOS = (
+    "inference",
+    "model_engine",
+    "model_release",
+    "model_storage",
+    "serving_environment",
+    "site",
+)
+ROLLOUT = sorted(
     [
         *ROOT.glob("roles/*/tasks/*.yml"),
         *ROOT.glob("roles/*/handlers/*.yml"),
         *ROOT.glob("playbooks/**/*.yml"),
     ]
+)
+TESTS = sorted(
+    path
+    for pattern in (
+        "tests/lab/*.yml",
+        *(f"molecule/{name}/{tasks}" for name in SCENARIOS for tasks in ("*.yml", "tasks/*.yml")),
+    )
+    for path in ROOT.glob(pattern)
+    if path.name != "molecule.yml"
 )
 LIST = """
 Add Apply Assert Block Build Check Collect Commit Compare Compile Compute Configure Confirm Copy
@@ -31,6 +49,12 @@ Restrict Retire Return Revoke Rotate Run Select Send Set Show Sign Simulate Star
 Transfer Unload Update Upgrade Validate Verify Wait Write
 """
 VERBS = frozenset(LIST.split())
+# What is done in scenarios alone.
+TEST_LIST = """
+Attach Change Damage Detach Empty Fill Kill Limit Move Overwrite Pause Repair Resume Serve Truncate
+Try Unmount
+"""
+TEST_VERBS = VERBS | frozenset(TEST_LIST.split())
 # Beside the words of glossary_words.
 BANNED = re.compile(r"\b(everybody|look|nobody|somebody|them|the line)\b", re.IGNORECASE)
 SECTIONS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
@@ -62,15 +86,16 @@ def words(name: str) -> str:
     return re.sub(r"\{\{.*?\}\}", "X", name)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", ROLLOUT + TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_begin_with_a_verb_and_end_with_an_object(path: Path) -> None:
+    verbs = TEST_VERBS if path in TESTS else VERBS
     names = list(named(yaml.safe_load(path.read_text(encoding="utf-8"))))
     wrong = [
         name
         for name in names
         if not name.startswith("{{")
         and (
-            words(name).split()[0].strip(",") not in VERBS
+            words(name).split()[0].strip(",") not in verbs
             or (len(words(name).split()) == 1 and path.parent.name != "tasks")
             or BANNED.search(name)
             or [*ruled_out(name)]

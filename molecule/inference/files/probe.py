@@ -3,8 +3,8 @@
 Prints one line of JSON: what succeeded although it must not ("able"), and what failed although it
 must work ("unable"). Both lists must be empty.
 
-Arguments: the worker's port, the host's own address, an address that is out of bounds, the folders
-of store and configuration, and folders that must not be written into.
+Arguments: the worker's port, the host's own address, an address that is out of bounds, the
+directories of store and configuration, and directories that must not be written into.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def checked(result: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def write(folder: str | Path) -> None:
-    (Path(folder) / "written-by-the-probe").write_text("x", encoding="ascii")
+def write(directory: str | Path) -> None:
+    (Path(directory) / "written-by-the-probe").write_text("x", encoding="ascii")
 
 
 def read(path: str) -> None:
@@ -45,9 +45,9 @@ def read(path: str) -> None:
         file.read(1)
 
 
-def look_into(folder: str) -> None:
-    if not os.listdir(folder):
-        raise FileNotFoundError(folder)
+def list_entries(directory: str) -> None:
+    if not os.listdir(directory):
+        raise FileNotFoundError(directory)
 
 
 def connect(address: str, port: int) -> None:
@@ -87,11 +87,14 @@ def set_user_id_file() -> None:
 
 
 def forbidden(
-    port: int, own: str, address: str, config: str, folders: Sequence[str]
+    port: int, own: str, address: str, config: str, directories: Sequence[str]
 ) -> dict[str, Callable[[], None]]:
     """What must fail, each under the words that name it in a report."""
     return {
-        **{f"write into {folder}": lambda folder=folder: write(folder) for folder in folders},
+        **{
+            f"write into {directory}": lambda directory=directory: write(directory)
+            for directory in directories
+        },
         "become root": lambda: os.setuid(0),
         "become the group of root": lambda: os.setgid(0),
         "give itself a namespace of users": lambda: checked(LIBC.unshare(CLONE_NEWUSER)),
@@ -111,7 +114,7 @@ def forbidden(
         "make a file that runs as its owner": set_user_id_file,
         "see other processes": other_processes,
         "read a private key where it lies": lambda: read(f"{config}/tls/host.key"),
-        "read the release token": lambda: look_into(f"{config}/hsm/release"),
+        "read the release token": lambda: list_entries(f"{config}/hsm/release"),
         "read the shadow file": lambda: read("/etc/shadow"),
         "read the kernel's log": lambda: read("/dev/kmsg"),
         "read the machine's memory": lambda: read("/dev/mem"),
@@ -127,8 +130,8 @@ def needed(port: int, own: str, store: str) -> dict[str, Callable[[], None]]:
     """What must work, so that the failures above are the sandbox's and not the probe's."""
     return {
         "listen on its port": lambda: listen(own, port),
-        "write into a temporary folder of its own": lambda: write(TEMPORARY),
-        "read the store": lambda: look_into(store),
+        "write into a temporary directory of its own": lambda: write(TEMPORARY),
+        "read the store": lambda: list_entries(store),
         "read its credentials": lambda: read(f"{os.environ['CREDENTIALS_DIRECTORY']}/host.key"),
         "reach its own address": lambda: connect(own, port),
     }
@@ -144,9 +147,9 @@ def fails(attempt: Callable[[], None]) -> bool:
 
 
 def main() -> None:
-    port, (own, address, store, config, *folders) = int(sys.argv[1]), sys.argv[2:]
-    folders.append(os.environ["CREDENTIALS_DIRECTORY"])
-    must_fail = forbidden(port, own, address, config, folders)
+    port, (own, address, store, config, *directories) = int(sys.argv[1]), sys.argv[2:]
+    directories.append(os.environ["CREDENTIALS_DIRECTORY"])
+    must_fail = forbidden(port, own, address, config, directories)
     must_work = needed(port, own, store)
     report = {
         "able": [what for what, attempt in must_fail.items() if not fails(attempt)],

@@ -13,10 +13,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
-address, port, folder = sys.argv[1], int(sys.argv[2]), "/etc/deepseek/tls"
+address, port, directory = sys.argv[1], int(sys.argv[2]), "/etc/deepseek/tls"
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(f"{folder}/host.pem", f"{folder}/host.key")
-context.load_verify_locations(f"{folder}/ca.pem")
+context.load_cert_chain(f"{directory}/host.pem", f"{directory}/host.key")
+context.load_verify_locations(f"{directory}/ca.pem")
 context.verify_mode = ssl.CERT_REQUIRED
 server = http.server.ThreadingHTTPServer((address, port), Handler)
 server.socket = context.wrap_socket(server.socket, server_side=True)

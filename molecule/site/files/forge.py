@@ -1,8 +1,8 @@
 """Certificates that must be refused, and valid ones beside them, made with the CA's key.
 
 ``forge.py NAME...`` on the release host. For each name: ``valid``, ``revoked`` (the caller revokes
-it) and ``expired`` by the CA, and ``self`` signed; and ``stranger``, valid for a name that nobody
-knows. Prints their files, and the serial numbers of what is to be revoked.
+it) and ``expired`` by the CA, and ``self`` signed; and ``stranger``, valid for a name that no
+listener knows. Prints their files, and the serial numbers of what is to be revoked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hold every listener against what it must accept and refuse; prints what is wrong as JSON.
 
-``listeners.py FOLDER HOST``, with what forge.py makes in the folder. Listeners on standard input:
-``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names that a
-mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
+``listeners.py DIRECTORY HOST``, with what forge.py makes in the directory. Listeners on standard
+input: ``{host, address, port, name, path, mutual, clients, [hears]}``. ``clients`` are the names
+that a mutual listener serves, ``hears`` the hosts whose packets reach it, where those are not all.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def reached(listener) -> bool:
     return True
 
 
-def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
+def wrong_with(listener, directory: Path, host: str) -> tuple[list[str], int]:
     """What is wrong, and how many questions were asked."""
     if host not in listener.get("hears", [host]):
         return ([f"{listener['host']}:{listener['port']} hears it"] if reached(listener) else []), 1
@@ -87,7 +87,7 @@ def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
     if plain.startswith(("2", "3")):
         wrong.append(f"without TLS: {plain}")
     asked = 2
-    presented = {path.stem: (path, path.with_suffix(".key")) for path in folder.glob("*.pem")}
+    presented = {path.stem: (path, path.with_suffix(".key")) for path in directory.glob("*.pem")}
     for kind, certificate in {"none": None, **presented}.items() if listener["mutual"] else ():
         name = kind.partition("-")[2]
         good = kind.startswith("valid-") and name in listener["clients"]
@@ -99,10 +99,10 @@ def wrong_with(listener, folder: Path, host: str) -> tuple[list[str], int]:
 
 
 def main() -> None:
-    listeners, folder, host = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2]
+    listeners, directory, host = json.load(sys.stdin), Path(sys.argv[1]), sys.argv[2]
     wrong, asked = [], 0
     for listener in listeners:
-        found, count = wrong_with(listener, folder, host)
+        found, count = wrong_with(listener, directory, host)
         wrong += found
         asked += count
     print(json.dumps({"listeners": len(listeners), "asked": asked, "wrong": wrong}))

@@ -136,7 +136,7 @@ def _outside(data: Path) -> str:
     (entry,) = (entry for entry in tensor.external_data if entry.key == "location")
     entry.value = "../elsewhere"
     graph.write_bytes(model.SerializeToString())
-    return f"initializer {tensor.name!r} lies outside the folder: '../elsewhere'"
+    return f"initializer {tensor.name!r} lies outside the directory: '../elsewhere'"
 
 
 def _empty(data: Path) -> str:

@@ -291,7 +291,7 @@ def test_missing_and_misplaced_files_are_named(tmp_path: Path) -> None:
     modules = json.loads(path.read_text())
     for changed, message in (
         ([{**modules[0], "path": "0_Transformer"}, *modules[1:]], "Transformer must be in"),
-        ([modules[0], {**modules[1], "path": "../1_Pooling"}], "is not a folder in this one"),
+        ([modules[0], {**modules[1], "path": "../1_Pooling"}], "is not a directory in this one"),
         ([{"path": ""}], "not a list of modules"),
         (3, "not a list of modules"),
     ):

@@ -53,7 +53,7 @@ def test_a_description_becomes_a_lab(hosts: ModuleType) -> None:
     assert lab.container(host) == "unit-storage-1"
     assert lab.subnet("storage") == "10.199.40.0/24"
     assert lab.controller("service") == "10.199.20.1"
-    assert lab.folder.name == "unit"
+    assert lab.directory.name == "unit"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_more_hosts_than_the_kernel_bears_are_refused(
 
 
 def test_labs_wait_for_each_other(hosts: ModuleType, tmp_path: Path) -> None:
-    lock, order = tmp_path / "folder" / "lock", []
+    lock, order = tmp_path / "directory" / "lock", []
 
     def second() -> None:
         with hosts.one_at_a_time(lock):
@@ -147,8 +147,8 @@ def two_states(
     for name in ("first", "second"):
         monkeypatch.setattr(hosts, "STATE", tmp_path / name)
         lab = hosts.parse(described(management="10.199.10.31"))
-        lab.folder.mkdir(parents=True)
-        labs.append((lab, lab.folder, {zone: lab.bridge(zone) for zone in hosts.ZONES}))
+        lab.directory.mkdir(parents=True)
+        labs.append((lab, lab.directory, {zone: lab.bridge(zone) for zone in hosts.ZONES}))
     return labs
 
 
@@ -206,7 +206,7 @@ def test_what_labs_have_is_kept_between_runs(
 
 
 def test_no_two_states_have_a_bridge_in_common(hosts: ModuleType, two_states: list[Any]) -> None:
-    names = [name for _lab, _folder, bridges in two_states for name in bridges.values()]
+    names = [name for _lab, _directory, bridges in two_states for name in bridges.values()]
     assert len(set(names)) == 2 * len(hosts.ZONES)
     assert all(len(name) <= 15 for name in names)  # IFNAMSIZ
 
