@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from support import (
     CHECKPOINT,
     Authority,
@@ -33,6 +34,10 @@ locale.setlocale(locale.LC_ALL, "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Models are tiny: threads that wait for each other take fifty times as long on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How fast examples are made says something of the machine, and nothing of the code.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 @pytest.fixture(scope="session")

@@ -354,7 +354,6 @@ def test_a_field_that_is_not_there_is_a_difference(cpu_place: Place) -> None:
     assert rebuilt_once(cpu_place).rebuild_reason == "cuda_major was not there, is none"
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=4), json_values), st.randoms(use_true_random=False))
 def test_the_key_depends_on_the_fields_alone(fields: dict[str, Any], random: Any) -> None:
     names = list(fields)
@@ -367,7 +366,6 @@ def test_the_key_depends_on_the_fields_alone(fields: dict[str, Any], random: Any
     assert differences(fields, {name: fields[name] for name in names}) == []
 
 
-@settings(deadline=None)
 @given(json_values, json_values)
 def test_whatever_differs_is_named(before: Any, after: Any) -> None:
     found = differences({"field": before}, {"field": after})
@@ -440,7 +438,7 @@ def test_white_space_in_the_key_file_is_damage(cpu_place: Place) -> None:
     assert rebuilt_once(cpu_place).rebuild_reason == f"key.json {ANOTHER}"
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["build.json", "key.json"]),
     st.binary(max_size=20) | json_values.map(lambda value: json.dumps(value).encode()),

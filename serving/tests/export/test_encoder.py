@@ -138,7 +138,7 @@ def test_other_precisions_equal_transformers(tmp_path: Path, dtype: str) -> None
     agree(tmp_path, encoder_checkpoint(tmp_path / "checkpoint", dtype=dtype), [3, 9])
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(
     heads=st.integers(1, 4),
     head_dim=st.integers(1, 17),

@@ -513,7 +513,7 @@ prompts = st.builds(
 asked = st.tuples(prompts, st.integers(1, 6), st.sampled_from(["one", "two"]), st.booleans())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     requests=st.lists(asked, min_size=1, max_size=12),
     slots=st.integers(1, 3),
