@@ -111,7 +111,7 @@ molecule: packages venv ## every Molecule scenario, three at a time; one of them
 $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 	@molecule test --scenario-name $*
 
-.PHONY: bench bench-storage bench-abuse bench-ranged-get
+.PHONY: bench bench-storage bench-abuse bench-abuse-gateway bench-ranged-get
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python benchmarks/rollout.py
 	@python benchmarks/zones.py
@@ -132,6 +132,10 @@ bench-ranged-get: packages venv ## what pulls cost with aria2, and with requests
 
 bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty others: half an hour and more
 	@$(SERVING)/bin/python benchmarks/abuse.py $(ARGUMENTS)
+
+# Its gateway is that of the unit tests.
+bench-abuse-gateway: packages venv ## the same of the gateway
+	@PYTHONPATH=tests/unit/plugins/gateway python benchmarks/abuse_gateway.py $(ARGUMENTS)
 
 .PHONY: soak
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60

@@ -46,12 +46,12 @@ RETURN = r"""
 ready:
   description: Whether all files are there.
   type: bool
-  returned: success
+  returned: always
 missing:
   description: Those that are not.
   type: list
   elements: str
-  returned: success
+  returned: always
 """
 
 import os
@@ -77,13 +77,14 @@ def main():
         for role, paths in missing.items()
         if paths
     ]
+    result = {
+        "changed": False,
+        "ready": not said,
+        "missing": [path for paths in missing.values() for path in paths],
+    }
     if said and module.params["required"] and not module.check_mode:
-        module.fail_json(msg=" ".join(said))
-    module.exit_json(
-        changed=False,
-        ready=not said,
-        missing=[path for paths in missing.values() for path in paths],
-    )
+        module.fail_json(msg=" ".join(said), **result)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from support import (
     CHECKPOINT,
     Authority,
@@ -33,6 +34,10 @@ locale.setlocale(locale.LC_ALL, "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Models are tiny: threads that wait for each other take fifty times as long on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How fast examples are made says something of the machine, and nothing of the code.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +113,7 @@ def service(
     """deepseek-serve as a process, with two slots so that requests queue."""
     folder = tmp_path_factory.mktemp("service")
     text = settings_text(signed_store, token, authority, engine="slots = 2\nqueue = 2\nthreads = 2")
-    with serve(folder, text) as running:
+    with serve(folder, text, as_command=True) as running:
         yield running
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from support import command
 
 from deepseek_serving.compile.builder import Outcome, Request, build
+from deepseek_serving.compile.cli import main
 from deepseek_serving.compile.host import Gpus
 from deepseek_serving.compile.target import Wish
 
@@ -72,12 +74,11 @@ def arguments(graph: Path, dest: Path, wish: Wish, *more: str) -> list[str]:
 
 
 def run_build(graph: Path, dest: Path, wish: Wish, *more: str) -> dict[str, Any]:
-    """What the command prints."""
-    done = subprocess.run(
-        arguments(graph, dest, wish, *more), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    value: dict[str, Any] = json.loads(done.stdout)
+    """What the command prints, in this process: a new one would import the compiler again."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main(arguments(graph, dest, wish, *more)[1:])
+    assert status == 0
+    value: dict[str, Any] = json.loads(printed.getvalue())
     return value
 
 

@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from serving_process import ServingProcess
 from starlette.types import ASGIApp
 from waiting import PATIENCE
 
@@ -386,12 +388,14 @@ def upstream_settings(
 class Running:
     """A running deepseek-serve."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes] | ServingProcess
     url: str
     log: Path
 
 
-def _spawn(folder: Path, settings: str, notify: Path) -> tuple[subprocess.Popen[str], Path]:
+def _spawn(
+    folder: Path, settings: str, notify: Path, as_command: bool = False
+) -> tuple[subprocess.Popen[bytes] | ServingProcess, Path]:
     path = folder / "settings.toml"
     path.write_text(settings, encoding="utf-8")
     credentials = Path(tomllib.loads(settings)["server"]["tls_client_ca"]).parent
@@ -401,25 +405,31 @@ def _spawn(folder: Path, settings: str, notify: Path) -> tuple[subprocess.Popen[
         "NOTIFY_SOCKET": str(notify),
     }
     log = folder / "log"
-    with log.open("w", encoding="utf-8") as output:
+    log.touch()
+    arguments = ["--settings", str(path)]
+    if not as_command:
+        return ServingProcess(arguments, environment, log), log
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            [command("deepseek-serve"), "--settings", str(path)],
+            [command("deepseek-serve"), *arguments],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
         )
     return process, log
 
 
 @contextlib.contextmanager
-def serve(folder: Path, settings: str) -> Iterator[Running]:
-    """deepseek-serve, ready as systemd would see it, ended at the end."""
+def serve(folder: Path, settings: str, *, as_command: bool = False) -> Iterator[Running]:
+    """deepseek-serve, ready as systemd would see it, ended at the end.
+
+    As a command it has all that a new process has, and the limits of the one that starts it.
+    """
     notify = folder / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(notify))
         listener.settimeout(PATIENCE)
-        process, log = _spawn(folder, settings, notify)
+        process, log = _spawn(folder, settings, notify, as_command)
         try:
             try:
                 message = listener.recv(256)
@@ -429,7 +439,7 @@ def serve(folder: Path, settings: str) -> Iterator[Running]:
             port = tomllib.loads(settings)["server"]["port"]
             yield Running(process, f"https://127.0.0.1:{port}", log)
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
             process.wait(timeout=PATIENCE)
 
 
@@ -457,6 +467,5 @@ def refused(folder: Path, settings: str) -> tuple[int, str]:
     try:
         status = process.wait(timeout=PATIENCE)
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGKILL)
     return status, log.read_text(encoding="utf-8")

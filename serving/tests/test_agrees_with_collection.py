@@ -79,7 +79,7 @@ def refusal(config: dict[str, Any]) -> str:
     return ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     # few at a time, so that one refusal does not hide another's absence
     changes=st.lists(st.sampled_from(list(CHOICES)), unique=True, max_size=3).flatmap(

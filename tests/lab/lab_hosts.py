@@ -12,11 +12,12 @@ the lab in ONPREM_LAB_DIRECTORY. By hand, while the hosts are up::
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,22 @@ WAIT_SECONDS = 300  # ends a hang, and judges no speed
 REQUEST = Path(__file__).with_name("https_request.py").read_text()
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, over HTTPS if ``tls``; the server is verified by the certificates in ``ca``."""
+
+    address: str
+    path: str
+    port: int = 443
+    method: str = "GET"
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str | None = None
+    certificate: tuple[str, str] | None = None
+    ca: str = CA
+    tls: bool = True
+    timeout: float = WAIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -61,29 +78,15 @@ def run_program(host: Any, program: str, *arguments: str) -> str:
     return str(host.check_output(command, program, *arguments))
 
 
-def ask(
-    host: Any,
-    address: str,
-    path: str,
-    *,
-    port: int = 443,
-    method: str = "GET",
-    headers: dict[str, str] | None = None,
-    body: str | None = None,
-    certificate: tuple[str, str] | None = None,
-) -> Answer:
-    """Ask over HTTPS from the host, which verifies the server by the site's root."""
-    asked = {
-        "address": address,
-        "port": port,
-        "path": path,
-        "method": method,
-        "headers": headers or {},
-        "body": body,
-        "certificate": certificate,
-        "ca": CA,
-    }
-    return Answer(*json.loads(run_program(host, REQUEST, json.dumps(asked))))
+def ask(host: Any, address: str, path: str, **options: Any) -> Answer:
+    """Send one request from the host; the options are those of Request."""
+    return ask_all(host, [Request(address, path, **options)])[0]
+
+
+def ask_all(host: Any, requests: Sequence[Request]) -> list[Answer]:
+    """Send requests from the host, one after the other, by one program."""
+    asked = json.dumps([dataclasses.asdict(request) for request in requests])
+    return [Answer(*answer) for answer in json.loads(run_program(host, REQUEST, asked))]
 
 
 def wait_for(look: Callable[[], Result], good: Callable[[Result], bool]) -> Result:

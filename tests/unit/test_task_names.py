@@ -17,11 +17,15 @@ from glossary_words import ruled_out
 ROOT = Path(__file__).resolve().parents[2]
 # Scenarios whose names are as those of roles; the others follow.
 SCENARIOS = (
+    "gateway",
+    "inference",
     "model_engine",
     "model_release",
+    "model_storage",
     "network_segmentation",
     "nvidia_driver",
     "preflight",
+    "serving_environment",
     "site",
     "tls",
 )

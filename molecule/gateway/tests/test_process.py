@@ -46,7 +46,7 @@ def test_only_known_ports_are_listened_on(host: Any) -> None:
     assert {line.split()[3].rpartition(":")[2] for line in listening} == {"22", "443", "8405"}
 
 
-def test_the_folder_of_the_admin_socket_is_closed(host: Any) -> None:
+def test_the_directory_of_the_admin_socket_is_closed(host: Any) -> None:
     assert host.file("/run/deepseek-gateway").mode == 0o700
 
 

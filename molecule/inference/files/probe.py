@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 TEMPORARY = Path(tempfile.gettempdir())
+# after which packets count as dropped: what is refused or answered is so at once
+DROPPED_SECONDS = 2
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWUSER = 0x10000000
 SYS_PERSONALITY, SYS_REBOOT, SYS_BPF, SYS_KEYCTL = 135, 169, 321, 250
@@ -51,7 +53,7 @@ def list_entries(directory: str) -> None:
 def connect(address: str, port: int) -> None:
     """Where packets get through, a closed port refuses at once; dropped packets do not."""
     with socket.socket() as client:
-        client.settimeout(2)
+        client.settimeout(DROPPED_SECONDS)
         try:
             client.connect((address, port))
         except ConnectionRefusedError:

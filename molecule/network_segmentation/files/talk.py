@@ -6,6 +6,8 @@ import threading
 import time
 
 TCP_PORT, UDP_PORTS = 9999, (7000, 7100)
+# after which packets count as dropped: what is refused or answered is so at once
+DROPPED_SECONDS = 2
 
 
 def echo_udp(port):
@@ -46,7 +48,7 @@ def keep_asking(address, path):
 def ask_in_fragments(address, port, size):
     """Send a datagram that does not fit into one packet; gives the bytes that came back."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(2)
+        client.settimeout(DROPPED_SECONDS)
         client.connect((address, port))
         for _attempt in range(2):
             try:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 TLS = Path("/etc/deepseek/tls")
 OWN = (TLS / "host.pem", TLS / "host.key")
+# after which packets count as dropped: what is refused or answered is so at once
+DROPPED_SECONDS = 3
 
 
 def ask(listener, certificate) -> str:
@@ -24,9 +26,9 @@ def ask(listener, certificate) -> str:
     context = ssl.create_default_context(cafile=str(TLS / "ca.pem"))
     if certificate:
         context.load_cert_chain(*map(str, certificate))
-    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=10)
+    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=300)
     try:
-        plain = socket.create_connection((listener["address"], listener["port"]), timeout=10)
+        plain = socket.create_connection((listener["address"], listener["port"]), timeout=300)
         connection.sock = context.wrap_socket(plain, server_hostname=listener["name"])
         connection.request("GET", listener["path"], headers={"Host": listener["name"]})
         return str(connection.getresponse().status)
@@ -38,7 +40,7 @@ def ask(listener, certificate) -> str:
 
 def ask_plainly(listener) -> str:
     """What a request without TLS gets."""
-    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=10)
+    connection = http.client.HTTPConnection(listener["address"], listener["port"], timeout=300)
     try:
         connection.request("GET", listener["path"])
         return str(connection.getresponse().status)
@@ -60,7 +62,7 @@ def handshake(listener) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     return "" if done.returncode == 0 and "Verification: OK" in done.stderr else done.stderr
@@ -68,7 +70,9 @@ def handshake(listener) -> str:
 
 def reached(listener) -> bool:
     try:
-        socket.create_connection((listener["address"], listener["port"]), timeout=3).close()
+        socket.create_connection(
+            (listener["address"], listener["port"]), timeout=DROPPED_SECONDS
+        ).close()
     except TimeoutError:
         return False
     return True

@@ -20,19 +20,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..common.refusals import RefusalError
 from .runtime_api import ask
 
 PROBE_SECONDS = 10
 
 
-class CertificateError(Exception):
-    """The gateway does not serve the new certificate. `code` is stable, `remedy` says what to do."""
-
-    def __init__(self, code: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{code}: {problem} Remedy: {remedy}")
-        self.code = code
-        self.problem = problem
-        self.remedy = remedy
+class CertificateError(RefusalError):
+    """The gateway does not serve the new certificate."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..common.refusals import RefusalError
+
 # DER object identifiers of the curves, as CKA_EC_PARAMS wants them.
 CURVES: dict[str, bytes] = {
     "P-256": bytes.fromhex("06082a8648ce3d030107"),
@@ -34,14 +36,8 @@ REQUIRED_ATTRIBUTES: dict[str, bool] = {
 }
 
 
-class Pkcs11Error(Exception):
+class Pkcs11Error(RefusalError):
     """Something is wrong, and this is what to do about it."""
-
-    def __init__(self, code: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{code}: {problem} Remedy: {remedy}")
-        self.code = code
-        self.problem = problem
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)

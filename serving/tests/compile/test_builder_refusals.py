@@ -136,7 +136,7 @@ def _outside(data: Path) -> str:
     (entry,) = (entry for entry in tensor.external_data if entry.key == "location")
     entry.value = "../elsewhere"
     graph.write_bytes(model.SerializeToString())
-    return f"initializer {tensor.name!r} lies outside the folder: '../elsewhere'"
+    return f"initializer {tensor.name!r} lies outside the directory: '../elsewhere'"
 
 
 def _empty(data: Path) -> str:
@@ -276,7 +276,7 @@ shapes = st.lists(st.integers(-1, 5) | st.booleans() | st.none() | st.text(max_s
 ranges = st.fixed_dictionaries({}, optional=dict.fromkeys(("min", "opt", "max", "x"), shapes))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(["input_ids", "past_key.0", "x"]), ranges | shapes))
 def test_no_profile_passes_unchecked(
     prepared: dict[str, Path], tmp_path: Path, profile: dict[str, Any]

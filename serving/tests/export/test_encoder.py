@@ -138,7 +138,7 @@ def test_other_precisions_equal_transformers(tmp_path: Path, dtype: str) -> None
     agree(tmp_path, encoder_checkpoint(tmp_path / "checkpoint", dtype=dtype), [3, 9])
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(
     heads=st.integers(1, 4),
     head_dim=st.integers(1, 17),
@@ -291,7 +291,7 @@ def test_missing_and_misplaced_files_are_named(tmp_path: Path) -> None:
     modules = json.loads(path.read_text())
     for changed, message in (
         ([{**modules[0], "path": "0_Transformer"}, *modules[1:]], "Transformer must be in"),
-        ([modules[0], {**modules[1], "path": "../1_Pooling"}], "is not a folder in this one"),
+        ([modules[0], {**modules[1], "path": "../1_Pooling"}], "is not a directory in this one"),
         ([{"path": ""}], "not a list of modules"),
         (3, "not a list of modules"),
     ):

@@ -176,7 +176,6 @@ def shapes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 @settings(
     max_examples=15,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

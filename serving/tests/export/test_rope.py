@@ -54,7 +54,7 @@ def parameters(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(asked=parameters(), pairs=st.integers(1, 64))
 def test_any_scaling_equals_transformers(asked: dict[str, Any], pairs: int) -> None:
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 2 * pairs}

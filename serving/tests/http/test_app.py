@@ -240,9 +240,7 @@ fields = st.sampled_from(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(fields | st.text(max_size=8), json_values, max_size=3))
 def test_no_input_makes_the_service_fail(client: httpx.Client, changes: dict[str, object]) -> None:
     # Python's own encoder, since httpx would send neither NaN nor half a surrogate pair

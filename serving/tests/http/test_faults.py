@@ -260,7 +260,7 @@ def test_ten_thousand_connections(
     text = text.replace("[model]", "connections = 200\n\n[model]")
     try:
         with ExitStack() as stack:
-            running = stack.enter_context(serve(tmp_path, text))
+            running = stack.enter_context(serve(tmp_path, text, as_command=True))
             resident = _resident(running)
             port = int(running.url.rsplit(":", 1)[1])
             for _number in range(many):

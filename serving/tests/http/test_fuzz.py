@@ -56,7 +56,7 @@ def test_no_input_is_answered_with_a_server_error(
     seen: set[int] = set()
     certificate, key = authority.issue("gateway-1")
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(case=document[path][method].as_strategy())
     def fuzz(case: Any) -> None:
         reply = case.call(

@@ -611,6 +611,42 @@ def test_a_long_text_is_read_elsewhere_and_only_until_it_is_too_long(
     assert sum(length for _thread, length in encoded) <= 2 * SLICE
 
 
+WORDS = "word " * 100_000
+
+
+@pytest.mark.parametrize(
+    ("messages", "rendered"),
+    [
+        ([("user", WORDS)], False),
+        ([("system", WORDS), ("user", "a")], False),
+        ([("user", "word " * 500)] * 40, False),
+        # which a template may leave out
+        ([("user", "a"), ("assistant", WORDS), ("user", "b")], True),
+        ([("user", "a" + " " * 500_000)], True),
+        # too long, and not by far
+        ([("user", "word " * 300)], True),
+    ],
+)
+def test_what_is_far_too_long_is_not_even_rendered(
+    client: httpx.Client,
+    messages: list[tuple[str, str]],
+    rendered: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[object] = []
+    text = ChatTokenizer.text
+
+    def noted(self: ChatTokenizer, *arguments: Any) -> str:
+        seen.append(arguments)
+        return text(self, *arguments)
+
+    monkeypatch.setattr(ChatTokenizer, "text", noted)
+    told = [{"role": role, "content": content} for role, content in messages]
+    reply = ask(client, CHAT, json.dumps({"model": MODEL, "messages": told}).encode())
+    assert error_of(reply)["code"] == "context_length_exceeded"
+    assert bool(seen) is rendered
+
+
 def test_a_path_with_a_slash_at_its_end_leads_nowhere(client: httpx.Client) -> None:
     reply = client.post(f"{CHAT}/", json={}, headers={"host": "elsewhere.example"})
     assert reply.status_code == 404

@@ -351,7 +351,7 @@ matrix = arrays.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrix)
 def test_no_weight_is_further_than_half_a_step(weights: npt.NDArray[np.float32]) -> None:
     made = numerics.by_column(numerics.Scaled(weights), TensorProto.INT8)
@@ -364,7 +364,7 @@ def test_no_weight_is_further_than_half_a_step(weights: npt.NDArray[np.float32])
     assert (np.abs(weights - back) <= np.maximum(np.abs(weights) / 16, smallest) * 1.001).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matrix)
 def test_chosen_int4_steps_are_no_worse_than_the_widest(weights: npt.NDArray[np.float32]) -> None:
     made = numerics.by_block(numerics.Scaled(weights), 16)

@@ -98,7 +98,7 @@ def _short() -> object:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("special", [False, True])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=TEXTS)
 def test_slices_make_no_difference(kind: str, special: bool, text: str) -> None:
     tokenizer = KINDS[kind]()
@@ -114,7 +114,7 @@ def test_slices_make_no_difference(kind: str, special: bool, text: str) -> None:
 
 
 @given(text=TEXTS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_slices_are_the_text(text: str) -> None:
     assert "".join(SlicedTokenizer(_shipped()).pieces(text)) == text
 

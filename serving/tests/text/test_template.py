@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2.sandbox
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_serving.errors import TokenizerError
@@ -287,7 +287,6 @@ nested = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=nested)
 def test_a_value_weighs_at_least_its_texts(value: Any) -> None:
     texts = sum(len(text) for text in _texts(value))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -110,7 +110,6 @@ def set_template(folder: Path, template: str) -> None:
     path.write_text(json.dumps({**config, "chat_template": template}), encoding="utf-8")
 
 
-@settings(deadline=None)
 @given(text=st.text(max_size=60))
 def test_text_survives_tokens_one_by_one(graph: Path, text: str) -> None:
     """Characters of several bytes span tokens; none may be lost or cut."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kept_python import KEPT_PYTHON
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
@@ -120,6 +121,7 @@ def run(
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_GATHER_SUBSET": "!all",
+            **KEPT_PYTHON,
         },
         cwd=ROOT,
         capture_output=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kept_python import KEPT_PYTHON
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "inventories/lab/group_vars/all/site.yml"
@@ -51,7 +52,12 @@ def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, 
             *options,
             str(ROOT / "playbooks/preflight.yml"),
         ],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={
+            **os.environ,
+            **KEPT_PYTHON,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -124,15 +124,15 @@ class Embedder:
 
 def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> Embedder:
     """Verify the encoder's artifact, then load it."""
-    folder = settings.graph
-    expect = ("graph", folder.parent.name)
-    digest = verify_artifact(folder, public_key, folder.name, expect=expect).digest
-    check(folder, TokenizerError, decoder=False)
-    encoder = OnnxRuntimeEncoder(folder, settings.threads)
-    tokenizer = load_tokenizer(folder)
-    record = read_object(folder / RECORD_FILE, TokenizerError)
+    directory = settings.graph
+    expect = ("graph", directory.parent.name)
+    digest = verify_artifact(directory, public_key, directory.name, expect=expect).digest
+    check(directory, TokenizerError, decoder=False)
+    encoder = OnnxRuntimeEncoder(directory, settings.threads)
+    tokenizer = load_tokenizer(directory)
+    record = read_object(directory / RECORD_FILE, TokenizerError)
     return Embedder(
-        folder.parent.name,
+        directory.parent.name,
         digest,
         encoder,
         tokenizer,

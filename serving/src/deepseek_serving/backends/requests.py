@@ -18,6 +18,9 @@ from deepseek_serving.text.slices import TooManyTokensError
 from deepseek_serving.text.template import TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
 
+# No text that anybody writes has so many for each of its tokens.
+CHARACTERS_PER_TOKEN = 16
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -81,6 +84,7 @@ class RequestFactory:
                 f"The chat template of {self._model!r} has no tools; ask without them, or "
                 "publish the model with a template that has them.",
             )
+        self._refuse_hopeless(messages)
         text = self._tokenizer.text(
             self._as_rendered(messages), tools.rendered() if tools is not None else None
         )
@@ -125,6 +129,27 @@ class RequestFactory:
             return self._tokenizer.encode(text, whole=whole, most=self._max_len)
         except TooManyTokensError as error:
             raise PromptTooLongError(error.least, self._max_len, whole=False) from error
+
+    def _refuse_hopeless(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raises PromptTooLongError for what is far too long, before it is rendered.
+
+        A template copies all that it is given several times, and others wait for each copy. What
+        an assistant has said it may leave out, and white space around a message.
+        """
+        texts = [
+            message["content"]
+            for message in messages
+            if message["role"] != "assistant" and message["content"]
+        ]
+        if sum(map(len, texts)) <= CHARACTERS_PER_TOKEN * self._max_len:
+            return
+        room = self._max_len
+        for text in texts:
+            try:
+                room -= len(self._tokenizer.encode(text.strip(), whole=False, most=room))
+            except TooManyTokensError as error:
+                least = self._max_len - room + error.least
+                raise PromptTooLongError(least, self._max_len, whole=False) from error
 
     def _check_length(self, tokens: int) -> None:
         if tokens >= self._max_len:

@@ -30,23 +30,23 @@ REMEDY = "take tokenizer and template as the checkpoint's publisher has them now
 
 
 def check(
-    folder: Path,
+    directory: Path,
     error: type[ServingError] = CheckpointError,
     *,
     decoder: bool = True,
     wait_seconds: float = WAIT_SECONDS,
 ) -> list[str]:
-    """Raise `error` with everything that keeps the service from reading `folder`; give warnings."""
-    verdict = _judged(folder.absolute(), error, decoder=decoder, wait_seconds=wait_seconds)
+    """Raise `error` with all that keeps the service from reading `directory`; give warnings."""
+    verdict = _judged(directory.absolute(), error, decoder=decoder, wait_seconds=wait_seconds)
     if verdict.errors:
         raise error("; ".join(verdict.errors))
     return verdict.warnings
 
 
 def _judged(
-    folder: Path, error: type[ServingError], *, decoder: bool, wait_seconds: float
+    directory: Path, error: type[ServingError], *, decoder: bool, wait_seconds: float
 ) -> Verdict:
-    command = [sys.executable, "-m", "deepseek_serving.check.trial_load", str(folder)]
+    command = [sys.executable, "-m", "deepseek_serving.check.trial_load", str(directory)]
     command.append("decoder" if decoder else "encoder")
     # from a directory where nobody else puts Python modules, to which nothing is relative
     with subprocess.Popen(
@@ -62,14 +62,14 @@ def _judged(
         except subprocess.TimeoutExpired as late:
             process.kill()
             raise error(
-                f"{folder}: reading its tokenizer and template takes over {wait_seconds:g} s; "
+                f"{directory}: reading its tokenizer and template takes over {wait_seconds:g} s; "
                 f"{REMEDY}"
             ) from late
         except BaseException:
             process.kill()
             raise
     if process.returncode != 0 or len(output) > OUTPUT:
-        _refuse(folder, process.returncode, said, error)
+        _refuse(directory, process.returncode, said, error)
     found = json.loads(output)
     return Verdict(found["errors"], found["warnings"])
 
@@ -81,7 +81,7 @@ def _search_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, places.split(os.pathsep)))}
 
 
-def _refuse(folder: Path, status: int, said: bytes, error: type[ServingError]) -> NoReturn:
+def _refuse(directory: Path, status: int, said: bytes, error: type[ServingError]) -> NoReturn:
     """What a parser did that no parser should."""
     if status == -signal.SIGXCPU or status == -signal.SIGKILL:
         reason = f"takes over {CPU_SECONDS} s of processor time, or more memory than there is"
@@ -90,7 +90,7 @@ def _refuse(folder: Path, status: int, said: bytes, error: type[ServingError]) -
     else:
         last = said.decode("utf-8", "replace").strip().split("\n")[-1][:300]
         reason = f"ended with status {status}: {last or 'it said nothing'}"
-    raise error(f"{folder}: reading its tokenizer and template {reason}; {REMEDY}")
+    raise error(f"{directory}: reading its tokenizer and template {reason}; {REMEDY}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,16 +99,16 @@ def main(argv: list[str] | None = None) -> int:
         description="Load a checkpoint's or graph's tokenizer, chat template and settings as the "
         "service does, and render one conversation.",
     )
-    parser.add_argument("folder", type=Path, help="checkpoint, or what deepseek-export wrote")
+    parser.add_argument("directory", type=Path, help="checkpoint, or what deepseek-export wrote")
     parser.add_argument("--encoder", action="store_true", help="a text encoder, without a template")
     options = parser.parse_args(argv)
 
-    return run("deepseek-check", _action(options.folder, decoder=not options.encoder))
+    return run("deepseek-check", _action(options.directory, decoder=not options.encoder))
 
 
-def _action(folder: Path, *, decoder: bool) -> Callable[[], None]:
+def _action(directory: Path, *, decoder: bool) -> Callable[[], None]:
     def action() -> None:
-        for warning in check(folder, decoder=decoder):
+        for warning in check(directory, decoder=decoder):
             print(f"warning: {warning}")
 
     return action

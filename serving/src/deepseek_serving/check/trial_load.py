@@ -75,67 +75,68 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
 
 
-def judge(folder: Path, *, decoder: bool = True) -> Verdict:
+def judge(directory: Path, *, decoder: bool = True) -> Verdict:
     """Read a checkpoint or graph as the service does; an encoder has no template."""
     verdict = Verdict()
     checks = [_config, _tokenizer, _weights, *((_defaults, _template) if decoder else ())]
-    verdict.errors += [error for check in checks for error in _failure(check, folder)]
+    verdict.errors += [error for check in checks for error in _failure(check, directory)]
     if not verdict.errors and decoder:
-        verdict.errors += _failure(_exchange, folder)
+        verdict.errors += _failure(_exchange, directory)
     if not verdict.errors:
-        verdict.warnings += unlike_its_class(folder)
+        verdict.warnings += unlike_its_class(directory)
     return verdict
 
 
-def _failure(check: Callable[[Path], None], folder: Path) -> Iterator[str]:
+def _failure(check: Callable[[Path], None], directory: Path) -> Iterator[str]:
     try:
-        check(folder)
+        check(directory)
     except ServingError as error:
         yield str(error)
 
 
-def _config(folder: Path) -> None:
-    read_object(folder / "config.json", CheckpointError)
+def _config(directory: Path) -> None:
+    read_object(directory / "config.json", CheckpointError)
 
 
-def _tokenizer(folder: Path) -> None:
-    load_tokenizer(folder)
+def _tokenizer(directory: Path) -> None:
+    load_tokenizer(directory)
 
 
-def _weights(folder: Path) -> None:
+def _weights(directory: Path) -> None:
     """Headers, index, and an output table of its own; a graph has none of these."""
-    if has_weights(folder):
-        read_checkpoint(folder, tied=_says_tied(folder))
+    if has_weights(directory):
+        read_checkpoint(directory, tied=_says_tied(directory))
 
 
-def _says_tied(folder: Path) -> bool:
+def _says_tied(directory: Path) -> bool:
     """Whether the model takes its output from its input table."""
     try:
-        config = read_object(folder / "config.json", CheckpointError)
+        config = read_object(directory / "config.json", CheckpointError)
     except CheckpointError:
         # which is said once, of the file itself
         return False
     return config.get("tie_word_embeddings") is True
 
 
-def _defaults(folder: Path) -> None:
-    read_defaults(folder)
+def _defaults(directory: Path) -> None:
+    read_defaults(directory)
 
 
-def _template(folder: Path) -> None:
-    read_templates(folder, read_object(folder / CONFIG_FILE, TokenizerError))
+def _template(directory: Path) -> None:
+    read_templates(directory, read_object(directory / CONFIG_FILE, TokenizerError))
 
 
-def _exchange(folder: Path) -> None:
+def _exchange(directory: Path) -> None:
     """Render what clients send, and read it as tokens."""
-    path = folder / (TEMPLATE_FILE if (folder / TEMPLATE_FILE).is_file() else CONFIG_FILE)
-    tokenizer = ChatTokenizer(folder)
+    path = directory / (TEMPLATE_FILE if (directory / TEMPLATE_FILE).is_file() else CONFIG_FILE)
+    tokenizer = ChatTokenizer(directory)
     text = _rendered(tokenizer, path)
-    with third_party(folder / "tokenizer.json", TokenizerError):
+    with third_party(directory / "tokenizer.json", TokenizerError):
         tokens = tokenizer.encode(text, whole=False)
     if not tokens:
         raise TokenizerError(
-            f"{folder / 'tokenizer.json'}: makes no token of a conversation; {documents.COPY_AGAIN}"
+            f"{directory / 'tokenizer.json'}: makes no token of a conversation; "
+            f"{documents.COPY_AGAIN}"
         )
 
 

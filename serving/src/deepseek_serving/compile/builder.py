@@ -224,7 +224,7 @@ def _compare(plan: _Plan, hashes: HashCache) -> Outcome:
 
 
 def _refuse_foreign(dest: Path) -> None:
-    """Nothing is replaced but an engine, a damaged one included, or an empty folder."""
+    """Nothing is replaced but an engine, a damaged one included, or an empty directory."""
     ours = any((dest / name).is_file() for name in (KEY_FILE, RECORD_FILE))
     if not dest.is_dir() or (any(dest.iterdir()) and not ours):
         raise BuildError(
@@ -323,12 +323,12 @@ def _build(plan: _Plan) -> dict[str, Any]:
     return record
 
 
-def _check_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
+def _check_space(directory: Path, size: int) -> None:
+    free = shutil.disk_usage(directory).free
     if size + SPACE_RESERVE > free:
         raise BuildError(
-            f"{folder} has {free} bytes free; the engine needs about {size}, and {SPACE_RESERVE} "
-            "must stay free. Make room, or name another destination"
+            f"{directory} has {free} bytes free; the engine needs about {size}, and "
+            f"{SPACE_RESERVE} must stay free. Make room, or name another destination"
         )
 
 
@@ -394,7 +394,7 @@ def _stdout_into(log: TextIO) -> Iterator[None]:
 
 
 def _swap(partial: Path, dest: Path) -> None:
-    """Put the new folder in the old one's place; a crash between is undone by the next build."""
+    """Put the new directory in the old one's place; a crash between is undone by the next build."""
     for path in partial.iterdir():
         path.chmod(0o644)
         sync_path(str(path))

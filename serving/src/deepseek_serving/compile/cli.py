@@ -30,13 +30,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_build(actions.add_parser("build", help="build what has to be built; prints JSON"))
     _add_smoke(actions.add_parser("smoke", help="compare an engine in the store with its answers"))
     info = actions.add_parser("info", help="GPUs, compilers, and what is at DEST; prints JSON")
-    info.add_argument("dest", type=Path, nargs="?", help="folder of an engine")
+    info.add_argument("dest", type=Path, nargs="?", help="directory of an engine")
     return parser
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("graph", type=Path, help="decoder.onnx or encoder.onnx")
-    parser.add_argument("dest", type=Path, help="folder of the engine")
+    parser.add_argument("dest", type=Path, help="directory of the engine")
     parser.add_argument("--flavour", choices=("auto", *FLAVOURS), default="auto")
     parser.add_argument(
         "--compute-capability", metavar="N.N", help="of the GPU (default: this host's)"

@@ -77,7 +77,7 @@ def _run(request: Request) -> Agreement:
         key=request.key,
         threads=request.threads,
     )
-    folder = request.store / "engine" / request.model / request.key
-    agreement = compare(engine, read_golden(folder / GOLDEN_FILE))
-    check(agreement, request.min_agreement, str(folder))
+    directory = request.store / "engine" / request.model / request.key
+    agreement = compare(engine, read_golden(directory / GOLDEN_FILE))
+    check(agreement, request.min_agreement, str(directory))
     return agreement

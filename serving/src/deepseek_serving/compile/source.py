@@ -104,7 +104,9 @@ def _weights(path: Path, model: onnx.ModelProto) -> list[Path]:
     for location, (end, name) in sorted(ends.items()):
         file = path.parent / location
         if Path(location).name != location:
-            raise BuildError(f"{path}: initializer {name!r} lies outside the folder: {location!r}")
+            raise BuildError(
+                f"{path}: initializer {name!r} lies outside the directory: {location!r}"
+            )
         if not file.is_file():
             raise BuildError(
                 f"{file}: missing; {path.name} keeps its weights there (initializer {name!r})"

@@ -11,12 +11,12 @@ from deepseek_serving.export.exporter import Parameters, export, export_encoder
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deepseek-export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="folder with config.json and safetensors")
-    parser.add_argument("out", type=Path, help="folder to write; it must not exist yet")
+    parser.add_argument("checkpoint", type=Path, help="directory with config.json and safetensors")
+    parser.add_argument("out", type=Path, help="directory to write; it must not exist yet")
     parser.add_argument(
         "--encoder",
         action="store_true",
-        help="a text encoder for embeddings (sentence-transformers folder), not a decoder",
+        help="a text encoder for embeddings (sentence-transformers directory), not a decoder",
     )
     parser.add_argument(
         "--max-len",

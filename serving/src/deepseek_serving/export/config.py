@@ -20,8 +20,8 @@ def read_object(path: Path) -> Config:
     return documents.read_object(path, CheckpointError)
 
 
-def read_config(folder: Path) -> Config:
-    return read_object(folder / "config.json")
+def read_config(directory: Path) -> Config:
+    return read_object(directory / "config.json")
 
 
 def whole(

@@ -3,7 +3,7 @@
 Inputs: `input_ids`, `attention_mask` and `token_type_ids`, all [batch, sequence].
 
 Outputs: `last_hidden_state` [batch, sequence, hidden], and `embedding` [batch, hidden], pooled and
-normalised as the folder's sentence-transformers files say.
+normalised as the directory's sentence-transformers files say.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Pooling:
     normalised: bool
 
 
-def read_pooling(folder: Path) -> Pooling:
+def read_pooling(directory: Path) -> Pooling:
     """What modules.json of sentence-transformers names: Transformer, Pooling, maybe Normalize."""
-    path = folder / MODULES_FILE
+    path = directory / MODULES_FILE
     modules = read_json(path)
     try:
         kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
@@ -57,10 +57,10 @@ def read_pooling(folder: Path) -> Pooling:
             "supported: Transformer, Pooling and, after them, Normalize"
         )
     if places[0]:
-        raise CheckpointError(f"{path}: the Transformer must be in the folder itself")
+        raise CheckpointError(f"{path}: the Transformer must be in the directory itself")
     if Path(places[1]).name != places[1]:
-        raise CheckpointError(f"{path}: {places[1]!r} is not a folder in this one")
-    return Pooling(_pooling_mode(folder / places[1] / "config.json"), len(kinds) == 3)
+        raise CheckpointError(f"{path}: {places[1]!r} is not a directory in this one")
+    return Pooling(_pooling_mode(directory / places[1] / "config.json"), len(kinds) == 3)
 
 
 def _pooling_mode(path: Path) -> Literal["cls", "mean"]:

@@ -24,7 +24,7 @@ from deepseek_serving.export.builder import Weight
 from deepseek_serving.export.config import read_config, read_object, whole
 from deepseek_serving.export.unwritten import refuse_unwritten
 from deepseek_serving.model_files.directories import (
-    new_folder,
+    new_directory,
     refuse_existing,
     refuse_without_space,
     write_json,
@@ -33,7 +33,7 @@ from deepseek_serving.model_files.graphs import Stored, size_of_weights, write_g
 from deepseek_serving.model_files.layout import ENCODER_FILE, GRAPH_FILE, RECORD_FILE
 from deepseek_serving.model_files.safetensors import read_checkpoint
 from deepseek_serving.text.known_tokens import numbered
-from deepseek_serving.text.template import TEMPLATE_FILE, TEMPLATE_FOLDER, TOOL_USE
+from deepseek_serving.text.template import TEMPLATE_DIRECTORY, TEMPLATE_FILE, TOOL_USE
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ REQUIRED_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 DECODER_FILES = (
     "generation_config.json",
     TEMPLATE_FILE,
-    f"{TEMPLATE_FOLDER}/{TOOL_USE}.jinja",
+    f"{TEMPLATE_DIRECTORY}/{TOOL_USE}.jinja",
 )
 # with the prompts that some encoders want before a question
 ENCODER_FILES = ("config_sentence_transformers.json",)
@@ -105,7 +105,7 @@ def _write(checkpoint: Path, out: Path, plan: _Plan) -> None:
     tensors = [Stored(w.name, TensorProto.FLOAT, w.shape, w.blocks) for w in plan.weights]
     copied = sum((checkpoint / name).stat().st_size for name in plan.copied)
     refuse_without_space(out, copied + size_of_weights(tensors), CheckpointError)
-    with new_folder(out) as partial:
+    with new_directory(out) as partial:
         for name in plan.copied:
             (partial / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(checkpoint / name, partial / name)
@@ -120,7 +120,7 @@ def export(
     *,
     zero_tensors: Sequence[str] = (),
 ) -> None:
-    """Export a decoder to the new folder `out`; all is checked before a byte is written.
+    """Export a decoder to the new directory `out`; all is checked before a byte is written.
 
     `zero_tensors`: names or patterns of tensors that may be full of zeros.
     """
@@ -176,7 +176,7 @@ def _longest_text(checkpoint: Path, max_positions: int) -> int:
 
 
 def export_encoder(checkpoint: Path, out: Path, *, zero_tensors: Sequence[str] = ()) -> None:
-    """Export a text encoder to the new folder `out`; all is checked before a byte is written."""
+    """Export a text encoder to the new directory `out`; all is checked before a byte is written."""
     refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
     check(checkpoint, decoder=False)

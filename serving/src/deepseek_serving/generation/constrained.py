@@ -161,8 +161,8 @@ def _grammar(make: Callable[[], str]) -> str:
 class Grammars:
     """Makes grammars over one tokenizer's vocabulary."""
 
-    def __init__(self, folder: Path, vocabulary: int, end_tokens: Collection[int]) -> None:
-        path = folder / "tokenizer.json"
+    def __init__(self, directory: Path, vocabulary: int, end_tokens: Collection[int]) -> None:
+        path = directory / "tokenizer.json"
         try:
             self._tokenizer = open_tokenizer(path, vocabulary, sorted(end_tokens))
         except BaseException as error:

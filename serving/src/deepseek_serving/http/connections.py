@@ -38,7 +38,7 @@ AT_ONCE = 8
 RETRY_SECONDS = 1.0
 # for its first byte
 MUTE_SECONDS = 30.0
-# Each takes about half a megabyte, for which nobody has had to authenticate.
+# Each takes a third of a megabyte, for which nobody has had to authenticate.
 MOST_HANDSHAKES = 64
 # An honest client's takes milliseconds; one that takes longer ends for those that wait.
 PATIENCE_SECONDS = 1.0

@@ -18,9 +18,9 @@ SMALL_FILES = 16 * 2**20
 
 
 def refuse_existing(out: Path, error: type[ServingError]) -> None:
-    """Raise `error` unless a new folder can take the place of `out`."""
+    """Raise `error` unless a new directory can take the place of `out`."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise error(f"{out}: exists already; name a folder that does not")
+        raise error(f"{out}: exists already; name a directory that does not")
 
 
 def refuse_without_space(out: Path, needed: int, error: type[ServingError]) -> None:
@@ -30,13 +30,13 @@ def refuse_without_space(out: Path, needed: int, error: type[ServingError]) -> N
     if free < needed:
         raise error(
             f"{out}: {needed} bytes are needed, and {place} has {free} bytes free; free some "
-            "space, or name a folder on a larger file system"
+            "space, or name a directory on a larger file system"
         )
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` when all went well, and is gone otherwise."""
+def new_directory(out: Path) -> Iterator[Path]:
+    """A directory that becomes `out` when all went well, and is gone otherwise."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

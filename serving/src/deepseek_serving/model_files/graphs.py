@@ -41,13 +41,13 @@ def size_of_weights(tensors: Iterable[Stored]) -> int:
 
 
 def write_graph(
-    folder: Path, graph_file: str, model: onnx.ModelProto, tensors: Iterable[Stored]
+    directory: Path, graph_file: str, model: onnx.ModelProto, tensors: Iterable[Stored]
 ) -> None:
     """Write the graph, its tensors beside it, and have ONNX check both."""
-    with (folder / data_file(graph_file)).open("wb") as file:
+    with (directory / data_file(graph_file)).open("wb") as file:
         model.graph.initializer.extend(write_tensors(file, tensors))
-    (folder / graph_file).write_bytes(model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(folder / graph_file, full_check=True)
+    (directory / graph_file).write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(directory / graph_file, full_check=True)
 
 
 def write_tensors(file: BinaryIO, tensors: Iterable[Stored]) -> list[onnx.TensorProto]:

@@ -55,35 +55,35 @@ def _as_fp32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return wide.view(np.float32)
 
 
-def has_weights(folder: Path) -> bool:
+def has_weights(directory: Path) -> bool:
     """Whether there is anything for `read_checkpoint`."""
-    return any((folder / name).exists() for name in (WEIGHTS, WEIGHTS_INDEX))
+    return any((directory / name).exists() for name in (WEIGHTS, WEIGHTS_INDEX))
 
 
-def _refuse_pointers(folder: Path, names: Sequence[str]) -> None:
+def _refuse_pointers(directory: Path, names: Sequence[str]) -> None:
     for name in names:
         if name.endswith(".safetensors"):
             try:
-                refuse_pointer(str(folder / name))
+                refuse_pointer(str(directory / name))
             except UnusableError as error:
-                raise CheckpointError(f"{folder / name}: {error}; {error.remedy}") from error
+                raise CheckpointError(f"{directory / name}: {error}; {error.remedy}") from error
 
 
-def read_checkpoint(folder: Path, *, tied: bool = False) -> dict[str, Tensor]:
+def read_checkpoint(directory: Path, *, tied: bool = False) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, in one file or in shards with an index.
 
     `tied`: the model takes its output from its input table, and may have no other one. Raises
     CheckpointError with everything that is wrong.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    _refuse_pointers(folder, names)
-    shards, problems = check_weights(str(folder), names, tied)
+    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    _refuse_pointers(directory, names)
+    shards, problems = check_weights(str(directory), names, tied)
     if problems:
-        said = (f"{folder / item.file}: {item.problem}; {item.remedy}" for item in problems)
+        said = (f"{directory / item.file}: {item.problem}; {item.remedy}" for item in problems)
         raise CheckpointError("; ".join(said))
     return {
         name: Tensor(
-            file=folder / shard,
+            file=directory / shard,
             dtype=place.dtype,
             shape=place.shape,
             offset=place.begin,

@@ -12,11 +12,13 @@ from deepseek_serving.prepare.preparer import Options, prepare
 
 def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
-    folder, out = options.folder, options.out
-    asked = {name: value for name, value in vars(options).items() if name not in ("folder", "out")}
+    directory, out = options.directory, options.out
+    asked = {
+        name: value for name, value in vars(options).items() if name not in ("directory", "out")
+    }
 
     def action() -> None:
-        result = prepare(folder, out, Options(**asked))
+        result = prepare(directory, out, Options(**asked))
         print(f"{out}: {options.precision}: {result}")
 
     return run("deepseek-prepare", action)
@@ -24,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepseek-prepare", description=__doc__)
-    parser.add_argument("folder", type=Path, help="what deepseek-export wrote")
-    parser.add_argument("out", type=Path, help="folder to write; it must not exist yet")
+    parser.add_argument("directory", type=Path, help="what deepseek-export wrote")
+    parser.add_argument("out", type=Path, help="directory to write; it must not exist yet")
     parser.add_argument("--precision", choices=list(PRECISIONS), required=True)
     text = parser.add_argument_group(
         "texts", "one document per line, plain or (.jsonl) as JSON strings or objects with text"

@@ -36,7 +36,7 @@ METHOD = (
 class Runner:
     """A graph in ONNX Runtime that reads one sequence at a time from an empty cache."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, length: int, threads: int) -> None:
+    def __init__(self, model: onnx.ModelProto, directory: Path, length: int, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # constants are folded once; no fusion may take a rounding away
@@ -45,7 +45,7 @@ class Runner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(folder)
+            "session.model_external_initializers_file_folder_path", str(directory)
         )
         self._session = ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -68,12 +68,12 @@ class Runner:
 
 
 def channel_magnitudes(
-    source: onnx.ModelProto, folder: Path, texts: Windows, threads: int
+    source: onnx.ModelProto, directory: Path, texts: Windows, threads: int
 ) -> dict[str, Floats]:
     """The largest magnitudes over the texts of what the FP32 graph's matrices read, by channel."""
     names = list(dict.fromkeys(matrix.activation for matrix in matrices(source)))
     length = max(len(sequence) for sequence in texts.sequences)
-    runner = Runner(with_magnitudes(source, names), folder, length, threads)
+    runner = Runner(with_magnitudes(source, names), directory, length, threads)
     largest: dict[str, Floats] = {}
     for sequence in texts.sequences:
         for name, values in zip(names, runner.run(sequence), strict=True):
@@ -150,7 +150,7 @@ def compare(
     threads: int,
     observe: Callable[[Sequence[int], Floats], None] | None = None,
 ) -> Result:
-    """Both graphs, each with the folder of its weights, on every position of the texts.
+    """Both graphs, each with the directory of its weights, on every position of the texts.
 
     `observe` gets each window and what the prepared graph makes of it.
     """

@@ -95,9 +95,9 @@ class _Builder:
     """Collects the nodes and weights of the prepared graph in their order."""
 
     def __init__(
-        self, folder: Path, source: onnx.ModelProto, precision: Precision, scaling: Scaling
+        self, directory: Path, source: onnx.ModelProto, precision: Precision, scaling: Scaling
     ) -> None:
-        self.folder = folder
+        self.directory = directory
         self.scaling = scaling
         self.precision = precision
         self.tensors = {tensor.name: tensor for tensor in source.graph.initializer}
@@ -139,7 +139,7 @@ class _Builder:
         data_type = int(self.precision.weight_type or 0)
         inputs, outputs = matrix.shape
         weights = numerics.Scaled(
-            open_weights(self.folder, self.tensors[matrix.name]),
+            open_weights(self.directory, self.tensors[matrix.name]),
             self.scaling.inputs.get(matrix.name),
             self.scaling.outputs.get(matrix.name),
         )
@@ -179,7 +179,7 @@ class _Pair:
 
 def prepare_graph(
     source: onnx.ModelProto,
-    folder: Path,
+    directory: Path,
     precision: Precision,
     *,
     block: int,
@@ -187,14 +187,14 @@ def prepare_graph(
     largest: Mapping[str, float],
     scaling: Scaling,
 ) -> Graph:
-    """The graph of `source`, whose weights lie in `folder`, in `precision`.
+    """The graph of `source`, whose weights lie in `directory`, in `precision`.
 
     The cache gets the fixed length `max_len`, which TensorRT asks for. `largest` holds the largest
     magnitude of each activation, where activations are quantised, once weights are multiplied as
     `scaling` says.
     """
     _refuse_unknown(source)
-    builder = _Builder(folder, source, precision, scaling)
+    builder = _Builder(directory, source, precision, scaling)
     quantized, kept = _plan(source, precision, block)
     for node in source.graph.node:
         changed = onnx.NodeProto()
@@ -300,7 +300,7 @@ def _assemble(source: onnx.ModelProto, builder: _Builder, max_len: int) -> onnx.
 
 
 def _narrowed(builder: _Builder, tensor: onnx.TensorProto) -> Stored:
-    values: Floats = open_weights(builder.folder, tensor)
+    values: Floats = open_weights(builder.directory, tensor)
     data_type = builder.precision.float_type
     factors = builder.scaling.outputs.get(tensor.name)
     if factors is not None:

@@ -20,7 +20,7 @@ from deepseek_serving.artifacts.hashing import sha256_file
 from deepseek_serving.artifacts.names import RESERVED
 from deepseek_serving.errors import GateError, PrepareError
 from deepseek_serving.model_files.directories import (
-    new_folder,
+    new_directory,
     refuse_existing,
     refuse_without_space,
     write_json,
@@ -82,7 +82,7 @@ class _Text:
 class _Job:
     """Everything that was checked before the work begins."""
 
-    folder: Path
+    directory: Path
     options: Options
     precision: Precision
     thresholds: Thresholds
@@ -92,19 +92,19 @@ class _Job:
     calibration: _Text | None
 
 
-def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
-    """Prepare the exported `folder` as the new folder `out`; what the gate measured."""
-    job = _check(folder, out, options)
+def prepare(directory: Path, out: Path, options: Options) -> evaluation.Result:
+    """Prepare the exported `directory` as the new directory `out`; what the gate measured."""
+    job = _check(directory, out, options)
     smoothed = Smoothed()
     if job.calibration is not None:
         magnitudes = evaluation.channel_magnitudes(
-            job.source, folder, job.calibration.windows, options.threads
+            job.source, directory, job.calibration.windows, options.threads
         )
         int8 = job.precision.weight_type == onnx.TensorProto.INT8
-        smoothed = smooth(job.source, folder, magnitudes) if int8 else unsmoothed(magnitudes)
+        smoothed = smooth(job.source, directory, magnitudes) if int8 else unsmoothed(magnitudes)
     graph = prepare_graph(
         job.source,
-        folder,
+        directory,
         job.precision,
         block=options.block_size,
         max_len=job.record["parameters"]["max_len"],
@@ -112,13 +112,15 @@ def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
         scaling=smoothed.scaling,
     )
     copied = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in NOT_COPIED
+        path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name not in NOT_COPIED
     ]
     needed = sum(path.stat().st_size for path in copied) + size_of_weights(graph.weights)
     refuse_without_space(out, needed, PrepareError)
-    with new_folder(out) as partial:
+    with new_directory(out) as partial:
         for path in copied:
-            copy = partial / path.relative_to(folder)
+            copy = partial / path.relative_to(directory)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)
         return _write_all(job, graph, partial)
@@ -127,7 +129,7 @@ def prepare(folder: Path, out: Path, options: Options) -> evaluation.Result:
 # --- before anything is written -------------------------------------------------------------------
 
 
-def _check(folder: Path, out: Path, options: Options) -> _Job:
+def _check(directory: Path, out: Path, options: Options) -> _Job:
     precision = PRECISIONS.get(options.precision)
     if precision is None:
         raise PrepareError(
@@ -135,7 +137,7 @@ def _check(folder: Path, out: Path, options: Options) -> _Job:
         )
     _check_numbers(options)
     refuse_existing(out, PrepareError)
-    record = _read_record(folder)
+    record = _read_record(directory)
     if options.held_out is None:
         raise PrepareError(
             "--held-out FILE is needed: nothing is written whose accuracy has not been measured"
@@ -150,10 +152,10 @@ def _check(folder: Path, out: Path, options: Options) -> _Job:
             f"--calibration has no use in {precision.name}, which quantises no activations; "
             "leave it out"
         )
-    source = read_model(folder / GRAPH_FILE)
-    held_out, calibration = _read_texts(folder, options, record["parameters"]["max_len"])
+    source = read_model(directory / GRAPH_FILE)
+    held_out, calibration = _read_texts(directory, options, record["parameters"]["max_len"])
     return _Job(
-        folder,
+        directory,
         options,
         precision,
         _thresholds(precision, options),
@@ -179,14 +181,16 @@ def _check_numbers(options: Options) -> None:
             raise PrepareError(f"--{name.replace('_', '-')} {value} must not be negative")
 
 
-def _read_record(folder: Path) -> Mapping[str, Any]:
-    path = folder / RECORD_FILE
+def _read_record(directory: Path) -> Mapping[str, Any]:
+    path = directory / RECORD_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         precision, max_len = record["precision"], record["parameters"]["max_len"]
         cache = record["cache"]
     except FileNotFoundError as error:
-        raise PrepareError(f"{path}: no such file; deepseek-export writes such a folder") from error
+        raise PrepareError(
+            f"{path}: no such file; deepseek-export writes such a directory"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise PrepareError(f"{path}: not what deepseek-export writes: {error!r}") from error
     if precision != "fp32" or not isinstance(max_len, int) or not isinstance(cache, dict):
@@ -197,11 +201,11 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     return checked
 
 
-def _read_texts(folder: Path, options: Options, max_len: int) -> tuple[_Text, _Text | None]:
-    path = folder / "tokenizer.json"
+def _read_texts(directory: Path, options: Options, max_len: int) -> tuple[_Text, _Text | None]:
+    path = directory / "tokenizer.json"
     if not path.is_file():
         raise PrepareError(f"{path}: no such file; the texts cannot be read without it")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(directory)
     length = min(options.window, max_len)
 
     def read(path: Path, limit: int) -> _Text:
@@ -241,7 +245,7 @@ def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
     golden = Golden()
     # judged is what was written, read back
     result = evaluation.compare(
-        (job.source, job.folder),
+        (job.source, job.directory),
         (read_model(partial / GRAPH_FILE), partial),
         job.held_out.windows,
         job.options.threads,
@@ -250,8 +254,8 @@ def _write_all(job: _Job, graph: Graph, partial: Path) -> evaluation.Result:
     failed = evaluation.failures(result, job.thresholds)
     if failed:
         raise GateError(
-            f"accuracy gate failed, nothing was written: {job.precision.name} of {job.folder} on "
-            f"{job.held_out.corpus.path}, {result.predictions} predictions: " + "; ".join(failed)
+            f"accuracy gate failed, nothing was written: {job.precision.name} of {job.directory} "
+            f"on {job.held_out.corpus.path}, {result.predictions} predictions: " + "; ".join(failed)
         )
     judged = {
         "schema": 1,
@@ -282,7 +286,7 @@ def _record(job: _Job, graph: Graph, judged: dict[str, Any]) -> dict[str, Any]:
             "quantized": graph.quantized,
             "not_quantized": graph.kept,
             "source": {
-                name: sha256_file(str((job.folder / name).resolve()))
+                name: sha256_file(str((job.directory / name).resolve()))
                 for name in (GRAPH_FILE, DATA_FILE, RECORD_FILE)
             },
             "tools": {

@@ -36,7 +36,7 @@ class Smoothed:
     largest: dict[str, float] = field(default_factory=dict)
 
 
-def smooth(source: onnx.ModelProto, folder: Path, magnitudes: Mapping[str, Floats]) -> Smoothed:
+def smooth(source: onnx.ModelProto, directory: Path, magnitudes: Mapping[str, Floats]) -> Smoothed:
     """Factors for the graph's weights from the largest magnitude of each channel."""
     tensors = {tensor.name: tensor for tensor in source.graph.initializer}
     uses = Counter(name for node in source.graph.node for name in node.input)
@@ -49,7 +49,7 @@ def smooth(source: onnx.ModelProto, folder: Path, magnitudes: Mapping[str, Float
         made_by = _made_by(source, activation, uses)
         if made_by is not None and uses[activation] == len(found):
             weights = np.maximum.reduce(
-                [_largest_of_rows(open_weights(folder, tensors[m.name])) for m in found]
+                [_largest_of_rows(open_weights(directory, tensors[m.name])) for m in found]
             )
             factors = _factors(channels, weights)
             result.scaling.outputs[made_by] = np.reciprocal(factors)

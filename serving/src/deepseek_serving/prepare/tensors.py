@@ -27,20 +27,20 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise PrepareError(f"{path}: not an ONNX file: {error}") from error
 
 
-def open_weights(folder: Path, tensor: onnx.TensorProto) -> Floats:
+def open_weights(directory: Path, tensor: onnx.TensorProto) -> Floats:
     """An FP32 initializer as an array whose pages are read when they are used."""
     if tensor.data_type != TensorProto.FLOAT:
         raise PrepareError(
-            f"{folder}: initializer {tensor.name!r} is "
+            f"{directory}: initializer {tensor.name!r} is "
             f"{TensorProto.DataType.Name(tensor.data_type)}; an FP32 graph is needed"
         )
     shape = tuple(tensor.dims)
     if tensor.data_location != TensorProto.EXTERNAL:
         return np.asarray(numpy_helper.to_array(tensor), dtype=np.float32)
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    path = folder / entries["location"]
+    path = directory / entries["location"]
     if Path(entries["location"]).name != entries["location"]:
-        raise PrepareError(f"{folder}: initializer {tensor.name!r} lies outside the folder")
+        raise PrepareError(f"{directory}: initializer {tensor.name!r} lies outside the directory")
     offset, size = int(entries.get("offset", 0)), 4 * math.prod(shape)
     if not path.is_file():
         raise PrepareError(f"{path}: no such file; the graph keeps its weights there")

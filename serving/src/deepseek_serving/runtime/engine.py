@@ -43,9 +43,9 @@ BUILD_HERE = "build the engine on this host, or for its GPU"
 
 @dataclass(frozen=True)
 class VerifiedEngine:
-    """An engine's folder that the site's key vouches for, made from a graph that it vouches for."""
+    """An engine that the site's key vouches for, made from a graph that it vouches for."""
 
-    folder: Path
+    directory: Path
     key: Mapping[str, Any]
     manifest: Manifest
     record: Mapping[str, Any]
@@ -58,10 +58,10 @@ class VerifiedEngine:
         """Its plan, read once; EngineError if engines of its flavour have none."""
         if self.flavour not in MODULES:
             raise EngineError(
-                f"{self.folder / KEY_FILE}: an engine of flavour {self.flavour!r} has no plan; "
+                f"{self.directory / KEY_FILE}: an engine of flavour {self.flavour!r} has no plan; "
                 f"TensorRT runs {' and '.join(MODULES)}"
             )
-        plan = read_pinned(self.folder, self.manifest, PLAN_FILE)
+        plan = read_pinned(self.directory, self.manifest, PLAN_FILE)
         return VerifiedPlan(self.key, plan, self.record)
 
 
@@ -88,18 +88,18 @@ def _fields(path: Path, data: bytes) -> Mapping[str, Any]:
     return value
 
 
-def _check_graph(folder: Path, key: Mapping[str, Any], graph: Manifest) -> None:
+def _check_graph(directory: Path, key: Mapping[str, Any], graph: Manifest) -> None:
     """Every file of the graph that the key names is the release's."""
     named = key.get("graph")
     if not isinstance(named, dict) or not named:
-        raise VerificationError(f"{folder / KEY_FILE}: names no graph")
+        raise VerificationError(f"{directory / KEY_FILE}: names no graph")
     for name, sha256 in sorted(named.items()):
         entry = graph.files.get(name)
         signed = None if entry is None else entry.sha256
         if sha256 != signed:
             raise VerificationError(
-                f"{folder / KEY_FILE}: the engine was built from a {name} with SHA-256 {sha256}, "
-                f"the release has {signed}; build it from this release's graph"
+                f"{directory / KEY_FILE}: the engine was built from a {name} with SHA-256 "
+                f"{sha256}, the release has {signed}; build it from this release's graph"
             )
 
 
@@ -109,26 +109,26 @@ def verify_engine(store: Path, release: Release, key: str, public_key: Path) -> 
         check_digest(key, "the key of the engine")
     except ArtifactError as error:
         raise VerificationError(str(error)) from error
-    folder = Path(artifact_path(str(store), "engine", release.model, key))
-    fields = read_file(folder / KEY_FILE)
+    directory = Path(artifact_path(str(store), "engine", release.model, key))
+    fields = read_file(directory / KEY_FILE)
     actual = sha256_hex(fields)
     if actual != key:
         raise VerificationError(
-            f"{folder / KEY_FILE}: is the key of another engine, {actual}; pull the engine again"
+            f"{directory / KEY_FILE}: is the key of another engine, {actual}; pull the engine again"
         )
-    manifest = verify_artifact(folder, public_key, expect=("engine", release.model))
+    manifest = verify_artifact(directory, public_key, expect=("engine", release.model))
     if manifest.parents != (release.digest,):
         raise VerificationError(
-            f"{folder / MANIFEST}: parents is {list(manifest.parents)!r}, for {release.header} it "
-            f"must be {[release.digest]!r}; build the engine from this release's graph"
+            f"{directory / MANIFEST}: parents is {list(manifest.parents)!r}, for {release.header} "
+            f"it must be {[release.digest]!r}; build the engine from this release's graph"
         )
     # the file may have been changed since it was hashed above, but not to these bytes
-    parsed = _fields(folder / KEY_FILE, fields)
-    _check_graph(folder, parsed, read_manifest(release.graph, release.digest))
+    parsed = _fields(directory / KEY_FILE, fields)
+    _check_graph(directory, parsed, read_manifest(release.graph, release.digest))
     if not isinstance(parsed.get("tensorrt"), dict):
-        raise VerificationError(f"{folder / KEY_FILE}: names no flavour")
+        raise VerificationError(f"{directory / KEY_FILE}: names no flavour")
     record = _fields(release.graph / RECORD_FILE, read_file(release.graph / RECORD_FILE))
-    return VerifiedEngine(folder, parsed, manifest, record)
+    return VerifiedEngine(directory, parsed, manifest, record)
 
 
 def _refuse(what: str, built: object, here: object, remedy: str = BUILD_HERE) -> EngineError:
@@ -179,7 +179,7 @@ def load_optimized(
         threads=threads,
         slots=slots,
         max_len=max_len,
-        optimized=engine.folder / OPTIMIZED_FILE,
+        optimized=engine.directory / OPTIMIZED_FILE,
     )
 
 

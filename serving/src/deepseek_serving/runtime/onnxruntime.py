@@ -78,8 +78,8 @@ def open_decoder(
         return open_graph(graph, options())
     given = options()
     # where the other weights lie, since the graph comes from memory
-    folder = "session.model_external_initializers_file_folder_path"
-    given.add_session_config_entry(folder, str(graph.parent))
+    directory = "session.model_external_initializers_file_folder_path"
+    given.add_session_config_entry(directory, str(graph.parent))
     # copies that belong to the session: it frees those that it packs for its kernels
     values = {name: ort.OrtValue.ortvalue_from_numpy(make()) for name, make in dialect.weights}
     given.add_external_initializers(list(values), list(values.values()))
@@ -163,7 +163,7 @@ class OnnxRuntimeEngine:
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         *,
         threads: int = 0,
         slots: int | None = None,
@@ -171,11 +171,11 @@ class OnnxRuntimeEngine:
         optimized: Path | None = None,
     ) -> None:
         """`optimized` is the same graph as deepseek-engine left it, to be run in its place."""
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
         self.slots, self.max_len = limits(record, slots, max_len)
         check_kernels(record)
         cache = record["cache"]
-        self.session = _open(folder / GRAPH_FILE, threads, optimized)
+        self.session = _open(directory / GRAPH_FILE, threads, optimized)
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.fused = LAST_KEYS in inputs
         self._cache_names = [
@@ -251,14 +251,16 @@ class OnnxRuntimeEngine:
 class OnnxRuntimeEncoder:
     """The exported text encoder in an ONNX Runtime session."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    def __init__(self, directory: Path, threads: int = 0) -> None:
+        record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
         if "embedding" not in record:
-            raise EngineError(f"{folder}: not a text encoder; deepseek-export --encoder writes one")
+            raise EngineError(
+                f"{directory}: not a text encoder; deepseek-export --encoder writes one"
+            )
         self.size: int = record["embedding"]["size"]
         self.max_len: int = record["parameters"]["max_len"]
         self._vocabulary: int = record["vocabulary"]
-        self._session = open_graph(folder / ENCODER_FILE, session_options(threads))
+        self._session = open_graph(directory / ENCODER_FILE, session_options(threads))
 
     def embed(self, batch: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         texts = Texts(batch, self.max_len, self._vocabulary)

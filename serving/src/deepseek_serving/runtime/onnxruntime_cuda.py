@@ -237,13 +237,13 @@ class CudaEngine:
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         *,
         device: int = 0,
         slots: int | None = None,
         max_len: int | None = None,
     ) -> None:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
         self.slots, self.max_len = limits(record, slots, max_len)
         _check_provider()
         _check_precision(record)
@@ -254,7 +254,7 @@ class CudaEngine:
         self.cache_row = (cache["kv_heads"], self._capacity, cache["head_dim"])
         self.slot_bytes = math.prod(self.cache_row) * CACHE_ITEM_BYTES
         names = [f"{kind}.{layer}" for layer in range(cache["layers"]) for kind in ("key", "value")]
-        graph = folder / GRAPH_FILE
+        graph = directory / GRAPH_FILE
         self._check_room(graph, len(names))
         self.stream = self.gpu.stream(urgent=True)
         self.session = _session(graph, self._capacity, self.gpu, self.stream.handle)

@@ -87,8 +87,8 @@ def _is_cache(value: onnx.ValueInfoProto) -> bool:
 class _Changed:
     """The source with FP32 in place of 16 bits and MatMulNBits in place of what it does."""
 
-    def __init__(self, source: onnx.ModelProto, folder: Path) -> None:
-        self._source, self._folder = source, folder
+    def __init__(self, source: onnx.ModelProto, directory: Path) -> None:
+        self._source, self._directory = source, directory
         self._tensors = {tensor.name: tensor for tensor in source.graph.initializer}
         self._makers = {output: node for node in source.graph.node for output in node.output}
         self.weights: dict[str, Callable[[], Array]] = {}
@@ -222,7 +222,7 @@ class _Changed:
             return np.frombuffer(tensor.raw_data, dtype=np.uint8)
         place = {entry.key: entry.value for entry in tensor.external_data}
         return np.memmap(
-            self._folder / place["location"],
+            self._directory / place["location"],
             dtype=np.uint8,
             mode="r",
             offset=int(place["offset"]),

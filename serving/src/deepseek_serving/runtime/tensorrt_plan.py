@@ -104,7 +104,7 @@ class ExpectedTensor:
 class Plan:
     """A deserialised plan on one GPU.
 
-    `engine_host_code_allowed` stays off: a plan may not bring code for the host.
+    `engine_host_code_allowed` stays off: a plan may not carry code for the host.
     """
 
     def __init__(self, plan: bytes, flavour: str, device: int) -> None:

@@ -99,13 +99,13 @@ def read_object(path: Path, error: type[ServingError]) -> Mapping[str, Any]:
     return value
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer in a directory's tokenizer.json. Raises TokenizerError.
 
     Some files ask for truncation or padding, as the model was trained with: prompts would silently
     lose what follows the 512th token. How long a text may be is the service's to decide.
     """
-    path = folder / "tokenizer.json"
+    path = directory / "tokenizer.json"
     data = read_bytes(path, TokenizerError)
     with third_party(path, TokenizerError):
         tokenizer = Tokenizer.from_buffer(data)

@@ -35,7 +35,7 @@ from deepseek_serving.text.template_limits import (
 
 TEMPLATE_FILE = "chat_template.jinja"
 # others than the default, each as NAME.jinja
-TEMPLATE_FOLDER = "additional_chat_templates"
+TEMPLATE_DIRECTORY = "additional_chat_templates"
 TOOL_USE = "tool_use"
 CONFIG_FILE = "tokenizer_config.json"
 # the longest published ones have 20 KiB
@@ -278,31 +278,31 @@ class Templates:
         return self.tool_use if tools else self.default
 
 
-def read_templates(folder: Path, config: Mapping[str, Any]) -> Templates:
+def read_templates(directory: Path, config: Mapping[str, Any]) -> Templates:
     """Those of a checkpoint's or graph's directory, all of them read. Raises TokenizerError."""
     named = {
-        name: ChatTemplate(path, text) for name, (path, text) in _named(folder, config).items()
+        name: ChatTemplate(path, text) for name, (path, text) in _named(directory, config).items()
     }
     default = named["default"]
     return Templates(default, named.get(TOOL_USE, default))
 
 
-def _named(folder: Path, config: Mapping[str, Any]) -> Mapping[str, tuple[Path, str]]:
+def _named(directory: Path, config: Mapping[str, Any]) -> Mapping[str, tuple[Path, str]]:
     """Where each is and what it says, `default` among them. Files come before the config."""
-    file, directory = folder / TEMPLATE_FILE, folder / TEMPLATE_FOLDER
+    file, templates = directory / TEMPLATE_FILE, directory / TEMPLATE_DIRECTORY
     if file.is_file():
         files = {"default": file}
-        if directory.is_dir():
-            files |= {path.stem: path for path in sorted(directory.glob("*.jinja"))}
+        if templates.is_dir():
+            files |= {path.stem: path for path in sorted(templates.glob("*.jinja"))}
             files["default"] = file
         return {name: (path, _text(path)) for name, path in files.items()}
-    path = folder / CONFIG_FILE
+    path = directory / CONFIG_FILE
     found = config.get("chat_template")
     if isinstance(found, list):
         return {name: (path, text) for name, text in _listed(path, found).items()}
     if not isinstance(found, str):
         raise TokenizerError(
-            f"{folder}: neither {CONFIG_FILE} nor {TEMPLATE_FILE} has a template; take a chat "
+            f"{directory}: neither {CONFIG_FILE} nor {TEMPLATE_FILE} has a template; take a chat "
             "model, or the template that its publisher has for it"
         )
     return {"default": (path, found)}

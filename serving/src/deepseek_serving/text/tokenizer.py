@@ -38,16 +38,16 @@ class Defaults:
     top_p: float
 
 
-def read_defaults(folder: Path) -> Defaults:
+def read_defaults(directory: Path) -> Defaults:
     """Sampling defaults and end-of-sequence tokens, from generation_config.json and config.json.
 
     Raises TokenizerError.
     """
-    path = folder / "generation_config.json"
+    path = directory / "generation_config.json"
     generation = read_object(path, TokenizerError) if path.is_file() else {}
     end = generation.get("eos_token_id")
     if end is None:
-        end = read_object(folder / "config.json", TokenizerError).get("eos_token_id")
+        end = read_object(directory / "config.json", TokenizerError).get("eos_token_id")
     greedy = generation.get("do_sample") is False
     return Defaults(
         end_tokens=_tokens(path, end),
@@ -76,14 +76,14 @@ def _number(path: Path, generation: Mapping[str, Any], key: str) -> float:
 
 
 class ChatTokenizer:
-    """Tokenizer and chat template of a graph folder."""
+    """Tokenizer and chat template of a graph directory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         """Raises TokenizerError."""
-        self._tokenizer = load_tokenizer(folder)
+        self._tokenizer = load_tokenizer(directory)
         self._sliced = SlicedTokenizer(self._tokenizer)
-        config = read_object(folder / "tokenizer_config.json", TokenizerError)
-        self._templates = read_templates(folder, config)
+        config = read_object(directory / "tokenizer_config.json", TokenizerError)
+        self._templates = read_templates(directory, config)
         # of all that is rendered, and of what is where tools are given
         self.tool_template_source = self._templates.tool_use.source
         self.template_source = self._templates.default.source + self.tool_template_source

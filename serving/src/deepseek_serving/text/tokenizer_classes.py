@@ -58,15 +58,15 @@ def class_of(model_type: object, named: object) -> str:
     return named.removesuffix("Fast")
 
 
-def unlike_its_class(folder: Path) -> list[str]:
+def unlike_its_class(directory: Path) -> list[str]:
     """A warning, if a text is not read alike. Raises TokenizerError."""
-    config = read_object(folder / "tokenizer_config.json", TokenizerError)
-    model_type = read_object(folder / "config.json", TokenizerError).get("model_type")
+    config = read_object(directory / "tokenizer_config.json", TokenizerError)
+    model_type = read_object(directory / "config.json", TokenizerError).get("model_type")
     name = class_of(model_type, config.get("tokenizer_class"))
     if name not in CLASSES:
         return []
-    path = folder / "tokenizer.json"
-    as_file, as_class = load_tokenizer(folder), load_tokenizer(folder)
+    path = directory / "tokenizer.json"
+    as_file, as_class = load_tokenizer(directory), load_tokenizer(directory)
     with third_party(path, TokenizerError):
         CLASSES[name](as_class, config)
         for probe in PROBES:

@@ -46,18 +46,18 @@ def _slot(module: Path, label: str) -> int:
     return slots[0]
 
 
-def sign(folder: Path, *, token: str, key: str, module: Path, pin_file: Path) -> None:
-    """Write folder/model.sig, signed by the EC key `key` of the token labelled `token`."""
+def sign(directory: Path, *, token: str, key: str, module: Path, pin_file: Path) -> None:
+    """Write directory/model.sig, signed by the EC key `key` of the token labelled `token`."""
     # imported here: the service itself never signs and need not load a PKCS#11 binding
     import model_signing
     import PyKCS11
 
-    if not folder.is_dir():
-        raise SigningError(f"{folder}: no such folder")
+    if not directory.is_dir():
+        raise SigningError(f"{directory}: no such directory")
     if not module.is_file():
         raise SigningError(f"{module}: no such PKCS#11 module; is its package installed?")
-    signature = folder / SIGNATURE
-    descriptor, name = tempfile.mkstemp(prefix=f".{folder.name}.sig.", dir=folder.parent)
+    signature = directory / SIGNATURE
+    descriptor, name = tempfile.mkstemp(prefix=f".{directory.name}.sig.", dir=directory.parent)
     os.close(descriptor)
     partial = Path(name)
     try:
@@ -68,7 +68,7 @@ def sign(folder: Path, *, token: str, key: str, module: Path, pin_file: Path) ->
             f"?pin-value={quote(_pin(pin_file), safe='')}&module-path={quote(str(module))}"
         )
         config = model_signing.signing.Config().use_pkcs11_signer(pkcs11_uri=uri)
-        config.set_hashing_config(_hashing()).sign(folder, partial)
+        config.set_hashing_config(_hashing()).sign(directory, partial)
         partial.chmod(0o644)
         os.replace(partial, signature)
     except (PyKCS11.PyKCS11Error, ValueError) as error:

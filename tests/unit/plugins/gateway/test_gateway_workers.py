@@ -144,9 +144,13 @@ def test_a_refused_connection_is_tried_elsewhere_even_for_what_is_larger_than_th
 ) -> None:
     gateway.command("set server inference/inference-1:a addr 127.0.0.1 port 1")
     gateway.command("disable health inference/inference-1:a")
+    retries = []
     for body in (b"{}", b"x" * 200_000):
         for _again in range(3):
-            assert gateway.ask(body=body).body == b'{"worker": "b"}'
+            reply = gateway.ask(body=body)
+            assert reply.body == b'{"worker": "b"}'
+            retries.append(gateway.logged(reply.headers["x-request-id"])["retries"])
+    assert max(retries) > 0
 
 
 @pytest.mark.parametrize("gateway", ["quick"], indirect=True)
