@@ -1,25 +1,27 @@
-"""Print a digest of everything below some folders, and the programs that run but Ansible's own."""
+"""Print each file that a run could change, and each program that runs but Ansible's own."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+DIRECTORIES = ("/etc", "/home", "/opt", "/root", "/srv", "/usr/local")
 # What a connection from the controller brings and takes along.
 PASSING = {"sshd", "sshd-session", "sshd-auth", "sudo", "sh", "python3", "(sd-pam)"}
 
 
-def files(folders: list[str]) -> str:
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(Path(folder).rglob("*")):
+def files() -> Iterator[str]:
+    for directory in DIRECTORIES:
+        for path in sorted(Path(directory).rglob("*")):
+            if ".ansible" in path.parts and path.is_dir():
+                continue  # of the controller's connections, as are programs that pass
             status = path.lstat()
-            digest.update(repr((str(path), status.st_mode, status.st_uid, status.st_size)).encode())
+            digest = ""
             if path.is_file() and not path.is_symlink():
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            yield f"{path} {status.st_mode:o} {status.st_uid} {status.st_size} {digest}"
 
 
 def programs() -> list[str]:
@@ -35,4 +37,4 @@ def programs() -> list[str]:
     return sorted(found)
 
 
-print(files(sys.argv[1:]), *programs())
+print(*files(), *programs(), sep="\n")

@@ -29,6 +29,6 @@ def is_the_rollout() -> bool:
     return not state["converged"]
 
 
-StrategyModule = strategy_loader.get(
-    "linear" if is_the_rollout() else "mitogen_linear", class_only=True
-)
+# With it come the filters, for either strategy, before tasks are forked.
+MITOGEN = strategy_loader.get("mitogen_linear", class_only=True)
+StrategyModule = strategy_loader.get("linear", class_only=True) if is_the_rollout() else MITOGEN
