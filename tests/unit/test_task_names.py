@@ -15,20 +15,6 @@ import yaml
 from glossary_words import ruled_out
 
 ROOT = Path(__file__).resolve().parents[2]
-# Scenarios whose names are as those of roles; the others follow.
-SCENARIOS = (
-    "gateway",
-    "inference",
-    "model_engine",
-    "model_release",
-    "model_storage",
-    "network_segmentation",
-    "nvidia_driver",
-    "preflight",
-    "serving_environment",
-    "site",
-    "tls",
-)
 ROLLOUT = sorted(
     [
         *ROOT.glob("roles/*/tasks/*.yml"),
@@ -38,10 +24,7 @@ ROLLOUT = sorted(
 )
 TESTS = sorted(
     path
-    for pattern in (
-        "tests/lab/*.yml",
-        *(f"molecule/{name}/{tasks}" for name in SCENARIOS for tasks in ("*.yml", "tasks/*.yml")),
-    )
+    for pattern in ("tests/lab/*.yml", "molecule/*/*.yml", "molecule/*/tasks/*.yml")
     for path in ROOT.glob(pattern)
     if path.name != "molecule.yml"
 )
