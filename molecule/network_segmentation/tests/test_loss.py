@@ -57,7 +57,7 @@ def test_a_boot_without_the_file_lets_in_administration_only(host: Any, rules: s
                 *("ControlPath=none", name_of(host), f"sudo {LIST}"),
             ],
             capture_output=True,
-            timeout=60,
+            timeout=300,  # ends a hang
             check=True,
         )
         (gateway,) = hosts("gateway-1")
