@@ -16,10 +16,11 @@ UNITS = "deepseek-zones-revert.timer deepseek-zones-revert.service"
 
 
 def test_the_host_restored_what_it_had(host: Any) -> None:
-    wait_for(
-        lambda: host.run(f"systemctl is-active {UNITS}").stdout.split(),
-        lambda states: "active" not in states,
-    )
+    def states() -> list[str]:
+        found: list[str] = host.run(f"systemctl is-active {UNITS}").stdout.split()
+        return found
+
+    wait_for(states, lambda found: "active" not in found)
     enforced = host.check_output("nft -s list table inet deepseek_zones")
     assert enforced == host.file("/root/enforced").content_string.strip()
     log = "journalctl --quiet --output=cat --unit=deepseek-zones-revert.service --since=-10min"
