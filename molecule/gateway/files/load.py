@@ -76,7 +76,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--ca", default="/etc/deepseek/tls/ca.pem", help="whom the clients trust")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--streams", type=int, default=8, help="how many of them read streams")
-    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two requests")
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds between two requests")
     parser.add_argument("--body", default='{"seconds": 1}', help="what is asked, as JSON")
     parser.add_argument("--ends", default="second", help="what the last event of a stream is")
     return parser.parse_args()
