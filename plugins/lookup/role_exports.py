@@ -40,6 +40,7 @@ _list:
   elements: dict
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +61,10 @@ class LookupModule(LookupBase):
         self, terms: Sequence[Any], variables: Mapping[str, Any] | None = None, **options: Any
     ) -> list[dict[str, Any]]:
         """Return what is exported of these kinds, templates filled in."""
+        known = variables or {}
+        # Each takes a while, and several flows are of one role or lead to one host.
+        of_role = functools.cache(lambda role: trusted(role_variables.defaults(role)))
+        of_host = functools.cache(known["hostvars"].raw_get)
         found: list[dict[str, Any]] = []
         for kind in terms:
             if kind == "flows":
@@ -74,24 +79,20 @@ class LookupModule(LookupBase):
                 raise AnsibleError(
                     f"role_exports: there is no kind {kind!r}; ask for flows or metrics"
                 )
-            found += [
-                {**self._filled(role, one, ends, variables or {}), "role": role}
-                for role, one, ends in listed
-            ]
+            for role, one, ends in listed:
+                there = _first_host(ends, known["groups"])
+                mine = known if there is None else of_host(there)
+                available = {**of_role(role), **mine, "hostvars": known["hostvars"]}
+                found.append({**self._filled(one, available), "role": role})
         return found
 
-    def _filled(
-        self, role: str, value: Any, ends: Sequence[str], variables: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Fill in the templates with the variables of the first host that the thing is on."""
-        members = [variables["groups"].get(end.partition("/")[2]) for end in ends]
-        there = next((hosts[0] for hosts in members if hosts), None)
-        mine = variables if there is None else variables["hostvars"].raw_get(there)
-        available = {
-            **trusted(role_variables.defaults(role)),
-            **mine,
-            "hostvars": variables["hostvars"],
-        }
+    def _filled(self, value: Any, available: Mapping[str, Any]) -> dict[str, Any]:
         templar = self._templar.copy_with_new_env(available_variables=available)
         filled: dict[str, Any] = plain(templar.template(trusted(value)))
         return filled
+
+
+def _first_host(ends: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str | None:
+    """The first host that the thing is on; None where no group is named, or none has hosts."""
+    members = [groups.get(end.partition("/")[2]) for end in ends]
+    return next((hosts[0] for hosts in members if hosts), None)

@@ -87,7 +87,7 @@ def entry_point(role: str, name: str, roles: Path = ROLES) -> dict[str, dict[str
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a file of a role, which may not have it."""
+    """Read a file of a role; empty where the role is without such a file."""
     if not path.exists():
         return {}
     return yaml_load(path.read_text(encoding="utf-8")) or {}
