@@ -6,6 +6,7 @@ must pass every test. A shorter limit stands only where it is what the test is a
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,3 +28,8 @@ def until(condition: Callable[[], object]) -> None:
 def http_client(url: str = "", **options: Any) -> httpx.Client:
     """A client that waits for a busy server; httpx gives up after 5 s."""
     return httpx.Client(base_url=url, timeout=PATIENCE, **options)
+
+
+def connect_plain(port: int) -> socket.socket:
+    """A connection to a busy server on this machine, before any TLS."""
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)

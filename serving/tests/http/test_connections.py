@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import socket
 import ssl
 import threading
 import time
@@ -18,7 +17,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from support import MODEL, Authority, Running, free_port
 from test_app import ask, metric
-from waiting import PATIENCE, http_client, until
+from waiting import PATIENCE, connect_plain, http_client, until
 
 from deepseek_serving.errors import SettingsError
 from deepseek_serving.http import tls
@@ -67,7 +66,7 @@ def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
 
 
 def connect(port: int, authority: Authority) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    plain = connect_plain(port)
     return authority.client("gateway-1").wrap_socket(plain, server_hostname="127.0.0.1")
 
 

@@ -36,7 +36,8 @@ from support import (
     serve_app,
     settings_text,
 )
-from waiting import PATIENCE, http_client, until
+from test_connections import connect
+from waiting import PATIENCE, connect_plain, http_client, until
 
 from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.scheduler import Limits, Scheduler
@@ -89,15 +90,6 @@ def port(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
     yield number
     server.should_exit = True
     thread.join(PATIENCE)
-
-
-def connect_plain(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-
-
-def connect(port: int, authority: Authority) -> ssl.SSLSocket:
-    plain = connect_plain(port)
-    return authority.client("gateway-1").wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def drip(connection: ssl.SSLSocket, data: bytes) -> bool:

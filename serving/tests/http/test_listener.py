@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from support import Authority, free_port
 from test_connections import answers, connect, ended, listening
-from waiting import PATIENCE, until
+from waiting import connect_plain, until
 
 from deepseek_serving.errors import SettingsError
 from deepseek_serving.http import connections
@@ -26,10 +26,6 @@ from deepseek_serving.http.connections import (
     Places,
     network,
 )
-
-
-def plain(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def is_closed(connection: socket.socket) -> bool:
@@ -98,7 +94,7 @@ class TestAttempts:
 
 def test_connections_that_say_nothing_give_way_and_hold_up_nobody(authority: Authority) -> None:
     with listening(authority, most=2) as port, contextlib.ExitStack() as stack:
-        mute = [stack.enter_context(plain(port)) for _number in range(3)]
+        mute = [stack.enter_context(connect_plain(port)) for _number in range(3)]
         assert is_closed(mute[0])
         # they have no place of those that speak
         with connect(port, authority) as one, connect(port, authority) as other:
@@ -113,9 +109,9 @@ def test_a_connection_that_says_nothing_ends_after_a_while(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MUTE_SECONDS", 0.2)
-    with listening(authority) as port, plain(port) as one:
+    with listening(authority) as port, connect_plain(port) as one:
         assert is_closed(one)
-        with plain(port) as another:
+        with connect_plain(port) as another:
             assert is_closed(another)
 
 
@@ -124,7 +120,7 @@ def test_a_handshake_that_stands_still_ends_for_another_client(
 ) -> None:
     monkeypatch.setattr(connections, "MOST_HANDSHAKES", 2)
     monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.3)
-    with listening(authority) as port, plain(port) as first, plain(port) as second:
+    with listening(authority) as port, connect_plain(port) as first, connect_plain(port) as second:
         first.sendall(b"\x16")
         second.sendall(b"\x16")
         with connect(port, authority) as honest:
@@ -185,7 +181,7 @@ def test_a_network_whose_handshakes_fail_is_turned_away_before_the_next(
             with connect(port, authority) as asks:
                 assert answers(asks)
         for _time in range(3):
-            with plain(port) as unknown:
+            with connect_plain(port) as unknown:
                 unknown.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 assert is_closed(unknown)
         with pytest.raises(OSError, match=r"reset|EOF|closed"):
@@ -203,19 +199,19 @@ def test_what_fails_leaves_nothing_to_the_garbage_collector(
     gc.disable()
     try:
         with listening(authority) as port:
-            with plain(port) as fails:
+            with connect_plain(port) as fails:
                 fails.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 assert is_closed(fails)
-            with plain(port) as hangs_up:
+            with connect_plain(port) as hangs_up:
                 hangs_up.sendall(b"\x16")
             stranger = ssl.create_default_context(cafile=authority.ca)
             with (
-                plain(port) as unknown,
+                connect_plain(port) as unknown,
                 stranger.wrap_socket(unknown, server_hostname="127.0.0.1") as wrapped,
             ):
                 assert ended(wrapped)
             monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.1)
-            with plain(port) as stands_still:
+            with connect_plain(port) as stands_still:
                 stands_still.sendall(b"\x16")
                 assert is_closed(stands_still)
             until(lambda: left() == 0)
