@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml_mappings import mappings
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = re.compile(r"inference|upstream|gateway|haproxy|nginx|worker|item|unit", re.IGNORECASE)
@@ -31,15 +32,6 @@ ALLOWED = {
     "roles/model_storage/handlers/main.yml": "reload without loss; restart throttled to one",
     "playbooks/storage_upgrade.yml": "serial: 1",
 }
-
-
-def mappings(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from mappings(item)
 
 
 def load(path: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from yaml_mappings import mappings
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(folder.name for folder in (ROOT / "roles").iterdir() if folder.is_dir())
@@ -44,15 +45,6 @@ def walk(options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, option in options.items():
         yield name, option
         yield from walk(option.get("options", {}))
-
-
-def mappings(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from mappings(item)
 
 
 def test_there_are_roles_and_scenarios() -> None:

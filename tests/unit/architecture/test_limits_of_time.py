@@ -11,17 +11,17 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from waiting import PATIENCE
+from yaml_mappings import mappings
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = sorted(
     path
-    for folder in ("tests/unit", "serving/tests", "molecule")
-    for path in (ROOT / folder).rglob("*.py")
+    for directory in ("tests/unit", "serving/tests", "molecule")
+    for path in (ROOT / directory).rglob("*.py")
 )
 # Their first argument.
 WAITS = {"communicate", "join", "result", "settimeout", "wait"}
@@ -81,20 +81,11 @@ def test_what_is_short(source: str, short: bool) -> None:
     assert bool(too_short(source)) == short
 
 
-def tasks_below(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from tasks_below(item)
-
-
 def test_a_scenario_looks_again_as_often_as_a_slow_machine_needs() -> None:
     looked = [
         (path.name, task["retries"])
         for path in (ROOT / "molecule").rglob("*.yml")
-        for task in tasks_below(yaml.safe_load(path.read_text()))
+        for task in mappings(yaml.safe_load(path.read_text()))
         if "until" in task
     ]
     assert looked

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml_mappings import mappings
 
 ROOT = Path(__file__).resolve().parents[3]
 # Of a disk of its own, which no test host has.
@@ -25,16 +26,6 @@ def prepared() -> set[str]:
 def documents(pattern: str) -> Iterator[Any]:
     for path in ROOT.glob(pattern):
         yield yaml.safe_load(path.read_text())
-
-
-def mappings(part: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping in what a file says, at whatever depth."""
-    if isinstance(part, dict):
-        yield part
-    for below in (
-        part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    ):
-        yield from mappings(below)
 
 
 def names(value: Any) -> set[str]:
