@@ -26,7 +26,7 @@ from deepseek_serving.http.tls import checked_protocol, server_context
 
 
 @contextlib.contextmanager
-def listening(authority: Authority, most: int = 1024) -> Iterator[int]:
+def listening(authority: Authority, places: Places | None = None) -> Iterator[int]:
     """The port of a server with the service's TLS."""
     context = server_context(*authority.issue("inference-1"), authority.ca)
 
@@ -34,7 +34,7 @@ def listening(authority: Authority, most: int = 1024) -> Iterator[int]:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    places = Places(most)
+    places = places or Places()
     number = free_port()
     config = uvicorn.Config(
         app,
@@ -103,7 +103,7 @@ def answers(connection: ssl.SSLSocket) -> bool:
 
 def test_the_oldest_silent_connection_gives_its_place_to_a_new_one(authority: Authority) -> None:
     with (
-        listening(authority, most=2) as port,
+        listening(authority, Places(2)) as port,
         connect(port, authority) as speaks,
         connect(port, authority) as silent,
     ):

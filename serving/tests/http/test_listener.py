@@ -93,7 +93,7 @@ class TestAttempts:
 
 
 def test_connections_that_say_nothing_give_way_and_hold_up_nobody(authority: Authority) -> None:
-    with listening(authority, most=2) as port, contextlib.ExitStack() as stack:
+    with listening(authority, Places(2)) as port, contextlib.ExitStack() as stack:
         mute = [stack.enter_context(connect_plain(port)) for _number in range(3)]
         assert is_closed(mute[0])
         # they have no place of those that speak
@@ -120,8 +120,13 @@ def test_a_handshake_that_stands_still_ends_for_another_client(
 ) -> None:
     monkeypatch.setattr(connections, "MOST_HANDSHAKES", 2)
     monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.3)
-    with listening(authority) as port, connect_plain(port) as first, connect_plain(port) as second:
+    places = Places()
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(listening(authority, places))
+        first, second = (stack.enter_context(connect_plain(port)) for _number in range(2))
         first.sendall(b"\x16")
+        # which of them began first is decided by the event loop otherwise
+        until(lambda: places.taken == 1)
         second.sendall(b"\x16")
         with connect(port, authority) as honest:
             assert answers(honest)
