@@ -40,8 +40,10 @@ from deepseek_serving.http import validation_pool as judges
 from deepseek_serving.http.app import create_app
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import OffLoop
-from deepseek_serving.http.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 from deepseek_serving.http.proxy import create_forwarding_app
+from deepseek_serving.http.schema.chat import ChatRequest
+from deepseek_serving.http.schema.completions import CompletionRequest
+from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.http.validation import (
     ReadChat,
     ReadCompletion,

@@ -24,7 +24,8 @@ from deepseek_serving.http.common import CallerDep, assemble, check_model, queue
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
-from deepseek_serving.http.protocol import ChatRequest, CompletionRequest
+from deepseek_serving.http.schema.chat import ChatRequest
+from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.streaming import (
     Answers,
     ChatShape,

@@ -21,7 +21,7 @@ from deepseek_serving.http.auth import Caller, caller
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import EMBEDDINGS
-from deepseek_serving.http.protocol import EmbeddingRequest
+from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.http.validation import ReadEmbedding
 
 

@@ -23,7 +23,8 @@ from deepseek_serving.http.auth import Caller
 from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
-from deepseek_serving.http.protocol import ChatRequest, CompletionRequest
+from deepseek_serving.http.schema.chat import ChatRequest
+from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.streaming import disconnected, not_taken, unavailable
 from deepseek_serving.http.validation import ReadForwarded, UpstreamRequest
 from deepseek_serving.metrics import client_label

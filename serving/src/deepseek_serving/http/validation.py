@@ -23,7 +23,9 @@ from deepseek_serving.http.json_bounds import (
     depth,
     shape,
 )
-from deepseek_serving.http.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
+from deepseek_serving.http.schema.chat import ChatRequest
+from deepseek_serving.http.schema.completions import CompletionRequest
+from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128

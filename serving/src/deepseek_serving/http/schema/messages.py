@@ -1,0 +1,74 @@
+"""Messages of a conversation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from deepseek_serving.http.json_bounds import MOST_CONTAINERS, MOST_VALUES, Shape, shape
+from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_PARTS, FunctionName, Name
+
+
+class TextPart(BaseModel):
+    """A part of a message that is text."""
+
+    type: Literal["text"]
+    text: str
+
+
+def _simple(text: str) -> str:
+    """Templates may want it parsed, which nothing interrupts."""
+    most = Shape(MOST_CONTAINERS, MOST_VALUES)
+    found = shape(text.encode("utf-8", "replace"), most)
+    if found is None or found.containers > most.containers or found.values > most.values:
+        raise ValueError("has more values than any call needs")
+    return text
+
+
+class CalledFunction(BaseModel):
+    """The function of an earlier call, and its arguments as JSON text."""
+
+    name: FunctionName
+    arguments: Annotated[str, AfterValidator(_simple)]
+
+
+class Called(BaseModel):
+    """An earlier call of a tool, as the client sends it back."""
+
+    id: Name = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(BaseModel):
+    """Unknown fields are ignored: clients send an assistant's message back with all its fields."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: (
+        str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None
+    ) = None
+    name: Name | None = None
+    tool_calls: Annotated[list[Called], Field(max_length=MOST_CALLS, fail_fast=True)] | None = None
+    tool_call_id: Name | None = None
+
+    @model_validator(mode="after")
+    def has_content(self) -> Message:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message needs content")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only messages of the assistant have tool_calls")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        parts = self.content
+        text = "".join(part.text for part in parts) if isinstance(parts, list) else parts
+        role = "system" if self.role == "developer" else self.role
+        message: dict[str, Any] = {"role": role, "content": text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        for name in ("name", "tool_call_id"):
+            value = getattr(self, name)
+            if value is not None:
+                message[name] = value
+        return message
