@@ -17,11 +17,14 @@ from deepseek_serving.policy.keys import Key, KeyRing, KeysUnavailableError
 from deepseek_serving.policy.keys import Scope as KeyScope
 from deepseek_serving.policy.limits import Allowance, Limiter, Refusal
 
-PREFIX = "/v1/"
+PREFIXES = ("/v1/", "/v2/")
 SCOPES: Mapping[str, KeyScope] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
+    "/v1/rerank": "embeddings",
+    "/v2/rerank": "embeddings",
+    "/v1/score": "embeddings",
     "/v1/models": "models",
 }
 
@@ -78,7 +81,7 @@ async def caller(request: Request) -> Caller:
 
 
 class Access:
-    """Lets a request under /v1/ through if its key is in force and has the scope and the rate."""
+    """Lets a request of the API through if its key is in force and has the scope and the rate."""
 
     def __init__(self, app: ASGIApp, ring: KeyRing | None) -> None:
         self._app = app
@@ -86,7 +89,7 @@ class Access:
         self._limiter = Limiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not scope["path"].startswith(PREFIXES):
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
