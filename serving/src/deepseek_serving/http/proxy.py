@@ -22,10 +22,11 @@ from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller
 from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
 from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.failures import not_taken, unavailable
+from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
-from deepseek_serving.http.streaming import disconnected, not_taken, unavailable
 from deepseek_serving.http.validation import ReadForwarded, UpstreamRequest
 from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
