@@ -24,21 +24,11 @@ from deepseek_serving.http.errors import ApiError, install
 from deepseek_serving.http.headers import OnceOnly
 from deepseek_serving.http.middleware import RequestContextMiddleware
 from deepseek_serving.http.offload import OffLoop
-from deepseek_serving.http.openapi import ERRORS, publish
+from deepseek_serving.http.openapi import ERRORS, HEALTH, publish
+from deepseek_serving.http.unread import UnreadBodies
 from deepseek_serving.http.validation_pool import ValidationPool
 from deepseek_serving.metrics import KeyState
 from deepseek_serving.policy.keys import KeyRing
-
-ROUTES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/models",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/openapi.json",
-)
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
@@ -71,14 +61,27 @@ def add_probes(app: FastAPI, backend: Backend) -> None:
         """The process answers."""
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["operation"], responses={503: {"description": "Not ready"}})
+    @app.get("/health", tags=["operation"], response_class=Response, responses=HEALTH)
+    async def health() -> Response:
+        """Requests are accepted, as clients of such servers ask for it."""
+        if backend.healthy:
+            return Response()
+        raise ApiError(
+            503,
+            "No inference worker is ready. Try again later.",
+            kind="server_error",
+            code="no_worker_ready",
+            headers={"retry-after": "5"},
+        )
+
+    @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
         """Requests are accepted."""
         if backend.healthy:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503)
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(
@@ -167,6 +170,6 @@ def assemble(
     if embedder is not None:
         endpoints |= add_embeddings(app, embedder, off_loop)
     publish(app, has_keys=keys is not None)
-    return RequestContextMiddleware(
-        OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend, ROUTES
+    return UnreadBodies(
+        RequestContextMiddleware(OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend)
     )
