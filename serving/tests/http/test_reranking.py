@@ -101,7 +101,7 @@ def ranked(http: httpx.Client, **body: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
 def test_documents_come_in_the_order_of_their_scores(
     http: httpx.Client, expected: dict[str, float], path: str
 ) -> None:
@@ -141,6 +141,10 @@ def test_pairs_are_scored_in_the_order_in_which_they_came(
     wanted = [expected[document] for document in DOCUMENTS]
     assert np.allclose(scores(http, QUESTION, DOCUMENTS), [*map(sigmoid, wanted)], atol=1e-4)
     assert np.allclose(scores(http, QUESTION, DOCUMENTS, use_activation=False), wanted, atol=1e-3)
+    asked = {"model": NAME, "text_1": QUESTION, "text_2": DOCUMENTS}
+    assert http.post("/score", json=asked).json()["data"][0]["score"] == pytest.approx(
+        sigmoid(wanted[0]), abs=1e-4
+    )
     each = scores(http, [QUESTION, "x"], [DOCUMENTS[0], DOCUMENTS[0]])
     assert abs(each[0] - sigmoid(wanted[0])) < 1e-4
     assert each[0] != each[1]
@@ -241,7 +245,7 @@ def test_pairs_are_what_the_tokenizers_template_makes_of_them() -> None:
             single="$A", pair=template, special_tokens=numbers
         )
         wanted = tokenizer.encode(QUESTION, DOCUMENTS[0])
-        (pair,) = reranker(tokenizer).pairs([QUESTION], DOCUMENTS[:1])
+        (pair,) = reranker(tokenizer).pairs([QUESTION], DOCUMENTS[:1]).values
         assert (list(pair.tokens), list(pair.types)) == (wanted.ids, wanted.type_ids)
 
 

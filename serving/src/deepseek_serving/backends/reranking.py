@@ -22,6 +22,17 @@ from deepseek_serving.trust.release import verify_artifact
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Questions with documents, as the cross-encoder reads them."""
+
+    values: Sequence[Pair]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(pair.tokens) for pair in self.values)
+
+
+@dataclass(frozen=True)
 class Scores:
     """One for each pair, and the tokens that were read for them."""
 
@@ -123,7 +134,7 @@ class Reranker:
         *,
         most: int | None = None,
         most_document: int | None = None,
-    ) -> list[Pair]:
+    ) -> Pairs:
         """Each question with the document at its place, as tokens.
 
         `most`: tokens of a pair, to which its document is cut; `most_document`: of a document.
@@ -137,7 +148,7 @@ class Reranker:
             room = self._room(len(asked[1]), most)
             tokens = self._document(document, room, most_document, cut=most is not None)
             pairs.append(self._around.pair(asked[1], tokens))
-        return pairs
+        return Pairs(pairs)
 
     def _room(self, used: int, most: int | None = None) -> int:
         """Tokens that a pair has left."""
@@ -176,12 +187,12 @@ class Reranker:
             "them, or set truncate_prompt_tokens."
         )
 
-    async def score(self, pairs: Sequence[Pair], *, raw: bool = False) -> Scores:
+    async def score(self, pairs: Pairs, *, raw: bool = False) -> Scores:
         """One score per pair; `raw`: as the head says it. Raises BusyError or EngineError."""
-        found = (await self._thread.run(pairs, self._scorer.score)).astype(np.float64)
+        found = (await self._thread.run(pairs.values, self._scorer.score)).astype(np.float64)
         if self._sigmoid and not raw:
             found = 1 / (1 + np.exp(-found))
-        return Scores(found.tolist(), sum(len(pair.tokens) for pair in pairs))
+        return Scores(found.tolist(), pairs.tokens)
 
     def close(self) -> None:
         self._thread.close()

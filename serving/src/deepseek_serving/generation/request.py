@@ -23,9 +23,10 @@ class Options:
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    # 0 keeps all tokens
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)

@@ -24,25 +24,12 @@ from deepseek_serving.http.errors import ApiError, install
 from deepseek_serving.http.headers import OnceOnly
 from deepseek_serving.http.middleware import RequestContextMiddleware
 from deepseek_serving.http.offload import OffLoop
-from deepseek_serving.http.openapi import ERRORS, publish
+from deepseek_serving.http.openapi import ERRORS, HEALTH, publish
 from deepseek_serving.http.reranking import add_reranking
+from deepseek_serving.http.unread import UnreadBodies
 from deepseek_serving.http.validation_pool import ValidationPool
 from deepseek_serving.metrics import KeyState
 from deepseek_serving.policy.keys import KeyRing
-
-ROUTES = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/v2/rerank",
-    "/v1/score",
-    "/v1/models",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/openapi.json",
-)
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
@@ -75,14 +62,27 @@ def add_probes(app: FastAPI, backend: Backend) -> None:
         """The process answers."""
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["operation"], responses={503: {"description": "Not ready"}})
+    @app.get("/health", tags=["operation"], response_class=Response, responses=HEALTH)
+    async def health() -> Response:
+        """Requests are accepted, as clients of such servers ask for it."""
+        if backend.healthy:
+            return Response()
+        raise ApiError(
+            503,
+            "No inference worker is ready. Try again later.",
+            kind="server_error",
+            code="no_worker_ready",
+            headers={"retry-after": "5"},
+        )
+
+    @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
         """Requests are accepted."""
         if backend.healthy:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503)
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(
@@ -173,6 +173,6 @@ def assemble(
     if served.reranker is not None:
         endpoints |= add_reranking(app, served.reranker, off_loop)
     publish(app, has_keys=keys is not None)
-    return RequestContextMiddleware(
-        OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend, ROUTES
+    return UnreadBodies(
+        RequestContextMiddleware(OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend)
     )

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 import deepseek_serving
-from deepseek_serving.http.auth import PREFIXES
+from deepseek_serving.http.routes import needs_key
 
 
 class ErrorDetail(BaseModel):
@@ -70,6 +70,10 @@ SCORES: Responses = {
     408: REPLIES[408],
     413: REPLIES[413],
 }
+HEALTH: Responses = {
+    200: {"description": "At least one worker accepts requests"},
+    503: error_response("None does"),
+}
 
 
 def publish(app: FastAPI, *, has_keys: bool) -> None:
@@ -91,7 +95,7 @@ def publish(app: FastAPI, *, has_keys: bool) -> None:
                         "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
                     },
                 }
-            if has_keys and path.startswith(PREFIXES):
+            if has_keys and needs_key(path):
                 operation["security"] = [{"key": []}]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from deepseek_serving.backends.encoder_thread import BusyError, TooLongError
-from deepseek_serving.backends.reranking import Reranker, Scores
+from deepseek_serving.backends.reranking import Pairs, Reranker, Scores
 from deepseek_serving.generation.request import Scoring
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -22,7 +22,6 @@ from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import SCORES
 from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
 from deepseek_serving.http.validation import ReadRerank, ReadScore
-from deepseek_serving.runtime import Pair
 
 CallerDep = Annotated[Caller, Depends(caller)]
 Written = Callable[[Scoring, Scores], dict[str, Any]]
@@ -30,8 +29,8 @@ Written = Callable[[Scoring, Scores], dict[str, Any]]
 
 async def _pairs(
     reranker: Reranker, off_loop: OffLoop, body: Scoring, line: str, param: str
-) -> list[Pair]:
-    def make() -> list[Pair]:
+) -> Pairs:
+    def make() -> Pairs:
         return reranker.pairs(
             body.questions, body.documents, most=body.most, most_document=body.most_document
         )
@@ -58,12 +57,11 @@ async def _score(
             code="model_not_found",
         )
     pairs = await _pairs(reranker, off_loop, body, who.line, param)
-    reserved = sum(len(pair.tokens) for pair in pairs)
-    who.take("tokens", reserved)
+    who.take("tokens", pairs.tokens)
     try:
         scores = await reranker.score(pairs, raw=body.raw)
     except BusyError as error:
-        who.settle(reserved, 0)
+        who.settle(pairs.tokens, 0)
         raise encoder_busy() from error
     usage = {"prompt_tokens": scores.tokens, "total_tokens": scores.tokens}
     return JSONResponse({**written(body, scores), "model": reranker.name, "usage": usage})
@@ -102,18 +100,19 @@ def add_reranking(app: FastAPI, reranker: Reranker, off_loop: OffLoop) -> Endpoi
 
     @app.post("/v1/rerank", responses=SCORES, tags=["rerank"])
     @app.post("/v2/rerank", responses=SCORES, tags=["rerank"])
+    @app.post("/rerank", responses=SCORES, tags=["rerank"])
     async def rerank(body: RerankRequest, request: Request, who: CallerDep) -> Response:
         """Documents, the one that fits a question best first."""
         return await rank(body.asked(), request, who)
 
     @app.post("/v1/score", responses=SCORES, tags=["rerank"])
+    @app.post("/score", responses=SCORES, tags=["rerank"])
     async def scores(body: ScoreRequest, request: Request, who: CallerDep) -> Response:
         """How well pairs of texts fit."""
         return await score(body.asked(), request, who)
 
-    ranking = Endpoint(ReadRerank(), rank)
+    ranking, scoring = Endpoint(ReadRerank(), rank), Endpoint(ReadScore(), score)
     return {
-        "/v1/rerank": ranking,
-        "/v2/rerank": ranking,
-        "/v1/score": Endpoint(ReadScore(), score),
+        **dict.fromkeys(("/v1/rerank", "/v2/rerank", "/rerank"), ranking),
+        **dict.fromkeys(("/v1/score", "/score"), scoring),
     }
