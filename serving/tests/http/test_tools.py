@@ -1,31 +1,18 @@
-"""Thoughts and calls of tools through the whole API; what the model says is given.
-
-The shipped model has learned neither, so an engine that says what it is told stands in for it. All
-else is real: tokenizer, chat templates of the families, scheduler, grammars, sockets, client.
-"""
+"""Thoughts and calls of tools through the whole API; what the model says is given."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import openai
 import pytest
-from support import MODEL, VERSION, serve_app
-from tokenizers import AddedToken, Tokenizer
-
-from deepseek_serving.backends.local import Service
-from deepseek_serving.generation.scheduler import Limits, Scheduler
-from deepseek_serving.http.app import create_app
-from deepseek_serving.runtime import Candidates
-from deepseek_serving.text.tokenizer import ChatTokenizer
-from deepseek_serving.trust.release import Release
+from parrot import HERMES, LLAMA, THINKING, TURNS, serve_parrot
+from support import MODEL
 
 USER: Any = [{"role": "user", "content": "Where is the patient?"}]
 TOOLS: Any = [
@@ -43,56 +30,6 @@ TOOLS: Any = [
     }
     for name in ("find", "move")
 ]
-TURNS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
-    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments | tojson }}"
-    "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
-)
-HERMES = "{% if tools %}{{ tools | tojson }}{% endif %}" + TURNS + "<|im_start|>assistant\n"
-LLAMA = (
-    '{# ipython #}{% if tools %}{{ tools | tojson }}{{ \'{"name": x, "parameters": y}\' }}'
-    "{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
-)
-THINKING = TURNS + "<|im_start|>assistant\n<think>\n"
-
-
-class Parrot:
-    """Says the same in every slot."""
-
-    slots, max_len = 2, 2000
-
-    def __init__(self, said: Sequence[int], vocabulary: int) -> None:
-        self._said = said
-        self._rows = np.zeros((self.slots, vocabulary), dtype=np.float32)
-        self._begins = [0] * self.slots
-
-    def _answer(self, places: Sequence[tuple[int, int]]) -> Candidates:
-        """`places`: of each row, which slot it is and how long its sequence."""
-        self._rows[:] = 0
-        said = []
-        for row, (slot, length) in enumerate(places):
-            place = min(max(0, length - self._begins[slot]), len(self._said) - 1)
-            said.append(self._said[place])
-            self._rows[row, said[-1]] = 50
-        values = np.full((len(places), 1), 50, dtype=np.float32)
-        return Candidates(values, np.array(said, dtype=np.int64)[:, None])
-
-    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Candidates:
-        self._begins[slot] = start + len(tokens)
-        return self._answer([(slot, start + len(tokens))])
-
-    def decode(self, tokens: Sequence[int], lengths: Sequence[int]) -> Candidates:
-        return self._answer([(slot, length + 1) for slot, length in enumerate(lengths)])
-
-    def logits(self) -> npt.NDArray[np.float32]:
-        return self._rows
-
-    def reset(self) -> None:
-        self._begins = [0] * self.slots
-
-    def clear(self, slot: int) -> None:
-        self._begins[slot] = 0
-
 
 Serve = Callable[..., AbstractContextManager[openai.OpenAI]]
 
@@ -100,32 +37,7 @@ Serve = Callable[..., AbstractContextManager[openai.OpenAI]]
 @pytest.fixture
 def model(graph: Path, tmp_path: Path) -> Serve:
     """Serve a model with that template, which says that."""
-
-    @contextmanager
-    def serve(template: str, said: str, marks: Sequence[str] = ()) -> Iterator[openai.OpenAI]:
-        folder = tmp_path / "graph"
-        folder.mkdir()
-        for path in graph.glob("*.json"):
-            shutil.copy(path, folder)
-        record = json.loads((folder / "export.json").read_text())
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
-        tokenizer.save(str(folder / "tokenizer.json"))
-        record["vocabulary"] = tokenizer.get_vocab_size()
-        (folder / "export.json").write_text(json.dumps(record))
-        (folder / "chat_template.jinja").write_text(template)
-        tokens = [*tokenizer.encode(said).ids, 2]
-        scheduler = Scheduler(Parrot(tokens, record["vocabulary"]), Limits())
-        release = Release(MODEL, VERSION, "0" * 64, folder)
-        app = create_app(Service(release, scheduler, ChatTokenizer(folder)))
-        scheduler.start()
-        with (
-            serve_app(app) as url,
-            openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as sdk,
-        ):
-            yield sdk
-
-    return serve
+    return partial(serve_parrot, graph, tmp_path / "graph")
 
 
 def ask(sdk: openai.OpenAI, **more: Any) -> Any:

@@ -18,7 +18,7 @@ from deepseek_serving.errors import TokenizerError
 from deepseek_serving.generation.constrained import Grammars
 from deepseek_serving.generation.sampling import Sampling, choose
 from deepseek_serving.text.template import TemplateError
-from deepseek_serving.text.tokenizer import ChatTokenizer, StopScanner, read_defaults
+from deepseek_serving.text.tokenizer import ChatTokenizer, StopScanner
 
 VALUES = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
 TOKENS = np.array([40, 30, 20, 10], dtype=np.int64)
@@ -186,24 +186,3 @@ def test_wrong_templates_are_named(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(TokenizerError, match="has a template"):
         ChatTokenizer(folder)
-
-
-@pytest.mark.parametrize(
-    ("generation", "expected"),
-    [
-        ({"do_sample": False, "eos_token_id": 2}, ({2}, 0.0, 1.0)),
-        ({"do_sample": True, "temperature": 0.6, "top_p": 0.95}, ({2}, 0.6, 0.95)),
-        ({"eos_token_id": [5, 6]}, ({5, 6}, 1.0, 1.0)),
-        (None, ({2}, 1.0, 1.0)),
-    ],
-)
-def test_defaults_of_the_checkpoint(
-    folder: Path, generation: dict[str, object] | None, expected: tuple[set[int], float, float]
-) -> None:
-    path = folder / "generation_config.json"
-    if generation is None:
-        path.unlink()
-    else:
-        path.write_text(json.dumps(generation), encoding="utf-8")
-    defaults = read_defaults(folder)
-    assert (set(defaults.end_tokens), defaults.temperature, defaults.top_p) == expected

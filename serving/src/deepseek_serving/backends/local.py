@@ -11,18 +11,19 @@ from deepseek_serving.backends.answer import Generation
 from deepseek_serving.backends.errors import UnsupportedError
 from deepseek_serving.backends.event_bridge import EventBridge
 from deepseek_serving.backends.requests import GenerationRequest, RequestFactory
+from deepseek_serving.backends.sampling_choice import sampling
 from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import ServingError, TokenizerError
 from deepseek_serving.generation.constrained import Grammars
 from deepseek_serving.generation.request import Options
-from deepseek_serving.generation.sampling import Sampling
 from deepseek_serving.generation.scheduler import Limits, Request, Scheduler
 from deepseek_serving.metrics import EngineState, Metrics
 from deepseek_serving.runtime import Engine
 from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.runtime.question import Question
 from deepseek_serving.settings import EngineSettings, ModelSettings
-from deepseek_serving.text.tokenizer import ChatTokenizer, Defaults, read_defaults
+from deepseek_serving.text.generation_defaults import Defaults, read_defaults
+from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.trust.release import Release
 
 
@@ -42,7 +43,7 @@ class Service:
         self.scheduler = scheduler
         self.tokenizer = tokenizer
         self.timeout = timeout
-        self.defaults: Defaults = read_defaults(release.graph)
+        self.defaults: Defaults = read_defaults(release.graph, tokenizer.token)
         known = vocabulary(release)
         # the table of a model may be larger than its tokenizer's vocabulary, or smaller
         tokens = max(known, tokenizer.size)
@@ -54,6 +55,7 @@ class Service:
             max_len=scheduler.max_len,
             vocabulary=known,
             has_logits=has_logits,
+            defaults=self.defaults,
         )
         self.metrics = Metrics(EngineState(scheduler, release))
         self._bridge: EventBridge | None = None
@@ -135,27 +137,15 @@ class Service:
 
     def _scheduled(self, request: GenerationRequest, choice: int, key: str) -> Request:
         options, defaults = request.options, self.defaults
-        sampling = Sampling(
-            temperature=(
-                defaults.temperature if options.temperature is None else options.temperature
-            ),
-            top_p=defaults.top_p if options.top_p is None else options.top_p,
-            seed=options.seed,
-            top_k=options.top_k,
-            min_p=options.min_p,
-            repetition_penalty=options.repetition_penalty,
-            presence_penalty=options.presence_penalty,
-            frequency_penalty=options.frequency_penalty,
-            logit_bias=options.logit_bias,
-            logprobs=options.logprobs,
-            choice=choice,
-        )
         room = self.scheduler.max_len - len(request.prompt)
+        most = options.max_tokens
+        if most is None:
+            most = room if defaults.max_tokens is None else defaults.max_tokens
         return Request(
             request.prompt,
-            room if options.max_tokens is None else min(room, options.max_tokens),
+            min(room, most),
             defaults.end_tokens,
-            sampling,
+            sampling(options, defaults, choice),
             key,
             self.timeout,
             request.grammar.constraint() if request.grammar else None,

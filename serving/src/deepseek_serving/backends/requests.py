@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
+from deepseek_serving.backends.sampling_choice import sampling
 from deepseek_serving.generation.constrained import Grammar, Grammars
 from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
 from deepseek_serving.generation.request import Options, Tools
-from deepseek_serving.generation.sampling import Sampling
+from deepseek_serving.text.generation_defaults import Defaults
 from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.slices import TooManyTokensError
 from deepseek_serving.text.template import TemplateError
@@ -53,6 +54,7 @@ class RequestFactory:
         max_len: int,
         vocabulary: int,
         has_logits: bool,
+        defaults: Defaults,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -60,6 +62,7 @@ class RequestFactory:
         self._max_len = max_len
         self.vocabulary = vocabulary
         self._has_logits = has_logits
+        self._defaults = defaults
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
         )
@@ -173,13 +176,7 @@ class RequestFactory:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         self._check_tokens(request.prompt)
         options = request.options
-        reads = Sampling(
-            logprobs=options.logprobs,
-            logit_bias=options.logit_bias,
-            repetition_penalty=options.repetition_penalty,
-            presence_penalty=options.presence_penalty,
-            frequency_penalty=options.frequency_penalty,
-        ).reads_logits
+        reads = sampling(options, self._defaults).reads_logits
         if not self._has_logits and (reads or request.wanted):
             raise UnsupportedError(
                 "logit_bias",

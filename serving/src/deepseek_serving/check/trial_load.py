@@ -19,6 +19,7 @@ from deepseek_serving.errors import CheckpointError, ServingError, TokenizerErro
 from deepseek_serving.model_files.safetensors import has_weights, read_checkpoint
 from deepseek_serving.text import documents
 from deepseek_serving.text.documents import load_tokenizer, read_object, third_party
+from deepseek_serving.text.generation_defaults import ignored, read_defaults, read_generation
 from deepseek_serving.text.template import (
     CONFIG_FILE,
     TEMPLATE_FILE,
@@ -27,7 +28,7 @@ from deepseek_serving.text.template import (
     TemplateError,
     read_templates,
 )
-from deepseek_serving.text.tokenizer import ChatTokenizer, read_defaults
+from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.text.tokenizer_classes import unlike_its_class
 
 # of processor time; the largest tokenizers load in 3 s
@@ -78,10 +79,14 @@ class Verdict:
 def judge(directory: Path, *, decoder: bool = True) -> Verdict:
     """Read a checkpoint or graph as the service does; an encoder has no template."""
     verdict = Verdict()
-    checks = [_config, _tokenizer, _weights, *((_defaults, _template) if decoder else ())]
+    checks = [_config, _tokenizer, _weights, *((_generation, _template) if decoder else ())]
     verdict.errors += [error for check in checks for error in _failure(check, directory)]
     if not verdict.errors and decoder:
-        verdict.errors += _failure(_exchange, directory)
+        verdict.errors += [
+            error for check in (_defaults, _exchange) for error in _failure(check, directory)
+        ]
+    if not verdict.errors and decoder:
+        verdict.warnings += ignored(directory)
     if not verdict.errors:
         verdict.warnings += unlike_its_class(directory)
     return verdict
@@ -118,8 +123,13 @@ def _says_tied(directory: Path) -> bool:
     return config.get("tie_word_embeddings") is True
 
 
+def _generation(directory: Path) -> None:
+    read_generation(directory)
+
+
 def _defaults(directory: Path) -> None:
-    read_defaults(directory)
+    """With the tokens that end answers, which the tokenizer has a say in."""
+    read_defaults(directory, load_tokenizer(directory).token_to_id)
 
 
 def _template(directory: Path) -> None:

@@ -23,9 +23,10 @@ class Options:
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    # 0 keeps all tokens
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
@@ -76,6 +77,25 @@ class Completion:
 
     def options(self) -> Options:
         return self.chosen
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Questions, and the document that each is to be judged with.
+
+    `most` and `most_document`: tokens of a pair and of a document, which is cut to them; `raw`:
+    scores as the model's head says them. The rest is for documents that are ranked: how many of the
+    best are wanted, and whether the answer shows their texts.
+    """
+
+    model: str
+    questions: list[str]
+    documents: list[str]
+    most: int | None = None
+    most_document: int | None = None
+    raw: bool = False
+    top: int | None = None
+    shows: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.http.errors import ApiError, failed
+from deepseek_serving.http.headers import BODY_LIMIT
 from deepseek_serving.http.validation import Reading, RefusedError
 from deepseek_serving.http.validation_pool import ValidationPool
 
@@ -44,10 +45,18 @@ class _GoneError(Exception):
     """The client hung up before its request was complete."""
 
 
-def too_large() -> ApiError:
+def largest_body(headers: Headers) -> int:
+    """Bytes that the body of a request may have: a gateway may allow fewer than the service."""
+    said = headers.get(BODY_LIMIT, "")
+    if said.isascii() and said.isdigit() and len(said) < 16:
+        return min(int(said), LARGEST_BODY)
+    return LARGEST_BODY
+
+
+def too_large(most: int) -> ApiError:
     return ApiError(
         413,
-        f"The request body is larger than {LARGEST_BODY} bytes.",
+        f"The request body is larger than {most} bytes.",
         code="request_too_large",
     )
 
@@ -83,15 +92,16 @@ def _refusal(error: RefusedError) -> ApiError:
 class _Body:
     """What has come of a body."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, most: int) -> None:
         self._receive = receive
+        self._most = most
         self.chunks: list[bytes] = []
         self.size = 0
         self.complete = False
 
-    async def read(self, most: int) -> None:
-        """Until it is complete, or has more bytes than `most`."""
-        while not self.complete and self.size <= most:
+    async def read(self, enough: int) -> None:
+        """Until it is complete, or has more bytes than `enough`. Raises ApiError."""
+        while not self.complete and self.size <= enough:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise _GoneError
@@ -100,8 +110,8 @@ class _Body:
             if chunk:
                 self.chunks.append(chunk)
             self.complete = not message.get("more_body", False)
-        if self.size > LARGEST_BODY:
-            raise too_large()
+            if self.size > self._most:
+                raise too_large(self._most)
 
 
 class Admission:
@@ -138,7 +148,7 @@ class Admission:
 
     async def _asked(self, reading: Reading, request: Request, line: str) -> Any:
         _check_type(request.headers)
-        body = _Body(request.receive)
+        body = _Body(request.receive, largest_body(request.headers))
         await body.read(SMALL_BODY)
         if body.size <= SMALL_BODY:
             return reading.read(b"".join(body.chunks))

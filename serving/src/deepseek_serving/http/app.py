@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp
 
-from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.backends.local import Service
 from deepseek_serving.backends.requests import GenerationRequest
@@ -19,24 +19,19 @@ from deepseek_serving.generation.grammar_queue import TrialsBusyError, TrialsEnd
 from deepseek_serving.generation.request import Chat, Completion, Text
 from deepseek_serving.generation.scheduler import ClosedError, QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
+from deepseek_serving.http.answers import Answers
 from deepseek_serving.http.auth import Caller
+from deepseek_serving.http.chat_shape import ChatShape
 from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
 from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.failures import not_taken, unavailable
+from deepseek_serving.http.hang_up import disconnected, left
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
-from deepseek_serving.http.streaming import (
-    Answers,
-    ChatShape,
-    TextShape,
-    disconnected,
-    left,
-    not_taken,
-    stream,
-    unavailable,
-    whole,
-)
+from deepseek_serving.http.streaming import stream, whole
+from deepseek_serving.http.text_shape import TextShape
 from deepseek_serving.http.validation import ReadChat, ReadCompletion
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.text.template import TemplateError
@@ -239,9 +234,9 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
 
 
 def create_app(
-    service: Service, keys: KeyRing | None = None, embedder: Embedder | None = None
+    service: Service, keys: KeyRing | None = None, encoders: Encoders | None = None
 ) -> ASGIApp:
     """The application around an engine of our own."""
     return assemble(
-        service, lambda app, off_loop: _add_answers(app, service, off_loop), keys, embedder
+        service, lambda app, off_loop: _add_answers(app, service, off_loop), keys, encoders
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -13,17 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.headers import CLIENT, CLIENT_LENGTH
+from deepseek_serving.http.routes import needs_key, scope_of
 from deepseek_serving.policy.keys import Key, KeyRing, KeysUnavailableError
-from deepseek_serving.policy.keys import Scope as KeyScope
 from deepseek_serving.policy.limits import Allowance, Limiter, Refusal
-
-PREFIX = "/v1/"
-SCOPES: Mapping[str, KeyScope] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completions",
-    "/v1/embeddings": "embeddings",
-    "/v1/models": "models",
-}
 
 
 def _refused(refusal: Refusal) -> ApiError:
@@ -78,7 +69,10 @@ async def caller(request: Request) -> Caller:
 
 
 class Access:
-    """Lets a request under /v1/ through if its key is in force and has the scope and the rate."""
+    """Lets a request through if its key is in force and has the scope and the rate.
+
+    Probes and the document need none, see the list of routes.
+    """
 
     def __init__(self, app: ASGIApp, ring: KeyRing | None) -> None:
         self._app = app
@@ -86,7 +80,7 @@ class Access:
         self._limiter = Limiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        if scope["type"] != "http" or not needs_key(scope["path"]):
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
@@ -133,11 +127,7 @@ class Access:
 
     def _admit(self, known: Caller, scope: Scope) -> None:
         assert known.key is not None
-        path = scope["path"]
-        needed = next(
-            (name for prefix, name in SCOPES.items() if path == prefix or _below(path, prefix)),
-            None,
-        )
+        needed = scope_of(scope["path"])
         if needed is not None and needed not in known.key.scopes:
             raise ApiError(
                 403,
@@ -158,10 +148,6 @@ def _anonymous(certificate: str, scope: Scope) -> str:
     if len(client) > CLIENT_LENGTH:
         client = hashlib.sha256(client.encode("latin-1", "replace")).hexdigest()
     return f"{certificate}/{client}" if client else certificate
-
-
-def _below(path: str, prefix: str) -> bool:
-    return path == prefix or path.startswith(f"{prefix}/")
 
 
 def _with_limits(known: Caller, send: Send) -> Send:

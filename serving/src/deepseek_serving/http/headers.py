@@ -15,6 +15,11 @@ from deepseek_serving.http.errors import ApiError
 # What the gateway says of a client; it takes away what the client itself sent by this name.
 CLIENT = "x-deepseek-client"
 CLIENT_LENGTH = 128
+# and how many bytes of a body it lets through, where only who reads it can count them
+BODY_LIMIT = "x-deepseek-body-limit"
+# our own name for a request, and the client's
+REQUEST_ID = "x-request-id"
+CLIENT_REQUEST_ID = "x-client-request-id"
 ONCE = frozenset(
     name.encode("ascii")
     for name in (
@@ -29,10 +34,12 @@ ONCE = frozenset(
         "transfer-encoding",
         "x-api-key",
         CLIENT,
+        BODY_LIMIT,
+        CLIENT_REQUEST_ID,
         "x-forwarded-for",
         "x-forwarded-host",
         "x-forwarded-proto",
-        "x-request-id",
+        REQUEST_ID,
     )
 )
 

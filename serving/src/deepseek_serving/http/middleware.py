@@ -6,32 +6,50 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.backends.base import Backend
-from deepseek_serving.http.admission import LARGEST_BODY, too_large
+from deepseek_serving.http.admission import largest_body, too_large
+from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.headers import CLIENT_REQUEST_ID, REQUEST_ID
+from deepseek_serving.http.routes import label
 
 logger = logging.getLogger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# as the gateway takes them, too
+ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 # of what is logged; those that are served are shorter
 LONGEST_PATH = 256
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+# where the request's own id is, for what is asked further on
+STATE = "request_id"
+
+
+def _refusal(headers: Headers, client_id: str) -> ApiError | None:
+    """What can be said before anything is read."""
+    length = headers.get("content-length", "0")
+    if length.isdigit() and int(length) > (most := largest_body(headers)):
+        return too_large(most)
+    if client_id and not ID.fullmatch(client_id):
+        return ApiError(
+            400,
+            f"The header {CLIENT_REQUEST_ID} may have up to 128 letters, digits and ._:/+=@-",
+            code="invalid_header",
+        )
+    return None
 
 
 class RequestContextMiddleware:
     """Names request and release in every response; logs all but the probes' requests.
 
-    Neither prompts nor answers are logged.
+    Neither prompts nor answers are logged. HEAD is answered as GET is; the server sends no body.
     """
 
-    def __init__(self, app: ASGIApp, backend: Backend, routes: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, backend: Backend) -> None:
         self._app = app
         self._backend = backend
-        self._routes = frozenset(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,8 +58,12 @@ class RequestContextMiddleware:
         began = time.monotonic()
         status = 500
         headers = Headers(scope=scope)
-        sent = headers.get("x-request-id", "")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+        sent = headers.get(REQUEST_ID, "")
+        request_id = sent if ID.fullmatch(sent) else uuid.uuid4().hex
+        chosen = headers.get(CLIENT_REQUEST_ID, "")
+        client_id = chosen if ID.fullmatch(chosen) else ""
+        scope.setdefault("state", {})[STATE] = request_id
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def send_named(message: Message) -> None:
             nonlocal status
@@ -49,23 +71,22 @@ class RequestContextMiddleware:
                 status = message["status"]
                 named = MutableHeaders(scope=message)
                 named["x-deepseek-release"] = self._backend.release.header
-                named["x-request-id"] = request_id
+                named[REQUEST_ID] = request_id
+                if client_id:
+                    named[CLIENT_REQUEST_ID] = client_id
             await send(message)
 
         try:
-            length = headers.get("content-length", "0")
-            if length.isdigit() and int(length) > LARGEST_BODY:
-                await too_large().response()(scope, receive, send_named)
+            if (refusal := _refusal(headers, chosen)) is not None:
+                await refusal.response()(scope, receive, send_named)
             else:
-                await self._app(scope, receive, send_named)
+                await self._app(asked, receive, send_named)
         finally:
-            self._note(scope, status, request_id, time.monotonic() - began)
+            self._note(scope, status, (request_id, client_id), time.monotonic() - began)
 
-    def _note(self, scope: Scope, status: int, request_id: str, taken: float) -> None:
+    def _note(self, scope: Scope, status: int, ids: tuple[str, str], taken: float) -> None:
         path = scope["path"]
-        # only known paths: labels must not grow with what clients invent
-        label = path if path in self._routes else "other"
-        self._backend.metrics.requests.labels(label, str(status)).inc()
+        self._backend.metrics.requests.labels(label(path), str(status)).inc()
         if path in QUIET:
             return
         state = scope.get("state", {})
@@ -77,12 +98,13 @@ class RequestContextMiddleware:
             "path": path[:LONGEST_PATH],
             "status": status,
             "seconds": round(taken, 3),
-            "request_id": request_id,
+            "request_id": ids[0],
+            "client_request_id": ids[1] or "-",
             "key": key.id if key else "-",
         }
         logger.info(
             "%(client)s %(method)s %(path)r %(status)d %(seconds).3f s request=%(request_id)s "
-            "key=%(key)s",
+            "client_request=%(client_request_id)s key=%(key)s",
             fields,
             extra=fields,
         )

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 import deepseek_serving
+from deepseek_serving.http.routes import needs_key
 
 
 class ErrorDetail(BaseModel):
@@ -62,6 +63,17 @@ EMBEDDINGS: Responses = {
     408: REPLIES[408],
     413: REPLIES[413],
 }
+SCORES: Responses = {
+    200: {"description": "A score for each", "content": {"application/json": {"schema": {}}}},
+    400: REPLIES[400],
+    **ERRORS,
+    408: REPLIES[408],
+    413: REPLIES[413],
+}
+HEALTH: Responses = {
+    200: {"description": "At least one worker accepts requests"},
+    503: error_response("None does"),
+}
 
 
 def publish(app: FastAPI, *, has_keys: bool) -> None:
@@ -83,7 +95,7 @@ def publish(app: FastAPI, *, has_keys: bool) -> None:
                         "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
                     },
                 }
-            if has_keys and path.startswith("/v1/"):
+            if has_keys and needs_key(path):
                 operation["security"] = [{"key": []}]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

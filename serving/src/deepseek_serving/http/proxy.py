@@ -15,17 +15,18 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.upstream import Upstream, error_text
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller
 from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
 from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.failures import not_taken, unavailable
+from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
-from deepseek_serving.http.streaming import disconnected, not_taken, unavailable
 from deepseek_serving.http.validation import ReadForwarded, UpstreamRequest
 from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
@@ -349,7 +350,7 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
 
 
 def create_forwarding_app(
-    upstream: Upstream, keys: KeyRing | None = None, embedder: Embedder | None = None
+    upstream: Upstream, keys: KeyRing | None = None, encoders: Encoders | None = None
 ) -> ASGIApp:
     """The application in front of an engine that is another server."""
-    return assemble(upstream, lambda app, _off_loop: _add_forwarding(app, upstream), keys, embedder)
+    return assemble(upstream, lambda app, _off_loop: _add_forwarding(app, upstream), keys, encoders)

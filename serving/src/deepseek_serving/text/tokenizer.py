@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,52 +26,6 @@ class TextError(ValueError):
 def _special(config: Mapping[str, Any], name: str) -> str:
     value = config.get(name)
     return str((value.get("content") if isinstance(value, dict) else value) or "")
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What the checkpoint's generation_config.json asks for."""
-
-    end_tokens: frozenset[int]
-    temperature: float
-    top_p: float
-
-
-def read_defaults(directory: Path) -> Defaults:
-    """Sampling defaults and end-of-sequence tokens, from generation_config.json and config.json.
-
-    Raises TokenizerError.
-    """
-    path = directory / "generation_config.json"
-    generation = read_object(path, TokenizerError) if path.is_file() else {}
-    end = generation.get("eos_token_id")
-    if end is None:
-        end = read_object(directory / "config.json", TokenizerError).get("eos_token_id")
-    greedy = generation.get("do_sample") is False
-    return Defaults(
-        end_tokens=_tokens(path, end),
-        temperature=0.0 if greedy else _number(path, generation, "temperature"),
-        top_p=_number(path, generation, "top_p"),
-    )
-
-
-def _tokens(path: Path, value: object) -> frozenset[int]:
-    tokens = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
-        raise TokenizerError(
-            f"{path}: eos_token_id is {value!r}, and must be a token's number or a list of them; "
-            "correct it"
-        )
-    return frozenset(tokens)
-
-
-def _number(path: Path, generation: Mapping[str, Any], key: str) -> float:
-    value = generation.get(key) or 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise TokenizerError(
-            f"{path}: {key} is {value!r}, and must be a positive number; correct it"
-        )
-    return float(value)
 
 
 class ChatTokenizer:

@@ -1,0 +1,95 @@
+"""Answers as chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepseek_serving.backends.answer import Chunk
+from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.reply import ToolCall
+from deepseek_serving.generation.sampling import Choice
+from deepseek_serving.http.answers import CompletedAnswer
+from deepseek_serving.http.shapes import token_shown
+
+
+class ChatShape:
+    """Answers as chat completions."""
+
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def __init__(self, service: Service, *, logprobs: bool) -> None:
+        self._service = service
+        self._logprobs = logprobs
+        # calls so far, by choice
+        self._calls: dict[int, int] = {}
+
+    def _tokens(self, tokens: Sequence[Choice]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        content = [
+            {
+                **token_shown(self._service, choice.token, choice.logprob or 0.0),
+                "top_logprobs": [
+                    token_shown(self._service, top.token, top.logprob) for top in choice.top
+                ],
+            }
+            for choice in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def whole(self, index: int, answer: CompletedAnswer, finish: str) -> dict[str, Any]:
+        piece = answer.piece
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if piece.calls and not piece.content.strip() else piece.content,
+            "refusal": None,
+        }
+        if piece.reasoning:
+            message["reasoning_content"] = piece.reasoning
+        if piece.calls:
+            message["tool_calls"] = [_call(call) for call in piece.calls]
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._tokens(answer.tokens),
+            "finish_reason": "tool_calls" if piece.calls and finish == "stop" else finish,
+        }
+
+    def _delta(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        finish: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+    def begin(self, index: int) -> dict[str, Any] | None:
+        return self._delta(index, {"role": "assistant", "content": ""})
+
+    def chunk(self, index: int, chunk: Chunk) -> dict[str, Any]:
+        piece = chunk.piece
+        delta: dict[str, Any] = {}
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.content:
+            delta["content"] = piece.content
+        if piece.calls:
+            first = self._calls.get(index, 0)
+            self._calls[index] = first + len(piece.calls)
+            delta["tool_calls"] = [
+                {"index": first + number, **_call(call)} for number, call in enumerate(piece.calls)
+            ]
+        return self._delta(index, delta, logprobs=self._tokens(chunk.tokens))
+
+    def end(self, index: int, finish: str) -> dict[str, Any]:
+        called = finish == "stop" and index in self._calls
+        return self._delta(index, {}, "tool_calls" if called else finish)
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
