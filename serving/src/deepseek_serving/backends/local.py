@@ -126,7 +126,7 @@ class Service:
                 f"{count} answers are asked for; at most {self.scheduler.most} can be in work and "
                 "wait together.",
             )
-        self._bound_scores(requests)
+        check_scores(requests)
         bridge = self._event_bridge()
         pairs = [
             (
@@ -148,20 +148,6 @@ class Service:
             generation.ticket = ticket
         return [generation for _request, generation in pairs]
 
-    def _bound_scores(self, requests: Sequence[GenerationRequest]) -> None:
-        """Raises UnsupportedError for more log probabilities than an answer may hold."""
-        scores = sum(
-            request.options.n * len(request.prompt) * (1 + request.options.score)
-            for request in requests
-            if request.options.score is not None
-        )
-        if scores > MOST_SCORES:
-            raise UnsupportedError(
-                "prompt_logprobs",
-                f"{scores} log probabilities of the prompt's tokens are asked for (each token, and "
-                f"the best ones in its place, in each answer); at most {MOST_SCORES} are given.",
-            )
-
     def _scheduled(self, request: GenerationRequest, choice: int, key: str) -> Request:
         options, defaults = request.options, self.defaults
         room = self.scheduler.max_len - len(request.prompt)
@@ -177,6 +163,21 @@ class Service:
             self.timeout,
             request.grammar.constraint() if request.grammar else None,
             options.score,
+        )
+
+
+def check_scores(requests: Sequence[GenerationRequest]) -> None:
+    """Raises UnsupportedError for more log probabilities than an answer may hold."""
+    scores = sum(
+        request.options.n * len(request.prompt) * (1 + request.options.score)
+        for request in requests
+        if request.options.score is not None
+    )
+    if scores > MOST_SCORES:
+        raise UnsupportedError(
+            "prompt_logprobs",
+            f"{scores} log probabilities of the prompt's tokens are asked for (each token, and "
+            f"the best ones in its place, in each answer); at most {MOST_SCORES} are given.",
         )
 
 
