@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from deepseek_serving.generation.request import Chat, Completion, Embedding
+from deepseek_serving.generation.request import Chat, Completion, Embedding, Scoring
 from deepseek_serving.http.json_bounds import (
     MOST_CONTAINERS,
     MOST_QUOTES,
@@ -26,6 +26,7 @@ from deepseek_serving.http.json_bounds import (
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.embeddings import EmbeddingRequest
+from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
 from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128
@@ -162,6 +163,24 @@ class ReadEmbedding:
 
     def read(self, data: bytes) -> Embedding:
         asked: Embedding = _validated(EmbeddingRequest, _parsed(data, MOST_NUMBERS)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class ReadRerank:
+    """Reads the body of a request that ranks documents."""
+
+    def read(self, data: bytes) -> Scoring:
+        asked: Scoring = _validated(RerankRequest, _parsed(data, MOST_VALUES)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class ReadScore:
+    """Reads the body of a request that scores pairs."""
+
+    def read(self, data: bytes) -> Scoring:
+        asked: Scoring = _validated(ScoreRequest, _parsed(data, MOST_VALUES)).asked()
         return asked
 
 
