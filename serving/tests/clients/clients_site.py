@@ -28,6 +28,7 @@ from support import CHECKPOINT, MODEL, VERSION, Authority, free_port
 from tokenizers import AddedToken, Tokenizer
 
 from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.scheduler import Limits, Scheduler
 from deepseek_serving.http.app import create_app
@@ -88,7 +89,7 @@ def application(folder: Path, ring: KeyRing) -> ASGIApp:
         vocabulary=tokenizer.get_vocab_size(),
         queue=16,
     )
-    return create_app(service, ring, embedder)
+    return create_app(service, ring, Encoders(embedder))
 
 
 def _listener(app: ASGIApp, context: ssl.SSLContext, port: int, lifespan: Any) -> uvicorn.Server:
