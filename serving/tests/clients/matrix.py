@@ -1,8 +1,8 @@
 """Which client libraries are driven against the service, and how one of them is run.
 
-Each is a program in an environment of its own (`make clients`), since what they want of each other
-cannot be had in one. Program and service are in a network namespace that has no way out where root
-runs them, so that a library which downloads something fails, here as on a site.
+Each is a program in an environment that it shares with few others: their pins conflict. Program
+and service are in a network namespace without a way out where root runs them, so that a library
+which downloads something fails, here as on a site.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ CLIENTS = (
 )
 
 
+def all_clients() -> bool:
+    """Whether what needs an environment of its own is to be run."""
+    return os.environ.get("ONPREM_TEST_ALL") == "true"
+
+
 def modules() -> Path:
     """The programs for Node where they find their libraries, which is above them."""
     place = ENVIRONMENTS / "node"
@@ -85,7 +90,7 @@ def modules() -> Path:
     return place
 
 
-def interpreter(environment: Environment) -> str:
+def interpreter(environment: str) -> str:
     if environment == "serving":
         return sys.executable
     return str(ENVIRONMENTS / environment / "bin" / "python")
@@ -113,25 +118,34 @@ class SiteProcess:
 
     @property
     def environment(self) -> dict[str, str]:
-        """As the page tells an operator to set it."""
+        """What is so for every program, whatever it asks."""
+        names = ("PATH", "TMPDIR", "JAVA_HOME")
         return {
-            **os.environ,
+            **{name: os.environ[name] for name in names if name in os.environ},
             **OFFLINE,
-            "OPENAI_API_KEY": self.told["key"],
-            "SSL_CERT_FILE": self.told["ca"],
-            "NODE_EXTRA_CA_CERTS": self.told["ca"],
             "PYTHONPATH": str(HERE),
             "HOME": str(self.folder),
             "LC_ALL": "C.UTF-8",
         }
 
-    def run(self, command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """A program beside the service."""
+    @property
+    def address(self) -> dict[str, str]:
+        """What the clients of the matrix need in their environment."""
+        trust = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+        return {"OPENAI_API_KEY": self.told["key"], **dict.fromkeys(trust, self.told["ca"])}
+
+    def run(
+        self,
+        command: list[str],
+        cwd: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """A program beside the service, with these variables for where that is."""
         inside = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net"] if _isolated() else []
         return subprocess.run(
             [*inside, *command],
             cwd=cwd or self.folder,
-            env=self.environment,
+            env={**self.environment, **(self.address if variables is None else variables)},
             capture_output=True,
             text=True,
             timeout=SECONDS,

@@ -4,7 +4,7 @@
 
 What a run has shown goes to `recorded.json`, and docs/reference/clients.md is made of that. A test
 fails when the page is not what this makes, and, with all clients, when a run shows something else.
-Needs the environments that `make clients` makes; `make clients-table` does both.
+Needs the environments that `make clients-table` makes before it runs this.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from matrix import CLIENTS, HERE, OFFLINE, RECORDED, ROOT, served
 
 PAGE = ROOT / "docs" / "reference" / "clients.md"
 WORKS = "works"
+# characters of an error that are shown
+NOTE = 120
 
 
 def _cell(outcome: str | None, notes: list[str]) -> str:
@@ -29,9 +31,10 @@ def _cell(outcome: str | None, notes: list[str]) -> str:
         return ""
     if outcome == WORKS:
         return "yes"
-    if outcome not in notes:
-        notes.append(outcome)
-    return f"({notes.index(outcome) + 1})"
+    note = " ".join(outcome.split()).replace("`", "'")[:NOTE]
+    if note not in notes:
+        notes.append(note)
+    return f"({notes.index(note) + 1})"
 
 
 def made(recorded: Mapping[str, Any]) -> str:

@@ -115,8 +115,10 @@ def rate_limit():
 
 @feature
 def request_id():
-    named = model(include_response_headers=True, default_headers={"x-request-id": "ward-3.7"})
-    assert named.invoke(HELLO).response_metadata["headers"]["x-request-id"] == "ward-3.7"
+    named = model(
+        include_response_headers=True, default_headers={"x-client-request-id": "ward-3.7"}
+    )
+    assert named.invoke(HELLO).response_metadata["headers"]["x-client-request-id"] == "ward-3.7"
 
 
 main("langchain-deepseek", "langchain-openai")

@@ -124,10 +124,10 @@ def request_id():
     named = ChatOpenAI(
         model=site.model,
         include_response_headers=True,
-        default_headers={"x-request-id": "ward-3.7"},
+        default_headers={"x-client-request-id": "ward-3.7"},
         **common,
     )
-    assert named.invoke(HELLO).response_metadata["headers"]["x-request-id"] == "ward-3.7"
+    assert named.invoke(HELLO).response_metadata["headers"]["x-client-request-id"] == "ward-3.7"
 
 
 main("langchain-openai", "langchain-core", "openai")

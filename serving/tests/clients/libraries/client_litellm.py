@@ -146,8 +146,8 @@ def rate_limit():
 
 @feature
 def request_id():
-    reply = ask(HELLO, "openai", extra_headers={"x-request-id": "ward-3.7"})
-    assert reply._response_headers["x-request-id"] == "ward-3.7"
+    reply = ask(HELLO, "openai", extra_headers={"x-client-request-id": "ward-3.7"})
+    assert reply._response_headers["x-client-request-id"] == "ward-3.7"
 
 
 main("litellm")

@@ -157,10 +157,10 @@ def rate_limit():
 @feature
 def request_id():
     reply = client.chat.completions.with_raw_response.create(
-        model=site.model, messages=user(HELLO), extra_headers={"x-request-id": "ward-3.7"}
+        model=site.model, messages=user(HELLO), extra_headers={"x-client-request-id": "ward-3.7"}
     )
-    assert reply.headers["x-request-id"] == "ward-3.7"
-    assert reply.parse()._request_id == "ward-3.7"
+    assert reply.headers["x-client-request-id"] == "ward-3.7"
+    assert reply.parse()._request_id == reply.headers["x-request-id"]
 
 
 main("openai")

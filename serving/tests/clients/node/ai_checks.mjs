@@ -70,9 +70,9 @@ export function aiChecks (model, encoder) {
       assert.equal((await generateText({ model: model(await usedUp()), prompt: HELLO })).text, GREETING)
     },
     async request_id () {
-      const headers = { 'x-request-id': 'ward-3.7' }
+      const headers = { 'x-client-request-id': 'ward-3.7' }
       const result = await generateText({ model: chat, prompt: HELLO, headers })
-      assert.equal(result.response.headers['x-request-id'], 'ward-3.7')
+      assert.equal(result.response.headers['x-client-request-id'], 'ward-3.7')
     }
   }
 }

@@ -106,9 +106,10 @@ await main(['openai'], {
     assert.equal(reply.choices[0].message.content, GREETING)
   },
   async request_id () {
-    const reply = await client.chat.completions.create(
-      { model: site.model, messages: user(HELLO) }, { headers: { 'x-request-id': 'ward-3.7' } }
-    )
-    assert.equal(reply._request_id, 'ward-3.7')
+    const { data, response } = await client.chat.completions.create(
+      { model: site.model, messages: user(HELLO) }, { headers: { 'x-client-request-id': 'ward-3.7' } }
+    ).withResponse()
+    assert.equal(response.headers.get('x-client-request-id'), 'ward-3.7')
+    assert.equal(data._request_id, response.headers.get('x-request-id'))
   }
 })
