@@ -25,7 +25,6 @@ from deepseek_serving.runtime import Candidates
 from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.trust.release import Release
 
-
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments | tojson }}"

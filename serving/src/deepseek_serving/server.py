@@ -130,7 +130,7 @@ def _served(settings: Settings, keys: KeyRing | None) -> tuple[Backend, ASGIApp]
         else None
     )
     if settings.upstream is not None:
-        upstream = Upstream(verify_checkpoint(*named), settings.upstream)
+        upstream = Upstream(verify_checkpoint(*named), settings.upstream, model.aliases)
         return upstream, create_forwarding_app(upstream, keys, embedder)
     release = verify_release(*named, model.precision)
     logger.info("verified: %s", release.header)
