@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 import transformers
 from support import CHECKPOINT
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
 
 # small, and no two sizes alike that a mistake could take for each other
 SMALL: dict[str, Any] = {
@@ -93,4 +100,28 @@ def random_checkpoint(
     kind = getattr(transformers, architecture)
     settings = kind.config_class(**{**SMALL, **FAMILIES[architecture], **config})
     save_random(kind(settings), folder, shard_size=shard_size, dtype=dtype)
+    return folder
+
+
+def cross_encoder(folder: Path, family: str, **changes: Any) -> Path:
+    """A checkpoint of BERT's or XLM-RoBERTa's reranker with random weights."""
+    torch.manual_seed(7)
+    sizes: dict[str, Any] = {
+        "vocab_size": 1024,
+        "hidden_size": 48,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+        "num_labels": 1,
+        "type_vocab_size": 2 if family == "bert" else 1,
+        **changes,
+    }
+    model = (
+        BertForSequenceClassification(BertConfig(**sizes))
+        if family == "bert"
+        else XLMRobertaForSequenceClassification(XLMRobertaConfig(**sizes))
+    )
+    save_random(model, folder)
     return folder

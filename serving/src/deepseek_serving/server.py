@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from deepseek_serving import settings as settings_file
 from deepseek_serving.backends.base import Backend
-from deepseek_serving.backends.embedding import load_embedder
+from deepseek_serving.backends.encoders import load_encoders
 from deepseek_serving.backends.local import load
 from deepseek_serving.backends.upstream import Upstream
 from deepseek_serving.cli import run
@@ -124,21 +124,17 @@ def _served(settings: Settings, keys: KeyRing | None) -> tuple[Backend, ASGIApp]
     """What is served, verified, and the application around it."""
     model, engine = settings.model, settings.engine
     named = (model.store, model.name, model.version, model.public_key)
-    embedder = (
-        load_embedder(settings.embeddings, model.public_key, engine.queue)
-        if settings.embeddings
-        else None
-    )
+    encoders = load_encoders(settings, model.public_key)
     if settings.upstream is not None:
         upstream = Upstream(verify_checkpoint(*named), settings.upstream, model.aliases)
-        return upstream, create_forwarding_app(upstream, keys, embedder)
+        return upstream, create_forwarding_app(upstream, keys, encoders)
     release = verify_release(*named, model.precision)
     logger.info("verified: %s", release.header)
     # Signed and yet not what this package reads: no restart changes that. What a host lacks for a
     # while (memory, a device) comes as one of the others, and is tried again.
     with third_party(release.graph, EngineError, PUBLISH_AGAIN, keep=PASSING):
         service = load(release, model, engine)
-    return service, create_app(service, keys, embedder)
+    return service, create_app(service, keys, encoders)
 
 
 def _server(settings: Settings) -> Server:

@@ -183,7 +183,7 @@ class KeySettings(_Section):
     )
 
 
-class EmbeddingSettings(_Section):
+class EncoderSettings(_Section):
     """An encoder's graph in the store, `<store>/graph/<name>/<digest>`, and how it is run."""
 
     graph: AbsolutePath
@@ -197,7 +197,8 @@ class Settings(_Section):
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
     keys: KeySettings | None = None
-    embeddings: EmbeddingSettings | None = None
+    embeddings: EncoderSettings | None = None
+    rerank: EncoderSettings | None = None
     upstream: UpstreamSettings | None = None
 
     @model_validator(mode="after")

@@ -232,7 +232,7 @@ def refused(checkpoint: Path, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["XLMRobertaModel"]}, "XLMRobertaModel is not supported as a text enc"),
+        ({"architectures": ["ModernBertModel"]}, "ModernBertModel is not supported as a text enc"),
         ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported; supported: gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "is_decoder"),

@@ -31,6 +31,7 @@ from tokenizers import Tokenizer
 from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.local import Service
 from deepseek_serving.backends.upstream import Upstream
 from deepseek_serving.generation.scheduler import Scheduler
@@ -138,7 +139,7 @@ def service(graph: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
-    app = create_app(service, embedder=_embedder())
+    app = create_app(service, encoders=Encoders(_embedder()))
     with serve_app(app) as url, http_client(url) as client:
         yield client
 

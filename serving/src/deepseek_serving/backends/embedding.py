@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from deepseek_serving.backends.encoder_thread import EncoderThread, TooLongError
 from deepseek_serving.check.bounded import check
-from deepseek_serving.errors import EngineError, TokenizerError, library_error
+from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.model_files.layout import RECORD_FILE
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
-from deepseek_serving.settings import EmbeddingSettings
+from deepseek_serving.settings import EncoderSettings
 from deepseek_serving.text.documents import load_tokenizer, read_object
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
 from deepseek_serving.trust.release import verify_artifact
-
-# texts that the encoder reads together
-BATCH = 16
-
-
-class TooLongError(ValueError):
-    """A text is longer than the encoder reads."""
-
-
-class BusyError(Exception):
-    """As many requests wait as may wait."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +50,7 @@ class Embedder:
         self._encoder = encoder
         self._tokenizer = SlicedTokenizer(tokenizer)
         self._vocabulary = vocabulary
-        self._queue = queue
-        self._present = 0
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._thread = EncoderThread(queue)
 
     def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
         """A text as tokens. Raises TooLongError, or ValueError for tokens that there are not."""
@@ -92,37 +78,16 @@ class Embedder:
             "tokens. Cut it into pieces."
         )
 
-    def _embed(self, texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """In the encoder's thread. Raises EngineError where the vectors are no numbers."""
-        try:
-            vectors = self._encoder.embed(texts)
-        except BaseException as error:
-            raise library_error("the encoder", error) from error
-        if not np.isfinite(vectors).all():
-            raise EngineError("the encoder made vectors that are no numbers")
-        return vectors
-
     async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
-        """One vector per text. Raises BusyError."""
-        if self._present > self._queue:
-            raise BusyError
-        self._present += 1
-        try:
-            loop = asyncio.get_running_loop()
-            parts = [
-                # a long list lets others in between
-                await loop.run_in_executor(self._worker, self._embed, texts[first : first + BATCH])
-                for first in range(0, len(texts), BATCH)
-            ]
-        finally:
-            self._present -= 1
-        return Embedded(np.concatenate(parts), sum(map(len, texts)))
+        """One vector per text. Raises BusyError or EngineError."""
+        vectors = await self._thread.run(texts, self._encoder.embed)
+        return Embedded(vectors, sum(map(len, texts)))
 
     def close(self) -> None:
-        self._worker.shutdown(cancel_futures=True)
+        self._thread.close()
 
 
-def load_embedder(settings: EmbeddingSettings, public_key: Path, queue: int) -> Embedder:
+def load_embedder(settings: EncoderSettings, public_key: Path, queue: int) -> Embedder:
     """Verify the encoder's artifact, then load it."""
     directory = settings.graph
     expect = ("graph", directory.parent.name)

@@ -7,7 +7,8 @@ from that alone. Another one of the same family is added to the table here, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export.config import Config, flag, one_of, real, whole
@@ -38,7 +39,12 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A bidirectional transformer of the BERT family: learned positions, layer norms, GELU."""
+    """A bidirectional transformer of the BERT family: learned positions, layer norms, GELU.
+
+    `first_position`: the row of the table of positions that a text's first token has; RoBERTa and
+    its kin keep the rows before it for padding. `head`: what makes one score of the first token's
+    state, in those that judge pairs of texts: BERT's pooler and a linear layer, or RoBERTa's two.
+    """
 
     architecture: str
     vocabulary: int
@@ -49,10 +55,18 @@ class Encoder:
     heads: int
     norm_epsilon: float
     max_positions: int
+    first_position: int = 0
+    prefix: str = ""
+    head: Literal["bert", "roberta"] | None = None
 
     @property
     def head_dim(self) -> int:
         return self.hidden // self.heads
+
+    @property
+    def longest(self) -> int:
+        """The longest text, in tokens."""
+        return self.max_positions - self.first_position
 
 
 def _refuse_quantised(config: Config) -> None:
@@ -136,7 +150,7 @@ def _qwen3(config: Config) -> Decoder:
     return _decoder("Qwen3ForCausalLM", config, qkv_bias=bias, output_bias=bias, qk_norm=True)
 
 
-def _bert(config: Config) -> Encoder:
+def _encoder(name: str, config: Config) -> Encoder:
     _refuse_quantised(config)
     one_of(config, "hidden_act", "gelu")
     one_of(config, "position_embedding_type", "absolute")
@@ -146,7 +160,7 @@ def _bert(config: Config) -> Encoder:
     if hidden % heads:
         raise CheckpointError(f"config.json: {heads} heads cannot share {hidden} dimensions")
     return Encoder(
-        architecture="BertModel",
+        architecture=name,
         vocabulary=whole(config, "vocab_size"),
         token_types=whole(config, "type_vocab_size"),
         hidden=hidden,
@@ -158,12 +172,59 @@ def _bert(config: Config) -> Encoder:
     )
 
 
+def _bert(config: Config) -> Encoder:
+    return _encoder("BertModel", config)
+
+
+def _roberta(config: Config) -> Encoder:
+    """RoBERTa and XLM-RoBERTa: positions are counted from behind that of padding."""
+    encoder = _encoder("XLMRobertaModel", config)
+    first = whole(config, "pad_token_id", 1) + 1
+    if first >= encoder.max_positions:
+        raise CheckpointError(
+            f"config.json: pad_token_id {first - 1} leaves no position of "
+            f"{encoder.max_positions} (max_position_embeddings) to a text"
+        )
+    return replace(encoder, first_position=first)
+
+
+def _scored(config: Config) -> None:
+    """One score for a pair: the heads of rerankers, not those that choose among classes."""
+    labels = config.get("id2label", config.get("num_labels"))
+    count = len(labels) if isinstance(labels, Mapping) else labels
+    if count != 1:
+        raise CheckpointError(
+            f"config.json: a head with {count or 2} labels (id2label, num_labels) is not "
+            "supported; supported: those with one, which is a pair's score"
+        )
+
+
+def _bert_scorer(config: Config) -> Encoder:
+    _scored(config)
+    name = "BertForSequenceClassification"
+    return replace(_bert(config), architecture=name, prefix="bert.", head="bert")
+
+
+def _roberta_scorer(config: Config) -> Encoder:
+    _scored(config)
+    name = "XLMRobertaForSequenceClassification"
+    return replace(_roberta(config), architecture=name, prefix="roberta.", head="roberta")
+
+
 ARCHITECTURES: Mapping[str, Callable[[Config], Decoder]] = {
     "LlamaForCausalLM": _llama,
     "Qwen2ForCausalLM": _qwen2,
     "Qwen3ForCausalLM": _qwen3,
 }
-ENCODERS: Mapping[str, Callable[[Config], Encoder]] = {"BertModel": _bert}
+ENCODERS: Mapping[str, Callable[[Config], Encoder]] = {
+    "BertModel": _bert,
+    "XLMRobertaModel": _roberta,
+}
+# of pairs of texts
+SCORERS: Mapping[str, Callable[[Config], Encoder]] = {
+    "BertForSequenceClassification": _bert_scorer,
+    "XLMRobertaForSequenceClassification": _roberta_scorer,
+}
 
 
 def _name(config: Config) -> str:
@@ -176,7 +237,7 @@ def _name(config: Config) -> str:
 def describe(config: Config) -> Decoder:
     """The decoder that config.json describes, or an error that names what is supported."""
     name = _name(config)
-    if name in ENCODERS:
+    if name in ENCODERS or name in SCORERS:
         raise CheckpointError(
             f"config.json: architecture {name} is a text encoder; export it with --encoder"
         )
@@ -190,10 +251,10 @@ def describe(config: Config) -> Decoder:
 
 def describe_encoder(config: Config) -> Encoder:
     """The text encoder that config.json describes, or an error that names what is supported."""
-    name = _name(config)
-    if name not in ENCODERS:
+    name, supported = _name(config), {**ENCODERS, **SCORERS}
+    if name not in supported:
         raise CheckpointError(
             f"config.json: architecture {name} is not supported as a text encoder; "
-            f"supported: {', '.join(ENCODERS)}"
+            f"supported: {', '.join(supported)}"
         )
-    return ENCODERS[name](config)
+    return supported[name](config)

@@ -16,7 +16,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--encoder",
         action="store_true",
-        help="a text encoder for embeddings (sentence-transformers directory), not a decoder",
+        help="a text encoder: for embeddings (sentence-transformers directory), or a cross-encoder "
+        "that scores pairs of texts; not a decoder",
     )
     parser.add_argument(
         "--max-len",

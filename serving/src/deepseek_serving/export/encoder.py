@@ -3,7 +3,8 @@
 Inputs: `input_ids`, `attention_mask` and `token_type_ids`, all [batch, sequence].
 
 Outputs: `last_hidden_state` [batch, sequence, hidden], and `embedding` [batch, hidden], pooled and
-normalised as the directory's sentence-transformers files say.
+normalised as the directory's sentence-transformers files say. Of a graph that judges pairs of
+texts: `score` [batch, 1], as the head's last layer gives it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def _norm(graph: GraphBuilder, encoder: Encoder, x: str, prefix: str) -> str:
 
 def _embedded(graph: GraphBuilder, encoder: Encoder) -> str:
     def table(name: str, rows: int) -> str:
-        return graph.weight(f"embeddings.{name}_embeddings.weight", (rows, encoder.hidden))
+        key = f"{encoder.prefix}embeddings.{name}_embeddings.weight"
+        return graph.weight(key, (rows, encoder.hidden))
 
     words = [table("word", encoder.vocabulary), "input_ids"]
     types = [table("token_type", encoder.token_types), "token_type_ids"]
@@ -103,9 +105,13 @@ def _embedded(graph: GraphBuilder, encoder: Encoder) -> str:
     zero, one, two = graph.shape(0), graph.shape(1), graph.shape(2)
     length = graph.op("Slice", [shape, one, two, zero], "length")
     positions = table("position", encoder.max_positions)
-    positions = graph.op("Slice", [positions, zero, length, zero], "positions")
+    first, behind = zero, length
+    if encoder.first_position:
+        first = graph.shape(encoder.first_position)
+        behind = graph.op("Add", [length, first], "behind_positions")
+    positions = graph.op("Slice", [positions, first, behind, zero], "positions")
     x = graph.op("Add", [x, positions], "placed_words")
-    return _norm(graph, encoder, x, "embeddings.LayerNorm")
+    return _norm(graph, encoder, x, f"{encoder.prefix}embeddings.LayerNorm")
 
 
 def _mask(graph: GraphBuilder) -> str:
@@ -148,7 +154,7 @@ def _gelu(graph: GraphBuilder, x: str) -> str:
 
 
 def _layer(graph: GraphBuilder, encoder: Encoder, layer: int, x: str, mask: str) -> str:
-    prefix = f"encoder.layer.{layer}"
+    prefix = f"{encoder.prefix}encoder.layer.{layer}"
     attended = _attention(graph, encoder, f"{prefix}.attention", x, mask)
     x = graph.op("Add", [x, attended], f"{prefix}/attended")
     x = _norm(graph, encoder, x, f"{prefix}.attention.output.LayerNorm")
@@ -178,12 +184,26 @@ def _mean(graph: GraphBuilder, x: str) -> str:
     return graph.op("Div", [total, count], "mean")
 
 
+def _first(graph: GraphBuilder, x: str) -> str:
+    """The state of each text's first token."""
+    first = graph.constant("first", np.array(0, dtype=np.int64))
+    return graph.op("Gather", [x, first], "cls", axis=1)
+
+
+def _scored(graph: GraphBuilder, encoder: Encoder, x: str) -> None:
+    hidden = encoder.hidden
+    dense, out = (
+        ("bert.pooler.dense", "classifier")
+        if encoder.head == "bert"
+        else ("classifier.dense", "classifier.out_proj")
+    )
+    x = graph.linear(_first(graph, x), dense, (hidden, hidden), bias=True)
+    x = graph.op("Tanh", [x], "pooled")
+    graph.op("Identity", [graph.linear(x, out, (1, hidden), bias=True)], "score")
+
+
 def _pooled(graph: GraphBuilder, pooling: Pooling, x: str) -> None:
-    if pooling.mode == "cls":
-        first = graph.constant("first", np.array(0, dtype=np.int64))
-        pooled = graph.op("Gather", [x, first], "cls", axis=1)
-    else:
-        pooled = _mean(graph, x)
+    pooled = _first(graph, x) if pooling.mode == "cls" else _mean(graph, x)
     if pooling.normalised:
         length = graph.op("ReduceL2", [pooled], "norm", axes=[-1], keepdims=1)
         length = graph.op("Max", [length, _real(graph, "smallest_norm", 1e-12)], "norm_or_tiny")
@@ -193,16 +213,24 @@ def _pooled(graph: GraphBuilder, pooling: Pooling, x: str) -> None:
 
 
 def build_encoder(
-    encoder: Encoder, pooling: Pooling, tensors: Mapping[str, Tensor]
+    encoder: Encoder, pooling: Pooling | None, tensors: Mapping[str, Tensor]
 ) -> tuple[onnx.ModelProto, list[Weight]]:
-    """The graph without its weights, and the weights in the order in which they are stored."""
+    """The graph without its weights, and the weights in the order in which they are stored.
+
+    `pooling` is None for those that judge pairs.
+    """
     graph = GraphBuilder(tensors)
     x = _embedded(graph, encoder)
     mask = _mask(graph)
     for layer in range(encoder.layers):
         x = _layer(graph, encoder, layer, x, mask)
     graph.op("Identity", [x], "last_hidden_state")
-    _pooled(graph, pooling, x)
+    if pooling is None:
+        _scored(graph, encoder, x)
+        made, size = "score", 1
+    else:
+        _pooled(graph, pooling, x)
+        made, size = "embedding", encoder.hidden
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
         for name in ("input_ids", "attention_mask", "token_type_ids")
@@ -210,7 +238,7 @@ def build_encoder(
     states: list[str | int | None] = ["batch", "sequence", encoder.hidden]
     outputs = [
         helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, states),
-        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", encoder.hidden]),
+        helper.make_tensor_value_info(made, TensorProto.FLOAT, ["batch", size]),
     ]
     model = graph.model("encoder", OPSET, IR_VERSION, inputs, outputs)
     return model, list(graph.weights.values())

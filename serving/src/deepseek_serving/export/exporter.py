@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import CheckpointError
 from deepseek_serving.export import encoder as encoder_graph
 from deepseek_serving.export import graph as decoder_graph
-from deepseek_serving.export.architecture import Decoder, describe, describe_encoder
+from deepseek_serving.export.architecture import Decoder, Encoder, describe, describe_encoder
 from deepseek_serving.export.builder import Weight
 from deepseek_serving.export.config import read_config, read_object, whole
 from deepseek_serving.export.unwritten import refuse_unwritten
@@ -46,6 +46,7 @@ DECODER_FILES = (
 )
 # with the prompts that some encoders want before a question
 ENCODER_FILES = ("config_sentence_transformers.json",)
+ACTIVATIONS = ("Sigmoid", "Identity")
 
 
 @dataclass(frozen=True)
@@ -175,23 +176,52 @@ def _longest_text(checkpoint: Path, max_positions: int) -> int:
     return min(longest, max_positions)
 
 
+def _activation(checkpoint: Path) -> str:
+    """What makes a score of the head's output: sigmoid, unless the files name Identity.
+
+    As in sentence-transformers' CrossEncoder with one label.
+    """
+    config = read_config(checkpoint)
+    more = config.get("sentence_transformers")
+    named = config.get("sbert_ce_default_activation_function")
+    if isinstance(more, Mapping):
+        named = more.get("activation_fn", named)
+    name = "Sigmoid" if named is None else str(named).rpartition(".")[2]
+    if name not in ACTIVATIONS:
+        raise CheckpointError(
+            f"config.json: the activation {named!r} of scores is not supported; "
+            f"supported: {', '.join(ACTIVATIONS)}"
+        )
+    return name.lower()
+
+
+def _made(checkpoint: Path, encoder: Encoder, pooling: encoder_graph.Pooling | None) -> Any:
+    """What the graph makes of texts, for the record."""
+    if pooling is None:
+        return {"score": {"activation": _activation(checkpoint)}}
+    return {
+        "embedding": {
+            "size": encoder.hidden,
+            "pooling": pooling.mode,
+            "normalised": pooling.normalised,
+        }
+    }
+
+
 def export_encoder(checkpoint: Path, out: Path, *, zero_tensors: Sequence[str] = ()) -> None:
     """Export a text encoder to the new directory `out`; all is checked before a byte is written."""
     refuse_existing(out, CheckpointError)
     encoder = describe_encoder(read_config(checkpoint))
     check(checkpoint, decoder=False)
-    pooling = encoder_graph.read_pooling(checkpoint)
+    pooling = None if encoder.head else encoder_graph.read_pooling(checkpoint)
+    made = _made(checkpoint, encoder, pooling)
     copied = _copied_files(checkpoint, ENCODER_FILES)
     tensors = read_checkpoint(checkpoint)
     refuse_unwritten(tensors, zero_tensors)
     model, weights = encoder_graph.build_encoder(encoder, pooling, tensors)
     facts = {
-        "parameters": {"max_len": _longest_text(checkpoint, encoder.max_positions)},
-        "embedding": {
-            "size": encoder.hidden,
-            "pooling": pooling.mode,
-            "normalised": pooling.normalised,
-        },
+        "parameters": {"max_len": _longest_text(checkpoint, encoder.longest)},
+        **made,
         "vocabulary": encoder.vocabulary,
     }
     record = _record(encoder.architecture, encoder_graph.OPSET, facts)

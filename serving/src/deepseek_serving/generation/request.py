@@ -89,6 +89,25 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Questions, and the document that each is to be judged with.
+
+    `most` and `most_document`: tokens of a pair and of a document, which is cut to them; `raw`:
+    scores as the model's head says them. The rest is for documents that are ranked: how many of the
+    best are wanted, and whether the answer shows their texts.
+    """
+
+    model: str
+    questions: list[str]
+    documents: list[str]
+    most: int | None = None
+    most_document: int | None = None
+    raw: bool = False
+    top: int | None = None
+    shows: bool = True
+
+
+@dataclass(frozen=True)
 class Embedding:
     """Texts to make vectors of."""
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import ASGIApp
 
-from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.errors import UnsupportedError
 from deepseek_serving.backends.local import Service
 from deepseek_serving.backends.requests import GenerationRequest
@@ -219,9 +219,9 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
 
 
 def create_app(
-    service: Service, keys: KeyRing | None = None, embedder: Embedder | None = None
+    service: Service, keys: KeyRing | None = None, encoders: Encoders | None = None
 ) -> ASGIApp:
     """The application around an engine of our own."""
     return assemble(
-        service, lambda app, off_loop: _add_answers(app, service, off_loop), keys, embedder
+        service, lambda app, off_loop: _add_answers(app, service, off_loop), keys, encoders
     )

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 import deepseek_serving
 from deepseek_serving.backends.base import Backend
-from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Admission, Endpoints
 from deepseek_serving.http.auth import Access, Caller, caller
@@ -26,6 +26,7 @@ from deepseek_serving.http.headers import OnceOnly
 from deepseek_serving.http.middleware import RequestContextMiddleware
 from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import ERRORS, HEALTH, publish
+from deepseek_serving.http.reranking import add_reranking
 from deepseek_serving.http.unread import UnreadBodies
 from deepseek_serving.http.validation_pool import ValidationPool
 from deepseek_serving.metrics import KeyState
@@ -99,7 +100,7 @@ def add_probes(app: FastAPI, backend: Backend) -> None:
         )
 
 
-def _cards(backend: Backend, embedder: Embedder | None) -> dict[str, dict[str, Any]]:
+def _cards(backend: Backend, encoders: Encoders) -> dict[str, dict[str, Any]]:
     release = backend.release
     card: dict[str, Any] = {
         "id": release.model,
@@ -115,28 +116,28 @@ def _cards(backend: Backend, embedder: Embedder | None) -> dict[str, dict[str, A
         card["max_model_len"] = backend.max_len
     cards = {release.model: card}
     cards |= {name: {**card, "id": name, "parent": release.model} for name in backend.aliases}
-    if embedder is not None:
-        cards[embedder.name] = {
-            "id": embedder.name,
+    for encoder in encoders:
+        cards[encoder.name] = {
+            "id": encoder.name,
             "object": "model",
             "created": backend.created,
             "owned_by": "onprem.deepseek",
-            "release_digest": embedder.digest,
-            "max_model_len": embedder.max_len,
+            "release_digest": encoder.digest,
+            "max_model_len": encoder.max_len,
         }
     return cards
 
 
-def add_models(app: FastAPI, backend: Backend, embedder: Embedder | None) -> None:
+def add_models(app: FastAPI, backend: Backend, encoders: Encoders) -> None:
     @app.get("/v1/models", responses=ERRORS, tags=["models"])
     async def models(who: CallerDep) -> dict[str, Any]:
         """What this service has."""
-        return {"object": "list", "data": list(_cards(backend, embedder).values())}
+        return {"object": "list", "data": list(_cards(backend, encoders).values())}
 
     @app.get("/v1/models/{name:path}", responses=ERRORS, tags=["models"])
     async def model(name: str, who: CallerDep) -> dict[str, Any]:
         """One model."""
-        cards = _cards(backend, embedder)
+        cards = _cards(backend, encoders)
         if name not in cards:
             check_model(backend, name)
         return cards[name]
@@ -146,10 +147,11 @@ def assemble(
     backend: Backend,
     add_answers: Callable[[FastAPI, OffLoop], Endpoints],
     keys: KeyRing | None,
-    embedder: Embedder | None,
+    encoders: Encoders | None,
 ) -> ASGIApp:
     """The application; it ends what it serves when it shuts down."""
     pool, off_loop = ValidationPool(), OffLoop()
+    served = encoders or Encoders()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -162,8 +164,7 @@ def assemble(
         await pool.close()
         off_loop.close()
         await backend.close()
-        if embedder is not None:
-            await asyncio.to_thread(embedder.close)
+        await asyncio.to_thread(served.close)
 
     # without the documentation pages that it can make: they load their scripts from elsewhere; and
     # without redirects: they would go to what the client calls this host
@@ -176,12 +177,14 @@ def assemble(
     )
     install(app)
     add_probes(app, backend)
-    add_models(app, backend, embedder)
+    add_models(app, backend, served)
     endpoints = dict(add_answers(app, off_loop))
     if keys is not None:
         backend.metrics.registry.register(KeyState(keys))
-    if embedder is not None:
-        endpoints |= add_embeddings(app, embedder, off_loop)
+    if served.embedder is not None:
+        endpoints |= add_embeddings(app, served.embedder, off_loop)
+    if served.reranker is not None:
+        endpoints |= add_reranking(app, served.reranker, off_loop)
     publish(app, has_keys=keys is not None)
     return UnreadBodies(
         RequestContextMiddleware(OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend)

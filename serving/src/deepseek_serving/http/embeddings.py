@@ -13,7 +13,8 @@ import numpy.typing as npt
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 
-from deepseek_serving.backends.embedding import BusyError, Embedder, TooLongError
+from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoder_thread import BusyError, TooLongError
 from deepseek_serving.generation.request import Embedding
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -61,10 +62,11 @@ async def _tokens(
     except ValueError as error:
         raise ApiError(400, str(error), param="input", code="invalid_value") from error
     except QueueFullError as error:
-        raise _full() from error
+        raise encoder_busy() from error
 
 
-def _full() -> ApiError:
+def encoder_busy() -> ApiError:
+    """What is said to a client for whose texts the queue has no room."""
     return ApiError(
         429,
         "Too many requests are waiting; try again later.",
@@ -82,7 +84,7 @@ async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Ca
         made = await embedder.embed(texts)
     except BusyError as error:
         who.settle(sum(map(len, texts)), 0)
-        raise _full() from error
+        raise encoder_busy() from error
     usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
     tail = {"model": embedder.name, "usage": usage}
     entries = ",".join([entry async for entry in _entries(made.vectors, body.encoding_format)])

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.upstream import Upstream, error_text
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -350,7 +350,7 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
 
 
 def create_forwarding_app(
-    upstream: Upstream, keys: KeyRing | None = None, embedder: Embedder | None = None
+    upstream: Upstream, keys: KeyRing | None = None, encoders: Encoders | None = None
 ) -> ASGIApp:
     """The application in front of an engine that is another server."""
-    return assemble(upstream, lambda app, _off_loop: _add_forwarding(app, upstream), keys, embedder)
+    return assemble(upstream, lambda app, _off_loop: _add_forwarding(app, upstream), keys, encoders)

@@ -19,6 +19,7 @@ from deepseek_serving.generation.request import (
     Completion,
     Detokenize,
     Embedding,
+    Scoring,
     Tokenize,
     Usage,
 )
@@ -35,6 +36,7 @@ from deepseek_serving.http.schema.body import Body
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.embeddings import EmbeddingRequest
+from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
 from deepseek_serving.http.schema.tokens import (
     DetokenizeRequest,
     TokenizeChatRequest,
@@ -165,6 +167,24 @@ class ReadDetokenize:
 
     def read(self, data: bytes) -> Detokenize:
         asked: Detokenize = _validated(DetokenizeRequest, _parsed(data, MOST_NUMBERS)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class ReadRerank:
+    """Reads the body of a request that ranks documents."""
+
+    def read(self, data: bytes) -> Scoring:
+        asked: Scoring = _validated(RerankRequest, _parsed(data, MOST_VALUES)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
+class ReadScore:
+    """Reads the body of a request that scores pairs."""
+
+    def read(self, data: bytes) -> Scoring:
+        asked: Scoring = _validated(ScoreRequest, _parsed(data, MOST_VALUES)).asked()
         return asked
 
 

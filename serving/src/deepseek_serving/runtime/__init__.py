@@ -51,6 +51,23 @@ class Engine(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two texts as a cross-encoder reads them: their tokens, and which of the two each is of."""
+
+    tokens: Sequence[int]
+    types: Sequence[int]
+
+
+class Scorer(Protocol):
+    """A text encoder that judges pairs of texts, of up to `max_len` tokens together."""
+
+    max_len: int
+
+    def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
+        """What the graph's head says of each pair [pairs], before any activation."""
+
+
 class Encoder(Protocol):
     """A text encoder; texts of any number and length up to `max_len` tokens."""
 

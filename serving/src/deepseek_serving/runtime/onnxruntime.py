@@ -22,7 +22,7 @@ import onnxruntime as ort
 
 from deepseek_serving.errors import EngineError
 from deepseek_serving.model_files.layout import ENCODER_FILE, GRAPH_FILE, RECORD_FILE
-from deepseek_serving.runtime import Candidates
+from deepseek_serving.runtime import Candidates, Pair
 from deepseek_serving.runtime.cores import cores
 from deepseek_serving.runtime.fused import CACHE_LENGTH, LAST_INDEX, LAST_KEYS
 from deepseek_serving.runtime.limits import limits
@@ -248,32 +248,59 @@ class OnnxRuntimeEngine:
         return self._last.outputs["logits"]
 
 
-class OnnxRuntimeEncoder:
-    """The exported text encoder in an ONNX Runtime session."""
+class _EncoderSession:
+    """An exported text encoder in an ONNX Runtime session."""
 
-    def __init__(self, directory: Path, threads: int = 0) -> None:
+    def __init__(self, directory: Path, threads: int, made: str, what: str) -> None:
+        """`made`: what the graph makes of texts, `embedding` or `score`."""
         record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
-        if "embedding" not in record:
-            raise EngineError(
-                f"{directory}: not a text encoder; deepseek-export --encoder writes one"
-            )
-        self.size: int = record["embedding"]["size"]
+        if made not in record:
+            raise EngineError(f"{directory}: not {what}; deepseek-export --encoder writes one")
+        self.record: Mapping[str, Any] = record[made]
         self.max_len: int = record["parameters"]["max_len"]
         self._vocabulary: int = record["vocabulary"]
+        self._made = made
         self._session = open_graph(directory / ENCODER_FILE, session_options(threads))
 
-    def embed(self, batch: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    def run(
+        self, batch: Sequence[Sequence[int]], types: Sequence[Sequence[int]] = ()
+    ) -> npt.NDArray[np.float32]:
+        """One row for each text; without `types` all tokens are of the first."""
         texts = Texts(batch, self.max_len, self._vocabulary)
-        if not batch:
-            return np.empty((0, self.size), dtype=np.float32)
         shape = (len(batch), texts.longest(0, len(batch)))
         tokens, mask = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
         texts.write(0, len(batch), tokens, mask)
-        inputs = {
-            "input_ids": tokens,
-            "attention_mask": mask,
-            "token_type_ids": np.zeros_like(tokens),
-        }
-        embedding: npt.NDArray[np.float32]
-        (embedding,) = self._session.run(["embedding"], inputs)
-        return embedding
+        token_types = np.zeros_like(tokens)
+        for row, kinds in enumerate(types):
+            token_types[row, : len(kinds)] = kinds
+        inputs = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": token_types}
+        made: npt.NDArray[np.float32]
+        (made,) = self._session.run([self._made], inputs)
+        return made
+
+
+class OnnxRuntimeEncoder:
+    """The exported text encoder, which makes vectors."""
+
+    def __init__(self, directory: Path, threads: int = 0) -> None:
+        what = "a text encoder that makes vectors"
+        self._session = _EncoderSession(directory, threads, "embedding", what)
+        self.size: int = self._session.record["size"]
+        self.max_len = self._session.max_len
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        return self._session.run(batch) if batch else np.empty((0, self.size), dtype=np.float32)
+
+
+class OnnxRuntimeScorer:
+    """The exported cross-encoder, which judges pairs."""
+
+    def __init__(self, directory: Path, threads: int = 0) -> None:
+        what = "a cross-encoder that scores pairs of texts"
+        self._session = _EncoderSession(directory, threads, "score", what)
+        self.activation: str = self._session.record["activation"]
+        self.max_len = self._session.max_len
+
+    def score(self, pairs: Sequence[Pair]) -> npt.NDArray[np.float32]:
+        tokens, types = [pair.tokens for pair in pairs], [pair.types for pair in pairs]
+        return self._session.run(tokens, types)[:, 0]

@@ -73,6 +73,15 @@ class SlicedTokenizer:
                 raise TooManyTokensError(len(tokens) + len(after))
         return tokens + after
 
+    def beginning(self, text: str, most: int) -> list[int]:
+        """The first tokens of a text, at most so many, without reading it to its end."""
+        tokens: list[int] = []
+        for piece in self.pieces(text, min(SLICE, max(LEAST_SLICE, most * CHARACTERS_PER_TOKEN))):
+            tokens += self._encode(piece)
+            if len(tokens) >= most:
+                break
+        return tokens[:most]
+
     def _encode(self, text: str, *, special: bool = False) -> list[int]:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
         return list(encoding.ids)
