@@ -54,7 +54,7 @@ def test_without_backends_it_says_so(host: Any, peer: Gateway) -> None:
             models,
             lambda answer: (
                 answer.status == http.HTTPStatus.SERVICE_UNAVAILABLE
-                and answer.json["error"]["type"] == "unavailable"
+                and answer.json["error"]["code"] == "no_worker_ready"
             ),
         )
     wait_for(models, is_served)

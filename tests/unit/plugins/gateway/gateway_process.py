@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "counting": {"gateway_key_requests_per_minute": 5},
     "breaking": {"gateway_error_limit": 50, "__gateway_breakage_apart": "100ms"},
+    "browsers": {"gateway_cors_origins": ["https://chat.example.org", "http://localhost:3000"]},
     "certificates": {
         "gateway_client_certificates": "listed",
         "gateway_client_certificate_paths": ["/v1/embeddings"],
@@ -72,6 +73,7 @@ class Worker:
         self.ready = True
         self.taken: list[tuple[str, str]] = []
         self.heads: list[bytes] = []
+        self.sizes: list[int] = []
         self.hung_up = threading.Event()
         self._release = threading.Event()
         self._context = context
@@ -86,6 +88,7 @@ class Worker:
         self.hung_up.clear()
         self.taken.clear()
         self.heads.clear()
+        self.sizes.clear()
 
     def close(self) -> None:
         self._release.set()
@@ -110,15 +113,41 @@ class Worker:
                 received += part
             head, _blank, body = received.partition(b"\r\n\r\n")
             method, path, _version = head.split(b"\r\n")[0].decode("latin-1").split(" ")
-            length = re.search(rb"(?im)^content-length: *(\d+)", head)
-            while length and len(body) < int(length[1]):
-                body += connection.recv(65536)
+            size = self._read(connection, head, body)
             if path == "/readyz":
                 connection.sendall(response(200 if self.ready else 503, {"ready": self.ready}))
                 return
             self.taken.append((method, path))
             self.heads.append(head)
+            self.sizes.append(size)
+            if size > allowed(head):
+                connection.sendall(response(413, {"error": {"code": "request_too_large"}}))
+                # as the service does: an answer is lost where a connection ends with bytes in it
+                while connection.recv(65536):
+                    pass
+                return
             self._answer(connection, path)
+
+    def _read(self, connection: ssl.SSLSocket, head: bytes, body: bytes) -> int:
+        """Bytes of the body, of which it reads no more than are allowed."""
+        length = re.search(rb"(?im)^content-length: *(\d+)", head)
+        if length:
+            while len(body) < int(length[1]):
+                body += connection.recv(65536)
+            return int(length[1])
+        size = 0
+        while b"\r\ntransfer-encoding: chunked" in head.lower() and size <= allowed(head):
+            while b"\r\n" not in body:
+                body += connection.recv(65536)
+            line, _end, body = body.partition(b"\r\n")
+            chunk = int(line, 16)
+            while len(body) < chunk + 2:
+                body += connection.recv(65536)
+            body = body[chunk + 2 :]
+            size += chunk
+            if not chunk:
+                break
+        return size
 
     def _answer(self, connection: ssl.SSLSocket, path: str) -> None:
         mode = "hang" if "hang" in path else "die" if "die" in path else self.mode
@@ -140,6 +169,12 @@ class Worker:
             return
         status = {"draining": 425, "failing": 500}.get(mode, 200)
         connection.sendall(response(status, {"worker": self.name}))
+
+
+def allowed(head: bytes) -> int:
+    """Bytes of a body, as the gateway says."""
+    said = re.search(rb"(?im)^x-deepseek-body-limit: *(\d+)", head)
+    return int(said[1]) if said else 0
 
 
 def response(status: int, content: dict[str, Any]) -> bytes:

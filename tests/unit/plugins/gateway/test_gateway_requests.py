@@ -18,7 +18,7 @@ import pytest
 from gateway_process import HAPROXY, SERVICE, Client, Gateway, Site
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 SINGLE = (
     "Authorization",
@@ -102,18 +102,78 @@ def test_what_the_gateway_tells_workers_no_client_tells_them(gateway: Gateway) -
     reply = gateway.ask(
         "/v1/chat/completions",
         *((name, "forged") for name in OWN),
-        ("X-Request-Id", "forged"),
+        ("X-Request-Id", "of-the-client"),
         ("X-Forwarded-For", "forged"),
     )
     assert reply.status == 200
     head = (gateway.workers[0].heads + gateway.workers[1].heads)[0].decode().lower()
     assert "forged" not in head
+    assert "\r\nx-request-id: of-the-client" not in head
     assert "x-forwarded-for: 127.0.0.1" in head
     assert "x-deepseek-client: 127.0.0.1\r\n" in head
     assert f"x-request-id: {reply.headers['x-request-id']}" in head
     # nor does a worker tell clients, or the log, what only the gateway knows
     assert not any(name.startswith("x-gateway") for name in reply.headers)
     assert gateway.logged(reply.headers["x-request-id"])["error"] == "-"
+
+
+def test_a_clients_own_id_is_kept_beside_ours(gateway: Gateway) -> None:
+    """In the answer, in the log and towards the worker; of two names the more definite one."""
+    own, also = ("X-Client-Request-Id", "ward/3:42+a=@_-."), ("x-request-id", "0af7651916cd43dd")
+    for headers, kept in (((own,), own[1]), ((also,), also[1]), ((also, own), own[1])):
+        for path in ("/v1/chat/completions", "/v1/die", "/nothing", "/healthz"):
+            reply = gateway.ask(path, *headers)
+            assert (path, reply.headers["x-client-request-id"]) == (path, kept)
+            ours = reply.headers["x-request-id"]
+            assert len(ours) == 36
+            assert gateway.logged(ours)["client_request_id"] == kept
+        heads = [worker.heads[-1] for worker in gateway.workers if worker.heads]
+        assert any(f"x-client-request-id: {kept}\r\n".encode() in head for head in heads)
+    reply = gateway.ask()
+    assert "x-client-request-id" not in reply.headers
+    assert gateway.logged(reply.headers["x-request-id"])["client_request_id"] == "-"
+
+
+def test_an_id_that_is_none_is_refused_by_its_own_name_and_left_out_by_another(
+    gateway: Gateway,
+) -> None:
+    for wrong in ("a b", 'a"b', "a\\b", "a\x7f", "\xfc", "a,b", "{}", "a\tb", "x" * 129):
+        reply = gateway.ask("/v1/models", ("X-Client-Request-Id", wrong), method="GET")
+        assert (wrong, reply.status, reply.error["code"]) == (wrong, 400, "invalid_header")
+        gateway.logged(reply.headers["x-request-id"])
+        reply = gateway.ask("/v1/models", ("X-Request-Id", wrong), method="GET")
+        assert (wrong, reply.status) == (wrong, 200)
+        assert "x-client-request-id" not in reply.headers
+    long = ("X-Client-Request-Id", "x" * 128)
+    assert gateway.ask("/v1/models", long, method="GET").headers[long[0].lower()] == long[1]
+
+
+def test_what_is_asked_beside_v1_is_passed_on_where_the_service_has_it(gateway: Gateway) -> None:
+    for path in ("/openapi.json", "/version", "/tokenize", "/detokenize", "/v2/rerank", "/score"):
+        assert (path, gateway.ask(path).status) == (path, 200)
+    for path in ("/metrics", "/readyz", "/docs", "/version/", "/rerank2", "/"):
+        assert (path, gateway.ask(path, method="GET").status) == (path, 404)
+
+
+def test_health_is_of_the_workers_and_says_no_more(gateway: Gateway) -> None:
+    def health(method: str) -> tuple[int, bytes]:
+        with contextlib.closing(Client(gateway)) as client:
+            head = f"{method} /health HTTP/1.1\r\nHost: {SERVICE}\r\nConnection: close\r\n\r\n"
+            reply = client.raw(head.encode())
+        return reply.status, reply.body
+
+    assert health("GET") == health("HEAD") == (200, b"")
+    gateway.workers[0].ready = False
+    assert health("GET") == (200, b"")
+    gateway.workers[1].ready = False
+    until(lambda: health("GET")[0] == 503)
+    reply = gateway.ask("/health", method="GET")
+    assert (reply.error["code"], reply.error["type"]) == ("no_worker_ready", "server_error")
+    assert reply.headers["retry-after"] == "5"
+    assert reply.headers["content-type"] == "application/json"
+    assert health("HEAD") == (503, b"")
+    assert gateway.ask("/health").error["code"] == "method_not_allowed"
+    assert gateway.ask("/v1/models", method="GET").error["code"] == "no_worker_ready"
 
 
 def test_a_worker_is_never_told_a_name_that_a_client_chose(gateway: Gateway) -> None:
@@ -220,7 +280,7 @@ def test_every_refusal_has_the_shape_of_openai(gateway: Gateway) -> None:
         (b"GET /v1/models HTTP/1.1\r\nHost: other.test\r\n\r\n", 421),
         (b"GET /other HTTP/1.1\r\nHost: deepseek.test\r\n\r\n", 404),
         (b"PUT /v1/models HTTP/1.1\r\nHost: deepseek.test\r\nContent-Length: 0\r\n\r\n", 405),
-        (b"POST /v1/x HTTP/1.1\r\nHost: deepseek.test\r\n\r\n", 411),
+        (b"OPTIONS /v1/x HTTP/1.1\r\nHost: deepseek.test\r\nOrigin: https://a\r\n\r\n", 405),
         (b"POST /v1/x HTTP/1.1\r\nHost: deepseek.test\r\nContent-Length: 8388609\r\n\r\n", 413),
     ):
         with contextlib.closing(Client(gateway)) as client:
