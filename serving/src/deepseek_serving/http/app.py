@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from deepseek_serving.http.openapi import REPLIES
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.streaming import stream, whole
-from deepseek_serving.http.text_shape import TextShape
+from deepseek_serving.http.text_shape import Echo, TextShape
 from deepseek_serving.http.validation import ReadChat, ReadCompletion
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.text.template import TemplateError
@@ -163,17 +164,26 @@ async def _completion_jobs(
         raise queue_full(error) from error
 
 
-async def _echoes(service: Service, off_loop: OffLoop, body: Completion, line: str) -> list[str]:
+async def _echoes(
+    service: Service,
+    off_loop: OffLoop,
+    body: Completion,
+    jobs: Sequence[GenerationRequest],
+    line: str,
+) -> list[Echo | None]:
     """What comes before each answer."""
     if not body.echo:
-        return [""] * len(body.prompts) * body.options().n
+        return list(itertools.repeat(None, len(body.prompts) * body.options().n))
 
     def decode(prompt: Text) -> str:
         return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
 
-    def make() -> list[str]:
-        texts = [decode(prompt) for prompt in body.prompts]
-        return [text for text in texts for _choice in range(body.options().n)]
+    def make() -> list[Echo | None]:
+        echoes = [
+            Echo(decode(prompt), job.prompt if body.logprobs is not None else ())
+            for prompt, job in zip(body.prompts, jobs, strict=True)
+        ]
+        return [echo for echo in echoes for _choice in range(body.options().n)]
 
     if sum(map(len, body.prompts)) <= SMALL:
         return make()
@@ -191,7 +201,7 @@ async def _chat(
     if job is None:
         return left()
     answers = _start(service, [job], who, streamed=body.stream)
-    shape = ChatShape(service, logprobs=body.logprobs)
+    shape = ChatShape(service, logprobs=body.logprobs, prompt_logprobs=body.prompt_logprobs)
     if body.stream:
         return stream(answers, shape, include_usage=body.include_usage)
     return await whole(answers, shape, request)
@@ -202,9 +212,11 @@ async def _complete(
 ) -> Response:
     check_model(service, body.model)
     jobs = await _completion_jobs(service, off_loop, body, who.line)
-    echoes = await _echoes(service, off_loop, body, who.line)
+    echoes = await _echoes(service, off_loop, body, jobs, who.line)
     answers = _start(service, jobs, who, streamed=body.stream)
-    shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
+    shape = TextShape(
+        service, logprobs=body.logprobs, echoes=echoes, prompt_logprobs=body.prompt_logprobs
+    )
     if body.stream:
         return stream(answers, shape, include_usage=body.include_usage)
     return await whole(answers, shape, request)

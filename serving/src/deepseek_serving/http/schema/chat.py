@@ -57,6 +57,7 @@ class ChatRequest(Sampled):
         return self.sampling_options(
             max_tokens=self.max_completion_tokens or self.max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            score=self.prompt_logprobs,
         )
 
     @property
@@ -88,6 +89,7 @@ class ChatRequest(Sampled):
             called_tools=self.called_tools,
             json_schema=self.json_schema,
             logprobs=bool(self.logprobs),
+            prompt_logprobs=self.prompt_logprobs,
             stream=bool(self.stream),
             include_usage=self.include_usage,
         )

@@ -7,8 +7,17 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Completion, Options
-from deepseek_serving.http.schema.bounds import MOST_CHOICES, TokenPrompt, only_at, texts_of
+from deepseek_serving.http.schema.bounds import (
+    MOST_CHOICES,
+    MOST_LOGPROBS,
+    TokenPrompt,
+    only_at,
+    texts_of,
+)
 from deepseek_serving.http.schema.sampled import Sampled
+
+# as OpenAI has it
+DEFAULT_TOKENS = 16
 
 
 class CompletionRequest(Sampled):
@@ -20,7 +29,9 @@ class CompletionRequest(Sampled):
         | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
         | Annotated[list[TokenPrompt], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
     )
-    logprobs: int | None = Field(default=None, ge=0, le=5)
+    # 0: nothing is generated, and with `echo` the prompt comes back, scored with `logprobs`
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     echo: bool | None = None
 
     # would change the answer if they were heeded
@@ -29,12 +40,17 @@ class CompletionRequest(Sampled):
 
     @model_validator(mode="after")
     def agrees(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo and logprobs exclude each other here")
+        self.options()
         return self
 
     def options(self) -> Options:
-        return self.sampling_options(max_tokens=self.max_tokens or 16, logprobs=self.logprobs)
+        echoed = self.logprobs if self.echo else None
+        scores = [wanted for wanted in (self.prompt_logprobs, echoed) if wanted is not None]
+        return self.sampling_options(
+            max_tokens=DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens,
+            logprobs=self.logprobs,
+            score=max(scores, default=None),
+        )
 
     def asked(self) -> Completion:
         return Completion(
@@ -42,6 +58,7 @@ class CompletionRequest(Sampled):
             prompts=texts_of(self.prompt),
             chosen=self.options(),
             logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             echo=bool(self.echo),
             stream=bool(self.stream),
             include_usage=self.include_usage,

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from typing_extensions import Self
 
 from deepseek_serving.generation.request import Options
-from deepseek_serving.http.schema.bounds import MOST_BIASES, MOST_CHOICES, Name
+from deepseek_serving.http.schema.bounds import MOST_BIASES, MOST_CHOICES, MOST_LOGPROBS, Name
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -58,6 +66,9 @@ class Sampled(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    ignore_eos: bool | None = None
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
     stop: StopString | Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | None = (
         None
     )
@@ -67,7 +78,18 @@ class Sampled(BaseModel):
     # no effect on the answer
     user: str | None = None
 
-    def sampling_options(self, *, max_tokens: int | None, logprobs: int | None) -> Options:
+    @model_validator(mode="after")
+    def scores_agree(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs and stream exclude each other")
+        return self
+
+    def sampling_options(
+        self, *, max_tokens: int | None, logprobs: int | None, score: int | None = None
+    ) -> Options:
+        """`score`: with so many best ones of each, the prompt's tokens get log probabilities."""
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise ValueError(f"min_tokens must not be more than max_tokens, which is {max_tokens}")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Options(
             temperature=self.temperature,
@@ -84,6 +106,9 @@ class Sampled(BaseModel):
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             logprobs=logprobs,
+            score=score,
+            min_tokens=self.min_tokens or 0,
+            ignore_eos=bool(self.ignore_eos),
             n=self.n or 1,
         )
 
