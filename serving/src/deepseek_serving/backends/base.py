@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from deepseek_serving.metrics import Metrics
@@ -15,8 +14,6 @@ class Backend(Protocol):
     release: Release
     metrics: Metrics
     created: int
-    # what clients may call the release's model besides its own name
-    aliases: Sequence[str]
 
     @property
     def max_len(self) -> int | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepseek_serving.generation.request import Scoring
-from deepseek_serving.http.schema.body import INTEGER, Body, refused
-from deepseek_serving.http.schema.bounds import MOST_TEXTS, Count, Name
+from deepseek_serving.http.schema.bounds import MOST_TEXTS, Name
 
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
 
 
-class _Scored(Body):
+class _Scored(BaseModel):
     """What both have; `truncate_prompt_tokens`: -1 stands for as many as the model reads."""
 
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     model: Name
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
     use_activation: bool | None = None
 
     # no effect on the scores
@@ -26,7 +27,7 @@ class _Scored(Body):
     @model_validator(mode="after")
     def leaves_something(self) -> _Scored:
         if self.truncate_prompt_tokens == 0:
-            raise refused("'{path}' is -1 or at least 1.", "truncate_prompt_tokens")
+            raise ValueError("truncate_prompt_tokens is -1 or at least 1")
         return self
 
     def scoring(self, questions: list[str], documents: list[str], **more: Any) -> Scoring:
@@ -41,8 +42,10 @@ class _Scored(Body):
         )
 
 
-class TextDocument(Body):
+class TextDocument(BaseModel):
     """A document as an object."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str
 
@@ -54,9 +57,9 @@ class RerankRequest(_Scored):
     documents: Annotated[
         list[str | TextDocument], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)
     ]
-    top_n: Count | None = None
+    top_n: int | None = Field(default=None, ge=1, lt=2**31)
     return_documents: bool | None = None
-    max_tokens_per_doc: Count | None = None
+    max_tokens_per_doc: int | None = Field(default=None, ge=1, lt=2**31)
 
     def asked(self) -> Scoring:
         documents = [
@@ -81,10 +84,9 @@ class ScoreRequest(_Scored):
     def pairs_up(self) -> ScoreRequest:
         questions, documents = self._lists()
         if len(questions) not in (1, len(documents)):
-            raise refused(
+            raise ValueError(
                 f"text_1 has {len(questions)} texts and text_2 {len(documents)}: one text, or as "
-                "many as text_2 has",
-                "text_1",
+                "many as text_2 has"
             )
         return self
 
