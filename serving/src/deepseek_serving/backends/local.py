@@ -45,8 +45,10 @@ class Service:
         *,
         timeout: float | None = None,
         has_logits: bool = True,
+        aliases: Sequence[str] = (),
     ) -> None:
         self.release = release
+        self.aliases = aliases
         self.scheduler = scheduler
         self.tokenizer = tokenizer
         self.timeout = timeout
@@ -257,6 +259,7 @@ def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Se
         tokenizer,
         timeout=settings.request_timeout,
         has_logits=has_logits,
+        aliases=model.aliases,
     )
     scheduler.start()
     return service

@@ -9,12 +9,11 @@ from typing import Any
 
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.backends.sampling_choice import needs_logits
-from deepseek_serving.backends.wanted_answers import FREE, WantedAnswer, WantedAnswers
 from deepseek_serving.generation.constrained import Grammar, Grammars
 from deepseek_serving.generation.distribution import CANDIDATES
 from deepseek_serving.generation.grammar_cost import SchemaError
-from deepseek_serving.generation.request import Format, Options, Tools
-from deepseek_serving.generation.tool_formats import tool_format
+from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
+from deepseek_serving.generation.request import Options, Tools
 from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.slices import TooManyTokensError
 from deepseek_serving.text.template import TemplateError
@@ -26,11 +25,15 @@ CHARACTERS_PER_TOKEN = 16
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt, how it is to be answered, and the grammar of `wanted` once it is compiled."""
+    """One prompt, and how it is to be answered; `thinking` is None for models that do not think."""
 
     prompt: Sequence[int]
     options: Options
-    wanted: WantedAnswer = FREE
+    thinking: bool | None = None
+    tools: ToolFormat | None = None
+    # what the answer must look like, from its beginning or after that token, as text and compiled
+    wanted: str | None = None
+    after: int | None = None
     grammar: Grammar | None = None
 
     @property
@@ -61,7 +64,11 @@ class RequestFactory:
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
         )
-        self._wanted = WantedAnswers(tokenizer, self._tool_format, grammars.writer)
+        # one token where the model was trained to think
+        self._end_think = tokenizer.token(END_THINK)
+        self._thinks = self._end_think is not None or any(
+            mark in tokenizer.template_source for mark in (THINK, END_THINK)
+        )
 
     def chat(
         self,
@@ -69,7 +76,7 @@ class RequestFactory:
         options: Options,
         *,
         tools: Tools | None = None,
-        asked: Format | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> GenerationRequest:
         """Raises TemplateError, PromptTooLongError, UnsupportedError or SchemaError."""
         if tools is not None and self._tool_format is None:
@@ -82,22 +89,31 @@ class RequestFactory:
         text = self._tokenizer.text(
             self._as_rendered(messages), tools.rendered() if tools is not None else None
         )
-        wanted = self._wanted.of(text, tools, asked)
-        return self._checked(GenerationRequest(self._encode(text, whole=False), options, wanted))
+        thinking = text.rstrip().endswith(THINK) if self._thinks else None
+        return self._checked(
+            GenerationRequest(
+                self._encode(text, whole=False),
+                options,
+                thinking=thinking,
+                tools=self._tool_format if tools is not None else None,
+                wanted=self._wanted(tools, schema),
+                after=self._after(tools, schema) if thinking else None,
+            )
+        )
 
     async def with_grammar(self, request: GenerationRequest, key: str = "") -> GenerationRequest:
         """The request with its grammar compiled, if it has one. Cancelling it ends the compiler.
 
         Raises SchemaError, TrialsBusyError or TrialsEndedError.
         """
-        wanted = request.wanted
-        if wanted.grammar is None:
+        if request.wanted is None:
             return request
         try:
-            grammar = await self._grammars.compile(wanted.grammar, wanted.thoughts, key)
+            grammar = await self._grammars.compile(request.wanted, request.after, key)
             return replace(request, grammar=grammar)
         except SchemaError as error:
-            error.parameter = wanted.parameter
+            if request.tools is not None:
+                error.parameter = "tools"
             raise
 
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
@@ -157,9 +173,7 @@ class RequestFactory:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         self._check_tokens(request.prompt)
         options = request.options
-        needed = needs_logits(options) or (
-            request.wanted.parameter if request.wanted.grammar else None
-        )
+        needed = needs_logits(options) or ("response_format" if request.wanted else None)
         if needed and not self._has_logits:
             raise UnsupportedError(
                 needed,
@@ -181,6 +195,35 @@ class RequestFactory:
         if form is None or not form.arguments_as_object:
             return list(messages)
         return [_with_objects(message) for message in messages]
+
+    def _after(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> int | None:
+        """Thoughts are free: the grammar holds from their end on."""
+        if self._end_think is None and (schema is not None or (tools and tools.force)):
+            raise UnsupportedError(
+                "response_format" if schema is not None else "tool_choice",
+                "This model's thoughts do not end in a token of their own, so what follows "
+                "them cannot be enforced.",
+            )
+        return self._end_think
+
+    def _wanted(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> str | None:
+        if tools is not None and tools.force:
+            return self._forced_call(tools)
+        return None if schema is None else self._grammars.json(schema)
+
+    def _forced_call(self, tools: Tools) -> str:
+        form = self._tool_format
+        if form is None or form.arguments is None:
+            raise UnsupportedError(
+                "tool_choice", "The calls of this model's chat template cannot be enforced."
+            )
+        schemas = [form.schema(f) for f in tools.functions if f["name"] in tools.force]
+        begin, end = (f"{form.begin}\n", f"\n{form.end}") if form.end else ("", "")
+        try:
+            return self._grammars.one_of(begin, schemas, end)
+        except SchemaError as error:
+            error.parameter = "tools"
+            raise
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,11 @@ class _State(Collector):
 class Upstream:
     """The upstream: whether it is ready, and the connections to it. Raises CheckpointError."""
 
-    def __init__(self, release: Release, settings: UpstreamSettings) -> None:
+    def __init__(
+        self, release: Release, settings: UpstreamSettings, aliases: Sequence[str] = ()
+    ) -> None:
         self.release = release
+        self.aliases = aliases
         self.settings = settings
         self.tokens = _known_tokens(release.graph)
         self.gate = ConcurrencyLimiter(settings.concurrency, settings.queue, settings.queue_per_key)

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 # a prompt or a text: as it was written, or the numbers of its tokens
 Text: TypeAlias = "str | Sequence[int]"
+# in which events of a stream it is said what was used
+Usage = Literal["none", "last", "every"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,13 @@ class Options:
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
+    # the answer has the stop string, or the token of `stop_tokens`, at its end
+    include_stop: bool = False
+    # they end an answer as the checkpoint's own end tokens do, which `ignore_eos` leaves out;
+    # none of them comes before there are `min_tokens`
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    min_tokens: int = 0
     # 0 keeps all tokens
     top_k: int | None = None
     min_p: float | None = None
@@ -33,38 +42,18 @@ class Options:
     logprobs: int | None = None
     # give the prompt's tokens log probabilities, with so many best ones of each
     score: int | None = None
-    min_tokens: int = 0
-    ignore_eos: bool = False
     n: int = 1
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Functions that the model may call; `force`: one of these it must call.
-
-    `parallel`: it may call several in one reply.
-    """
+    """Functions that the model may call; `force`: one of these it must call."""
 
     functions: Sequence[Mapping[str, Any]]
     force: Sequence[str] = ()
-    parallel: bool = True
 
     def rendered(self) -> list[Mapping[str, Any]]:
         return [{"type": "function", "function": function} for function in self.functions]
-
-
-@dataclass(frozen=True)
-class Format:
-    """What an answer must look like, as the request's `parameter` asks for it.
-
-    `content` is a schema (`json`), a regular expression (`regex`), a list of texts (`choice`), a
-    grammar in Lark or GBNF (`grammar`), or of free text what tags in it hold to a schema (`tags`):
-    `{"tags": [(begin, schema, end), …], "triggers": […]}`.
-    """
-
-    kind: Literal["json", "regex", "choice", "grammar", "tags"]
-    content: Any
-    parameter: str = "response_format"
 
 
 @dataclass(frozen=True)
@@ -75,12 +64,12 @@ class Chat:
     messages: list[dict[str, Any]]
     chosen: Options
     called_tools: Tools | None = None
-    # None if the answer is free
-    answer_format: Format | None = None
+    # what the answer must look like; None if it is free
+    json_schema: dict[str, Any] | None = None
     logprobs: bool = False
     prompt_logprobs: int | None = None
     stream: bool = False
-    include_usage: bool = False
+    usage: Usage = "none"
 
     def options(self) -> Options:
         return self.chosen
@@ -97,7 +86,7 @@ class Completion:
     prompt_logprobs: int | None = None
     echo: bool = False
     stream: bool = False
-    include_usage: bool = False
+    usage: Usage = "none"
 
     def options(self) -> Options:
         return self.chosen
@@ -130,3 +119,24 @@ class Embedding:
     texts: list[Text]
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """A text or a conversation whose tokens are asked for; an empty model is the service's.
+
+    `special`: with the tokens that the tokenizer puts around a text; `strings`: as text, too.
+    """
+
+    model: str
+    text: str | Chat
+    special: bool = True
+    strings: bool = False
+
+
+@dataclass(frozen=True)
+class Detokenize:
+    """Numbers of tokens whose text is asked for."""
+
+    model: str
+    tokens: Sequence[int]

@@ -25,8 +25,11 @@ class Answers:
         generations: Sequence[Generation],
         caller: Caller,
         reserved: int,
+        model: str | None = None,
     ) -> None:
+        """`model`: what the client calls it; without one, its own name."""
         self.service = service
+        self.model = model or service.release.model
         self.generations = generations
         self._caller = caller
         self._reserved = reserved
@@ -119,7 +122,11 @@ class CompletedAnswer:
                 whole.tokens.extend(chunk.tokens)
                 whole.end += chunk.end
                 whole.scores = chunk.scores if whole.scores is None else whole.scores
-        whole.piece = Piece.whole(pieces)
+        whole.piece = Piece(
+            "".join(piece.content for piece in pieces),
+            "".join(piece.reasoning for piece in pieces),
+            tuple(call for piece in pieces for call in piece.calls),
+        )
         return whole
 
 
