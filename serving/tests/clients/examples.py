@@ -1,7 +1,7 @@
 """The examples of docs/how-to/clients.md, as a program reads them.
 
 A comment before each fenced block says what it is: `environment` (variables for all that follow),
-`file: NAME` (kept for the next that is run), or `run: ENVIRONMENT`, where that is one of `matrix.py` or
+`file: NAME` (for the next that is run), or `run: ENVIRONMENT`, where that is one of `matrix.py` or
 `shell`; then `certificate` if a client certificate is wanted, and `says: TEXT` if that is in its
 output instead of the model's greeting.
 """
