@@ -56,7 +56,7 @@ def made(recorded: Mapping[str, Any]) -> str:
     ]
     numbered = [f"{number}. `{note}`\n" for number, note in enumerate(notes, 1)]
     return (
-        (HERE / "page.md")
+        (HERE / "page.txt")
         .read_text(encoding="utf-8")
         .format(
             date=recorded["date"],
