@@ -40,7 +40,7 @@ def needs_logits(options: Options) -> str | None:
 
 def end_tokens(options: Options, defaults: Defaults) -> frozenset[int]:
     """What ends an answer."""
-    return frozenset() if options.ignore_eos else defaults.end_tokens
+    return options.stop_tokens | (frozenset() if options.ignore_eos else defaults.end_tokens)
 
 
 def sampling(

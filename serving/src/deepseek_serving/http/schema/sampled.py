@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
-from deepseek_serving.generation.request import Options
-from deepseek_serving.http.schema.bounds import MOST_BIASES, MOST_CHOICES, MOST_LOGPROBS, Name
+from deepseek_serving.generation.request import Options, Usage
+from deepseek_serving.http.schema.accepted import Accepted
+from deepseek_serving.http.schema.body import INTEGER, INTEGERS, Body, only_at, refused
+from deepseek_serving.http.schema.bounds import (
+    MOST_BIASES,
+    MOST_CHOICES,
+    MOST_LOGPROBS,
+    MOST_STOPS,
+    Count,
+    Name,
+    TokenId,
+)
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -25,34 +28,40 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 def _few_biases(value: object) -> object:
     """Before any is looked at: of a dictionary, unlike of a list, every error is collected."""
     if isinstance(value, dict) and len(value) > MOST_BIASES:
-        raise ValueError(f"has {len(value)} entries; at most {MOST_BIASES} are accepted")
+        raise refused(
+            f"Invalid '{{path}}': expected at most {MOST_BIASES} entries, but got {len(value)}."
+        )
     return value
 
 
 def _bias(value: dict[str, float] | None) -> dict[str, float] | None:
     for token, bias in (value or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ValueError(f"{token[:32]!r} is not the number of a token")
+            raise refused("'{path}': {token} is not the number of a token.", token=repr(token[:32]))
         if not (math.isfinite(bias) and -100 <= bias <= 100):
-            raise ValueError(f"the bias of token {token} is not between -100 and 100")
+            raise refused(
+                "'{path}': the bias of token {token} is not between -100 and 100.", token=token
+            )
     return value
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     """Options of a streamed answer."""
 
     include_usage: bool = False
+    # in every event, as it is by then
+    continuous_usage_stats: bool = False
+    # it hides lengths from whoever sees the encrypted stream, which nobody here does
+    include_obfuscation: Annotated[Any, only_at(False)] = None
 
 
-class Sampled(BaseModel):
+class Sampled(Accepted):
     """What chat and completion requests share."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: Name
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
+    top_k: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
     min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=10, allow_inf_nan=False)
     presence_penalty: Penalty | None = None
@@ -63,33 +72,44 @@ class Sampled(BaseModel):
         BeforeValidator(_few_biases),
         AfterValidator(_bias),
     ] = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
-    min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGER] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), INTEGER] | None = None
+    max_tokens: Count | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), INTEGER] | None = None
     ignore_eos: bool | None = None
-    prompt_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | None = (
-        None
-    )
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), INTEGER] | None = None
+    stop: (
+        StopString
+        | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)]
+        | None
+    ) = None
+    include_stop_str_in_output: bool | None = None
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(max_length=MOST_STOPS, fail_fast=True), INTEGERS] | None
+    ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    # no effect on the answer
-    user: str | None = None
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens of an answer, as far as the request says."""
+        return self.max_tokens
 
     @model_validator(mode="after")
-    def scores_agree(self) -> Self:
+    def numbers_agree(self) -> Self:
         if self.prompt_logprobs is not None and self.stream:
-            raise ValueError("prompt_logprobs and stream exclude each other")
+            raise refused("prompt_logprobs and stream exclude each other", "prompt_logprobs")
+        most = self.most_tokens
+        if most is not None and (self.min_tokens or 0) > most:
+            raise refused(
+                f"min_tokens must not be more than max_tokens, which is {most}", "min_tokens"
+            )
         return self
 
     def sampling_options(
         self, *, max_tokens: int | None, logprobs: int | None, score: int | None = None
     ) -> Options:
         """`score`: with so many best ones of each, the prompt's tokens get log probabilities."""
-        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
-            raise ValueError(f"min_tokens must not be more than max_tokens, which is {max_tokens}")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Options(
             temperature=self.temperature,
@@ -98,6 +118,8 @@ class Sampled(BaseModel):
             seed=None if self.seed is None else self.seed % 2**64,
             max_tokens=max_tokens,
             stop=stop,
+            include_stop=bool(self.include_stop_str_in_output),
+            stop_tokens=frozenset(self.stop_token_ids or ()),
             # 0 and -1 are both taken for all tokens
             top_k=None if self.top_k is None else max(0, self.top_k),
             min_p=self.min_p,
@@ -113,5 +135,10 @@ class Sampled(BaseModel):
         )
 
     @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def usage(self) -> Usage:
+        options = self.stream_options
+        if options is None:
+            return "none"
+        if options.continuous_usage_stats:
+            return "every"
+        return "last" if options.include_usage else "none"
