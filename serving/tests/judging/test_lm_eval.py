@@ -38,7 +38,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def fenced(kind: str) -> list[str]:
-    found = re.findall(rf"^ +```{kind}\n(.*?)^ +```$", PAGE.read_text("utf-8"), re.M | re.S)
+    found = re.findall(
+        rf"^ +```{kind}\n(.*?)^ +```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
     return [textwrap.dedent(block) for block in found]
 
 
