@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 CACHE := .cache
 SERVING := $(CACHE)/serving-venv
 RELEASE := $(CACHE)/release-venv
+JUDGE := $(CACHE)/judge-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
 TIMINGS := $(CACHE)/demo-minutes.json
 LAB := $(or $(ONPREM_LAB_STATE),/var/lib/onprem-deepseek-lab)
@@ -93,7 +94,7 @@ unit: venv
 	@python -m pytest --quiet --numprocesses=auto
 
 .PHONY: test-serving
-test-serving: packages $(SERVING)/.made tokenizers ## the tests of the serving package
+test-serving: packages $(SERVING)/.made tokenizers $(if $(ONPREM_TEST_ALL),judge) ## the tests of the serving package
 	$(call say,Serving package)
 	@cd serving && for step in 'ruff check --quiet' 'ruff format --check --quiet .' mypy pytest; do \
 	  ../$(SERVING)/bin/$$step; done
@@ -180,6 +181,19 @@ $(SERVING)/.made: $(wildcard serving/requirements-py*.txt) serving/requirements-
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --requirement serving/requirements-test.txt
 	@$(SERVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable serving
 	@$(SERVING)/bin/pip check --disable-pip-version-check
+	@touch $@
+
+.PHONY: judge
+judge: $(JUDGE)/.made ## lm-eval, for the test of docs/how-to/model_judge.md: 640 MB
+
+# Beside what the tests of the service have: PyTorch and transformers among it.
+$(JUDGE)/.made: serving/requirements-judge.txt $(SERVING)/.made
+	$(call say,lm-eval)
+	@$(PYTHON) -m venv --clear $(JUDGE)
+	@$(SERVING)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  >"$$($(JUDGE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/serving.pth"
+	@$(JUDGE)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@$(JUDGE)/bin/pip check --disable-pip-version-check
 	@touch $@
 
 $(RELEASE)/.made: requirements-release.txt | packages-first
