@@ -8,6 +8,7 @@ CACHE := .cache
 SERVING := $(CACHE)/serving-venv
 CLIENTS := $(CACHE)/clients
 RELEASE := $(CACHE)/release-venv
+JUDGE := $(CACHE)/judge-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
 TIMINGS := $(CACHE)/demo-minutes.json
 LAB := $(or $(ONPREM_LAB_STATE),/var/lib/onprem-deepseek-lab)
@@ -93,10 +94,8 @@ unit: venv
 	$(call say,Unit tests)
 	@python -m pytest --quiet --numprocesses=auto
 
-# Client libraries have environments of their own, and a few of them are in the one of the serving tests.
-ALL_CLIENTS := $(if $(filter true,$(ONPREM_TEST_ALL)),$(CLIENTS)/.made)
 .PHONY: test-serving
-test-serving: packages $(SERVING)/.made tokenizers $(ALL_CLIENTS) ## the tests of the serving package
+test-serving: packages $(SERVING)/.made tokenizers $(if $(ONPREM_TEST_ALL),judge $(CLIENTS)/.made) ## the tests of the serving package
 	$(call say,Serving package)
 	@cd serving && for step in 'ruff check --quiet' 'ruff format --check --quiet .' mypy pytest; do \
 	  ../$(SERVING)/bin/$$step; done
@@ -204,6 +203,18 @@ $(CLIENTS)/.made: $(wildcard serving/tests/clients/requirements-*.txt) serving/t
 	@mkdir -p $(CLIENTS)/node
 	@cp $(addprefix serving/tests/clients/node/,package.json package-lock.json .npmrc) $(CLIENTS)/node/
 	@cd $(CLIENTS)/node && npm ci --silent --ignore-scripts
+
+.PHONY: judge
+judge: $(JUDGE)/.made ## lm-eval, for the test of docs/how-to/model_judge.md: 640 MB
+
+# Beside what the tests of the service have: PyTorch and transformers among it.
+$(JUDGE)/.made: serving/requirements-judge.txt $(SERVING)/.made
+	$(call say,lm-eval)
+	@$(PYTHON) -m venv --clear $(JUDGE)
+	@$(SERVING)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  >"$$($(JUDGE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/serving.pth"
+	@$(JUDGE)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@$(JUDGE)/bin/pip check --disable-pip-version-check
 	@touch $@
 
 $(RELEASE)/.made: requirements-release.txt | packages-first
