@@ -1,7 +1,7 @@
 """A model that says what it is told, served through the whole API.
 
-The shipped model has learned neither thoughts nor calls. All but the engine is real: tokenizer, chat
-template, scheduler, grammars, sockets, client.
+The shipped model has learned neither thoughts nor calls. All but the engine is real: tokenizer,
+chat template, scheduler, grammars, sockets, client.
 """
 
 from __future__ import annotations
