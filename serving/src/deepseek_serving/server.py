@@ -126,7 +126,7 @@ def _served(settings: Settings, keys: KeyRing | None) -> tuple[Backend, ASGIApp]
     named = (model.store, model.name, model.version, model.public_key)
     encoders = load_encoders(settings, model.public_key)
     if settings.upstream is not None:
-        upstream = Upstream(verify_checkpoint(*named), settings.upstream)
+        upstream = Upstream(verify_checkpoint(*named), settings.upstream, model.aliases)
         return upstream, create_forwarding_app(upstream, keys, encoders)
     release = verify_release(*named, model.precision)
     logger.info("verified: %s", release.header)

@@ -49,6 +49,8 @@ def _name(value: str) -> str:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, AfterValidator(_name)]
+# as others name models, with a slash or a colon
+Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 
 
 class _Section(BaseModel):
@@ -80,6 +82,9 @@ class ModelSettings(_Section):
     version: Name
     public_key: AbsolutePath
     precision: Name = "fp32"
+    aliases: list[Alias] = Field(
+        default=[], max_length=64, description="what clients may call the model besides its name"
+    )
 
 
 class EngineSettings(_Section):

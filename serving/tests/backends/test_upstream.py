@@ -39,7 +39,8 @@ from support import (
 from waiting import PATIENCE, http_client, until
 
 from deepseek_serving.backends.outcomes import Outcomes
-from deepseek_serving.http.validation import ReadForwarded, RefusedError
+from deepseek_serving.http.complaints import RefusedError
+from deepseek_serving.http.validation import ReadForwarded
 from deepseek_serving.policy import keys
 from deepseek_serving.text.known_tokens import KnownTokens
 

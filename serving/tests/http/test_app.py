@@ -166,7 +166,7 @@ def test_metrics_count_what_happened(client: httpx.Client) -> None:
     [
         ({"model": "gpt-4"}, 404, "model"),
         ({"messages": []}, 400, "messages"),
-        ({"messages": [{"role": "oracle", "content": "x"}]}, 400, "messages.0.role"),
+        ({"messages": [{"role": "oracle", "content": "x"}]}, 400, "messages[0].role"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages"),
         ({"temperature": 3}, 400, "temperature"),
         ({"top_p": -1}, 400, "top_p"),

@@ -193,10 +193,10 @@ def test_marks_in_a_document_stay_text(http: httpx.Client, checkpoint: Path) -> 
         ("/v1/rerank", {"top_n": 0}, 400, "top_n"),
         ("/v1/rerank", {"top_n": "2"}, 400, "top_n"),
         ("/v1/rerank", {"rank_fields": ["a"]}, 400, "rank_fields"),
-        ("/v1/rerank", {"truncate_prompt_tokens": 0}, 400, None),
+        ("/v1/rerank", {"truncate_prompt_tokens": 0}, 400, "truncate_prompt_tokens"),
         ("/v1/score", {"text_2": []}, 400, "text_2"),
-        ("/v1/score", {"text_1": ["a", "b"], "text_2": ["a"]}, 400, None),
-        ("/v1/score", {"text_1": ["a", "b"], "text_2": "a"}, 400, None),
+        ("/v1/score", {"text_1": ["a", "b"], "text_2": ["a"]}, 400, "text_1"),
+        ("/v1/score", {"text_1": ["a", "b"], "text_2": "a"}, 400, "text_1"),
     ],
 )
 def test_wrong_requests_are_refused(

@@ -39,6 +39,7 @@ from deepseek_serving.http import admission
 from deepseek_serving.http import validation as judging
 from deepseek_serving.http import validation_pool as judges
 from deepseek_serving.http.app import create_app
+from deepseek_serving.http.complaints import RefusedError, explained
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.proxy import create_forwarding_app
@@ -51,7 +52,6 @@ from deepseek_serving.http.validation import (
     ReadEmbedding,
     ReadForwarded,
     Reading,
-    RefusedError,
 )
 from deepseek_serving.http.validation_pool import ValidationPool, _answer
 from deepseek_serving.http.validation_process import LENGTH_BYTES, PIECE
@@ -189,7 +189,7 @@ def test_what_is_forwarded_is_bounded_as_well(forwarding: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("schema", "body", "param"),
     [
-        (ChatRequest, {"messages": [{}] * 20_000}, "messages.0.role"),
+        (ChatRequest, {"messages": [{}] * 20_000}, "messages[0].role"),
         (ChatRequest, {"messages": [{"role": "user", "content": "a"}] * 2049}, "messages"),
         (ChatRequest, {"messages": [{"role": "user", "content": [0] * 20_000}]}, None),
         (ChatRequest, {"messages": [], "tools": [{}] * 20_000}, None),
@@ -210,10 +210,11 @@ def test_what_is_forwarded_is_bounded_as_well(forwarding: httpx.Client) -> None:
 def test_the_first_error_of_a_list_ends_its_validation(
     schema: type[ChatRequest], body: dict[str, Any], param: str | None
 ) -> None:
+    asked = {"model": "m", **body}
     with pytest.raises(ValidationError) as caught:
-        schema.model_validate({"model": "m", **body})
+        schema.model_validate(asked)
     assert caught.value.error_count() < 12
-    refused = judging.from_validation(caught.value.errors())
+    refused = explained(caught.value, asked)
     assert param is None or refused.param == param
 
 
@@ -225,7 +226,7 @@ def test_arguments_of_calls_are_bounded_as_what_holds_them(arguments: str) -> No
     message = {"role": "assistant", "tool_calls": [call]}
     with pytest.raises(RefusedError) as caught:
         ReadChat().read(json.dumps({"model": "m", "messages": [message]}).encode())
-    assert caught.value.param == "messages.0.tool_calls.0.function.arguments"
+    assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
 
 
 def test_of_many_unknown_arguments_one_is_named() -> None:

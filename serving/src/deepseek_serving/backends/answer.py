@@ -56,8 +56,13 @@ class Generation:
         # with log probabilities, and not in a chunk yet
         self._tokens: tuple[Choice, ...] = ()
         self._parser = ReplyParser(
-            request.options.stop, thinking=request.thinking, tools=request.tools
+            request.options.stop,
+            thinking=request.thinking,
+            tools=request.tools,
+            keep_stop=request.options.include_stop,
         )
+        # end tokens whose text is a part of the answer
+        self._shown_ends = request.options.stop_tokens if request.options.include_stop else ()
         self._metrics = AnswerMetrics(metrics, len(request.prompt))
         self._closed = False
         self.ticket: Ticket | None = None
@@ -108,7 +113,7 @@ class Generation:
         choice = event.choice
         if choice is not None:
             self._metrics.count_token(thinking=self._parser.thinking)
-            if not event.is_end:
+            if not event.is_end or choice.token in self._shown_ends:
                 piece = self._parser.push(self._pushed(choice.token))
                 self._tokens += (choice,) if choice.logprob is not None else ()
         if event.finish is not None or self._parser.stopped:

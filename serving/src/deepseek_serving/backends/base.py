@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from deepseek_serving.metrics import Metrics
@@ -14,6 +15,8 @@ class Backend(Protocol):
     release: Release
     metrics: Metrics
     created: int
+    # what clients may call the release's model besides its own name
+    aliases: Sequence[str]
 
     @property
     def max_len(self) -> int | None:

@@ -11,7 +11,7 @@ from deepseek_serving.backends.answer import Generation
 from deepseek_serving.backends.errors import UnsupportedError
 from deepseek_serving.backends.event_bridge import EventBridge
 from deepseek_serving.backends.requests import GenerationRequest, RequestFactory
-from deepseek_serving.backends.sampling_choice import sampling
+from deepseek_serving.backends.sampling_choice import end_tokens, sampling
 from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import ServingError, TokenizerError
 from deepseek_serving.generation.constrained import Grammars
@@ -38,8 +38,10 @@ class Service:
         *,
         timeout: float | None = None,
         has_logits: bool = True,
+        aliases: Sequence[str] = (),
     ) -> None:
         self.release = release
+        self.aliases = aliases
         self.scheduler = scheduler
         self.tokenizer = tokenizer
         self.timeout = timeout
@@ -144,7 +146,7 @@ class Service:
         return Request(
             request.prompt,
             min(room, most),
-            defaults.end_tokens,
+            end_tokens(options, defaults),
             sampling(options, defaults, choice),
             key,
             self.timeout,
@@ -211,6 +213,7 @@ def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Se
         tokenizer,
         timeout=settings.request_timeout,
         has_logits=has_logits,
+        aliases=model.aliases,
     )
     scheduler.start()
     return service

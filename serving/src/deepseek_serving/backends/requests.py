@@ -181,7 +181,7 @@ class RequestFactory:
             raise UnsupportedError(
                 "logit_bias",
                 "The graph of this release gives no logits, which penalties, logit_bias, "
-                "log probabilities and JSON output need; publish the release again.",
+                "min_tokens, log probabilities and JSON output need; publish the release again.",
             )
         beyond = [token for token in options.logit_bias if token >= self.vocabulary]
         if beyond:

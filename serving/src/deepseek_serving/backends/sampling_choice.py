@@ -16,6 +16,11 @@ def _or(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 
+def end_tokens(options: Options, defaults: Defaults) -> frozenset[int]:
+    """What ends an answer."""
+    return options.stop_tokens | (frozenset() if options.ignore_eos else defaults.end_tokens)
+
+
 def sampling(options: Options, defaults: Defaults, choice: int = 0) -> Sampling:
     """`choice` numbers the answers to one request."""
     return Sampling(
@@ -30,4 +35,6 @@ def sampling(options: Options, defaults: Defaults, choice: int = 0) -> Sampling:
         logit_bias=options.logit_bias,
         logprobs=options.logprobs,
         choice=choice,
+        min_tokens=options.min_tokens,
+        ends=end_tokens(options, defaults),
     )

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,11 @@ class _State(Collector):
 class Upstream:
     """The upstream: whether it is ready, and the connections to it. Raises CheckpointError."""
 
-    def __init__(self, release: Release, settings: UpstreamSettings) -> None:
+    def __init__(
+        self, release: Release, settings: UpstreamSettings, aliases: Sequence[str] = ()
+    ) -> None:
         self.release = release
+        self.aliases = aliases
         self.settings = settings
         self.tokens = _known_tokens(release.graph)
         self.gate = ConcurrencyLimiter(settings.concurrency, settings.queue, settings.queue_per_key)

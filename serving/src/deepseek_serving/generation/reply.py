@@ -240,11 +240,16 @@ class ReplyParser:
     """
 
     def __init__(
-        self, stops: Sequence[str], *, thinking: bool | None, tools: ToolFormat | None
+        self,
+        stops: Sequence[str],
+        *,
+        thinking: bool | None,
+        tools: ToolFormat | None,
+        keep_stop: bool = False,
     ) -> None:
         """`thinking` is None for a model that does not think."""
         self._splitter = None if thinking is None else ThinkSplitter(thinking=thinking)
-        self._stop = StopScanner(stops)
+        self._stop = StopScanner(stops, keep=keep_stop)
         self._tools = ToolScanner(tools) if tools else None
 
     @property

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 # a prompt or a text: as it was written, or the numbers of its tokens
 Text: TypeAlias = "str | Sequence[int]"
+# in which events of a stream it is said what was used
+Usage = Literal["none", "last", "every"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,13 @@ class Options:
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
+    # the answer has the stop string, or the token of `stop_tokens`, at its end
+    include_stop: bool = False
+    # they end an answer as the checkpoint's own end tokens do, which `ignore_eos` leaves out;
+    # none of them comes before there are `min_tokens`
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    min_tokens: int = 0
     # 0 keeps all tokens
     top_k: int | None = None
     min_p: float | None = None
@@ -57,7 +66,7 @@ class Chat:
     json_schema: dict[str, Any] | None = None
     logprobs: bool = False
     stream: bool = False
-    include_usage: bool = False
+    usage: Usage = "none"
 
     def options(self) -> Options:
         return self.chosen
@@ -73,7 +82,7 @@ class Completion:
     logprobs: int | None = None
     echo: bool = False
     stream: bool = False
-    include_usage: bool = False
+    usage: Usage = "none"
 
     def options(self) -> Options:
         return self.chosen
@@ -106,3 +115,24 @@ class Embedding:
     texts: list[Text]
     encoding_format: str | None = None
     dimensions: int | None = None
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """A text or a conversation whose tokens are asked for; an empty model is the service's.
+
+    `special`: with the tokens that the tokenizer puts around a text; `strings`: as text, too.
+    """
+
+    model: str
+    text: str | Chat
+    special: bool = True
+    strings: bool = False
+
+
+@dataclass(frozen=True)
+class Detokenize:
+    """Numbers of tokens whose text is asked for."""
+
+    model: str
+    tokens: Sequence[int]

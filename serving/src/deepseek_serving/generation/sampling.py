@@ -51,6 +51,9 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     choice: int = 0
+    # none of `ends` is chosen before there are `min_tokens`
+    min_tokens: int = 0
+    ends: frozenset[int] = frozenset()
 
     @property
     def penalises(self) -> bool:
@@ -63,7 +66,12 @@ class Sampling:
     @property
     def reads_logits(self) -> bool:
         """Whether the candidates alone do not suffice."""
-        return self.penalises or bool(self.logit_bias) or self.logprobs is not None
+        return (
+            self.penalises
+            or bool(self.logit_bias)
+            or self.logprobs is not None
+            or self.min_tokens > 0
+        )
 
     def generator(self) -> np.random.Generator:
         if self.seed is None:
@@ -161,6 +169,7 @@ class Sampler:
         self._prompt = prompt
         self._constraint = constraint
         self._said: Counter[int] = Counter()
+        self._count = 0
 
     # most requests need few of these, and each takes as long as parsing the request
 
@@ -177,6 +186,10 @@ class Sampler:
     def _biases(self) -> tuple[Tokens, Floats]:
         bias = self._sampling.logit_bias
         return np.array(list(bias), dtype=np.int64), np.array(list(bias.values()), np.float32)
+
+    @functools.cached_property
+    def _ends(self) -> Tokens:
+        return np.array(sorted(self._sampling.ends), dtype=np.int64)
 
     @property
     def complete(self) -> bool:
@@ -214,6 +227,7 @@ class Sampler:
             if sampling.temperature == 0
             else choose(values, tokens, sampling, self._generator)
         )
+        self._count += 1
         if sampling.penalises:
             self._said[token] += 1
         if self._constraint is not None:
@@ -231,6 +245,9 @@ class Sampler:
             self._penalise(row)
         biased, biases = self._biases
         row[biased] += biases
+        if self._count < self._sampling.min_tokens:
+            # others than the graph's never come
+            row[self._ends[self._ends < len(row)]] = -np.inf
         if allowed is not None:
             row[: len(allowed)][~allowed[: len(row)]] = -np.inf
             # the table may be padded beyond the tokenizer's vocabulary

@@ -17,9 +17,10 @@ from fastapi.responses import Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.errors import ApiError, failed
 from deepseek_serving.http.headers import BODY_LIMIT
-from deepseek_serving.http.validation import Reading, RefusedError
+from deepseek_serving.http.validation import Reading
 from deepseek_serving.http.validation_pool import ValidationPool
 
 # far more than a context of a million tokens

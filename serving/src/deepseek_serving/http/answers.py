@@ -25,8 +25,11 @@ class Answers:
         generations: Sequence[Generation],
         caller: Caller,
         reserved: int,
+        model: str | None = None,
     ) -> None:
+        """`model`: what the client calls it; without one, its own name."""
         self.service = service
+        self.model = model or service.release.model
         self.generations = generations
         self._caller = caller
         self._reserved = reserved

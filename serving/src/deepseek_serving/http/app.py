@@ -11,10 +11,9 @@ from fastapi.responses import Response
 from starlette.types import ASGIApp
 
 from deepseek_serving.backends.encoders import Encoders
-from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
+from deepseek_serving.backends.errors import UnsupportedError
 from deepseek_serving.backends.local import Service
 from deepseek_serving.backends.requests import GenerationRequest
-from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.grammar_queue import TrialsBusyError, TrialsEndedError
 from deepseek_serving.generation.request import Chat, Completion, Text
 from deepseek_serving.generation.scheduler import ClosedError, QueueFullError
@@ -28,36 +27,21 @@ from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected, left
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
+from deepseek_serving.http.refusals import REFUSED, refusal
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.streaming import stream, whole
 from deepseek_serving.http.text_shape import TextShape
+from deepseek_serving.http.tokens import add_tokens
 from deepseek_serving.http.validation import ReadChat, ReadCompletion
 from deepseek_serving.policy.keys import KeyRing
-from deepseek_serving.text.template import TemplateError
-from deepseek_serving.text.tokenizer import TextError
 
 # a message takes a template as long as so many characters take a tokenizer
 MESSAGE_WORK = 32
 
 
-def _refusal(error: Exception, param: str) -> ApiError:
-    """What a job that cannot be begun is in OpenAI's terms."""
-    if isinstance(error, PromptTooLongError):
-        return ApiError(400, str(error), param=param, code="context_length_exceeded")
-    if isinstance(error, SchemaError):
-        message = f"The JSON schema cannot be enforced: {error}"
-        return ApiError(400, message, param=error.parameter, code="invalid_json_schema")
-    if isinstance(error, UnsupportedError):
-        return ApiError(400, str(error), param=error.parameter, code="unsupported_value")
-    return ApiError(400, str(error), param=param, code="invalid_value")
-
-
-REFUSED = (PromptTooLongError, SchemaError, UnsupportedError, TemplateError, TextError)
-
-
 def _start(
-    service: Service, jobs: Sequence[GenerationRequest], who: Caller, *, streamed: bool
+    service: Service, jobs: Sequence[GenerationRequest], who: Caller, body: Chat | Completion
 ) -> Answers:
     """Begin the answers, or say in OpenAI's terms why not."""
     reserved = sum(job.reserved for job in jobs)
@@ -65,10 +49,10 @@ def _start(
     begun = False
     try:
         # a stream is answered with its head at once, and cannot be given back then
-        generations = service.start(jobs, who.line, may_return=not streamed)
+        generations = service.start(jobs, who.line, may_return=not body.stream)
         begun = True
     except UnsupportedError as error:
-        raise _refusal(error, "n") from error
+        raise refusal(error, "n") from error
     except QueueFullError as error:
         raise queue_full(error) from error
     except ClosedError as error:
@@ -76,7 +60,7 @@ def _start(
     finally:
         if not begun:
             who.settle(reserved, 0)
-    return Answers(service, generations, who, reserved)
+    return Answers(service, generations, who, reserved, body.model)
 
 
 def _work(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -107,7 +91,7 @@ async def _chat_job(
             job = make()
         return await _compiled(service, job, request, who) if has_grammar else job
     except REFUSED as error:
-        raise _refusal(error, "messages") from error
+        raise refusal(error, "messages") from error
     except QueueFullError as error:
         raise queue_full(error) from error
     except TrialsBusyError as error:
@@ -158,7 +142,7 @@ async def _completion_jobs(
             return await off_loop.run(make, line)
         return make()
     except REFUSED as error:
-        raise _refusal(error, "prompt") from error
+        raise refusal(error, "prompt") from error
     except QueueFullError as error:
         raise queue_full(error) from error
 
@@ -190,10 +174,10 @@ async def _chat(
     job = await _chat_job(service, off_loop, body, request, who)
     if job is None:
         return left()
-    answers = _start(service, [job], who, streamed=body.stream)
+    answers = _start(service, [job], who, body)
     shape = ChatShape(service, logprobs=body.logprobs)
     if body.stream:
-        return stream(answers, shape, include_usage=body.include_usage)
+        return stream(answers, shape, body.usage)
     return await whole(answers, shape, request)
 
 
@@ -203,10 +187,10 @@ async def _complete(
     check_model(service, body.model)
     jobs = await _completion_jobs(service, off_loop, body, who.line)
     echoes = await _echoes(service, off_loop, body, who.line)
-    answers = _start(service, jobs, who, streamed=body.stream)
+    answers = _start(service, jobs, who, body)
     shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
     if body.stream:
-        return stream(answers, shape, include_usage=body.include_usage)
+        return stream(answers, shape, body.usage)
     return await whole(answers, shape, request)
 
 
@@ -228,6 +212,7 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
         return await complete(body.asked(), request, who)
 
     return {
+        **add_tokens(app, service, off_loop),
         "/v1/chat/completions": Endpoint(ReadChat(), chat),
         "/v1/completions": Endpoint(ReadCompletion(), complete),
     }

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
+import deepseek_serving
 from deepseek_serving.backends.base import Backend
 from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.generation.scheduler import QueueFullError
@@ -35,7 +36,7 @@ CallerDep = Annotated[Caller, Depends(caller)]
 
 
 def check_model(backend: Backend, name: str) -> None:
-    if name != backend.release.model:
+    if name != backend.release.model and name not in backend.aliases:
         raise ApiError(
             404,
             f"The model {name!r} does not exist here; this service has {backend.release.model!r}.",
@@ -61,6 +62,15 @@ def add_probes(app: FastAPI, backend: Backend) -> None:
     async def healthz() -> dict[str, str]:
         """The process answers."""
         return {"status": "alive"}
+
+    @app.get("/version", responses=ERRORS, tags=["operation"])
+    async def version(who: CallerDep) -> dict[str, str]:
+        """What answers here."""
+        return {
+            "version": deepseek_serving.__version__,
+            "server": "onprem.deepseek",
+            "release": backend.release.header,
+        }
 
     @app.get("/health", tags=["operation"], response_class=Response, responses=HEALTH)
     async def health() -> Response:
@@ -99,10 +109,13 @@ def _cards(backend: Backend, encoders: Encoders) -> dict[str, dict[str, Any]]:
         "owned_by": "onprem.deepseek",
         "release_version": release.version,
         "release_digest": release.digest,
+        "root": release.model,
+        "parent": None,
     }
     if backend.max_len is not None:
         card["max_model_len"] = backend.max_len
     cards = {release.model: card}
+    cards |= {name: {**card, "id": name, "parent": release.model} for name in backend.aliases}
     for encoder in encoders:
         cards[encoder.name] = {
             "id": encoder.name,
@@ -121,7 +134,7 @@ def add_models(app: FastAPI, backend: Backend, encoders: Encoders) -> None:
         """What this service has."""
         return {"object": "list", "data": list(_cards(backend, encoders).values())}
 
-    @app.get("/v1/models/{name}", responses=ERRORS, tags=["models"])
+    @app.get("/v1/models/{name:path}", responses=ERRORS, tags=["models"])
     async def model(name: str, who: CallerDep) -> dict[str, Any]:
         """One model."""
         cards = _cards(backend, encoders)

@@ -63,6 +63,31 @@ EMBEDDINGS: Responses = {
     408: REPLIES[408],
     413: REPLIES[413],
 }
+
+
+class Tokenized(BaseModel):
+    """The tokens of a text."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenized(BaseModel):
+    """The text of tokens."""
+
+    prompt: str
+
+
+TOKENIZED: Responses = {
+    **EMBEDDINGS,
+    200: {"description": "The tokens", "model": Tokenized},
+}
+DETOKENIZED: Responses = {
+    **EMBEDDINGS,
+    200: {"description": "The text", "model": Detokenized},
+}
 SCORES: Responses = {
     200: {"description": "A score for each", "content": {"application/json": {"schema": {}}}},
     400: REPLIES[400],

@@ -170,7 +170,7 @@ class ProxiedRequest:
         if not isinstance(body, dict) or "error" in body:
             raise _BrokenError(error_text(data.encode()))
         self._note(body)
-        if not self._asked.include_usage:
+        if self._asked.usage == "none":
             body.pop("usage", None)
             if not body.get("choices"):
                 return None
@@ -178,7 +178,7 @@ class ProxiedRequest:
 
     def _named(self, body: dict[str, Any]) -> dict[str, Any]:
         release = self._upstream.release
-        return {**body, "model": release.model, "system_fingerprint": release.digest[:12]}
+        return {**body, "model": self._asked.model, "system_fingerprint": release.digest[:12]}
 
     def _note(self, body: Mapping[str, Any]) -> None:
         if isinstance(body.get("usage"), Mapping):

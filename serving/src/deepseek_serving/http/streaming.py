@@ -13,20 +13,20 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deepseek_serving.backends.errors import GenerationFailedError
-from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.request import Usage
 from deepseek_serving.http.answers import Answers, read_all
 from deepseek_serving.http.failures import failure
 from deepseek_serving.http.hang_up import Watch, left
 from deepseek_serving.http.shapes import Shape
 
 
-def _base(service: Service, prefix: str, kind: str) -> dict[str, Any]:
+def _base(answers: Answers, prefix: str, kind: str) -> dict[str, Any]:
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
-        "model": service.release.model,
-        "system_fingerprint": service.release.digest[:12],
+        "model": answers.model,
+        "system_fingerprint": answers.service.release.digest[:12],
     }
 
 
@@ -46,7 +46,7 @@ async def whole(answers: Answers, shape: Shape, request: Request) -> Response:
         shape.whole(index, answer, generation.finish_reason)
         for index, (answer, generation) in enumerate(zip(read, answers.generations, strict=True))
     ]
-    body = _base(answers.service, shape.prefix, shape.whole_object)
+    body = _base(answers, shape.prefix, shape.whole_object)
     return JSONResponse({**body, "choices": choices, "usage": answers.usage()})
 
 
@@ -74,14 +74,16 @@ def _event(data: Mapping[str, Any]) -> str:
     return f"data: {_encode(data)}\n\n"
 
 
-async def _events(answers: Answers, shape: Shape, *, include_usage: bool) -> AsyncIterator[str]:
-    base = _base(answers.service, shape.prefix, shape.chunk_object)
-    if include_usage:
+async def _events(answers: Answers, shape: Shape, usage: Usage) -> AsyncIterator[str]:
+    base = _base(answers, shape.prefix, shape.chunk_object)
+    if usage == "last":
         base["usage"] = None
     # the same in all of them
     head = f'data: {_encode(base)[:-1]},"choices":['
 
     def of_choice(choice: Mapping[str, Any]) -> str:
+        if usage == "every":
+            return _event({**base, "choices": [choice], "usage": answers.usage()})
         return f"{head}{_encode(choice)}]}}\n\n"
 
     for index in range(len(answers.generations)):
@@ -99,11 +101,11 @@ async def _events(answers: Answers, shape: Shape, *, include_usage: bool) -> Asy
         # the status line is sent already; clients raise on an event with an error
         yield _event(failure(error).body())
         return
-    if include_usage:
+    if usage != "none":
         yield _event({**base, "choices": [], "usage": answers.usage()})
     yield "data: [DONE]\n\n"
 
 
-def stream(answers: Answers, shape: Shape, *, include_usage: bool) -> Response:
+def stream(answers: Answers, shape: Shape, usage: Usage) -> Response:
     """The answers as server-sent events."""
-    return EventStream(answers, _events(answers, shape, include_usage=include_usage))
+    return EventStream(answers, _events(answers, shape, usage))

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from deepseek_serving.generation.request import Chat, Completion, Embedding, Scoring
+from deepseek_serving.generation.request import (
+    Chat,
+    Completion,
+    Detokenize,
+    Embedding,
+    Scoring,
+    Tokenize,
+    Usage,
+)
+from deepseek_serving.http.complaints import RefusedError, explained
 from deepseek_serving.http.json_bounds import (
     MOST_CONTAINERS,
     MOST_QUOTES,
@@ -23,53 +32,30 @@ from deepseek_serving.http.json_bounds import (
     depth,
     shape,
 )
+from deepseek_serving.http.schema.body import Body
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
+from deepseek_serving.http.schema.tokens import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeTextRequest,
+)
 from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128
 # The values of a completion and of an embedding may be the numbers of tokens, which are handed over
 # as arrays.
 MOST_NUMBERS = 2**20
-MOST_ARGUMENTS = 64
 # of a body as text: 8 MiB of it with two bytes for each character, and four for half as many
 MOST_MEMORY = 2**24 + 2**10
 # About what tokenizers make of most texts; what a request really took is settled afterwards.
 BYTES_PER_TOKEN = 4
 
 
-class RefusedError(Exception):
-    """A body is not what it should be, in OpenAI's terms."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
-        # all of them, so that it can be pickled
-        super().__init__(message, param, code)
-        self.message = message
-        self.param = param
-        self.code = code
-
-
 def _too_complex(what: str) -> RefusedError:
     return RefusedError(f"The request body has more than {what}.", code="request_too_complex")
-
-
-def from_validation(errors: Sequence[Any]) -> RefusedError:
-    """The first of pydantic's complaints, as OpenAI would put it."""
-    first = errors[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
-    param = ".".join(path) or None
-    if first["type"] == "extra_forbidden":
-        return _unknown(param or "")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return RefusedError(f"{param or 'The request body'}: {message}", param, "invalid_value")
-
-
-def _unknown(param: str) -> RefusedError:
-    return RefusedError(
-        f"Unrecognized request argument supplied: {param}", param, "unknown_parameter"
-    )
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -119,15 +105,11 @@ def _parsed(data: bytes, most_values: int) -> object:
     return value
 
 
-def _validated(schema: type[BaseModel], value: object) -> Any:
-    if isinstance(value, dict) and len(value) > MOST_ARGUMENTS:
-        # an error for each of them would be made
-        raise _unknown(next(str(name) for name in value if name not in schema.model_fields))
+def _validated(schema: type[Body], value: object) -> Any:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise from_validation(found) from error
+        raise explained(error, value) from error
     except RecursionError as error:
         raise RefusedError("The request body is not valid JSON.", code="invalid_json") from error
 
@@ -167,6 +149,28 @@ class ReadEmbedding:
 
 
 @dataclass(frozen=True)
+class ReadTokenize:
+    """Reads the body of a question for tokens."""
+
+    def read(self, data: bytes) -> Tokenize:
+        value = _parsed(data, MOST_VALUES)
+        if isinstance(value, dict) and value.get("messages") is not None:
+            chat: Tokenize = _validated(TokenizeChatRequest, value).asked_tokens()
+            return chat
+        text: Tokenize = _validated(TokenizeTextRequest, value).asked()
+        return text
+
+
+@dataclass(frozen=True)
+class ReadDetokenize:
+    """Reads the body of a question for the text of tokens."""
+
+    def read(self, data: bytes) -> Detokenize:
+        asked: Detokenize = _validated(DetokenizeRequest, _parsed(data, MOST_NUMBERS)).asked()
+        return asked
+
+
+@dataclass(frozen=True)
 class ReadRerank:
     """Reads the body of a request that ranks documents."""
 
@@ -193,7 +197,7 @@ class UpstreamRequest:
     model: str
     body: bytes
     stream: bool
-    include_usage: bool
+    usage: Usage
     # tokens, as far as they can be told before anybody has counted them
     prompt: int
     most: int
@@ -205,7 +209,8 @@ class UpstreamRequest:
         """`sent` is the body as it came: what we have no field for cannot be in it."""
         forwarded = {**sent, "model": model}
         if asked.stream:
-            forwarded["stream_options"] = {"include_usage": True}
+            every = {"continuous_usage_stats": True} if asked.usage == "every" else {}
+            forwarded["stream_options"] = {"include_usage": True, **every}
         options = asked.options()
         prompts = len(asked.prompts) if isinstance(asked, Completion) else 1
         text = json.dumps(sent.get("messages", sent.get("prompt")), ensure_ascii=False)
@@ -214,7 +219,7 @@ class UpstreamRequest:
             asked.model,
             json.dumps(forwarded, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
             stream=asked.stream,
-            include_usage=asked.include_usage,
+            usage=asked.usage,
             prompt=len(text.encode("utf-8")) // BYTES_PER_TOKEN,
             most=options.n * prompts * (options.max_tokens or 0),
         )

@@ -15,8 +15,9 @@ from typing import Any
 
 from deepseek_serving.generation.concurrency import ConcurrencyLimiter
 from deepseek_serving.generation.scheduler import QueueFullError
+from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.validation import Reading, RefusedError
+from deepseek_serving.http.validation import Reading
 from deepseek_serving.http.validation_process import LENGTH_BYTES
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from deepseek_serving.http.validation import Reading, RefusedError
+from deepseek_serving.http.complaints import RefusedError
+from deepseek_serving.http.validation import Reading
 
 LENGTH_BYTES = 8
 # characters of a text that the service reads at once: its event loop has others

@@ -135,8 +135,10 @@ class TextStream:
 class StopScanner:
     """Passes text on until a stop string appears; holds back what may be the start of one."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keep: bool = False) -> None:
+        """`keep`: the stop string is shown, too."""
         self._stops = tuple(stops)
+        self._keep = keep
         self._held = ""
         self.stopped = False
         # what came behind the stop string
@@ -153,7 +155,9 @@ class StopScanner:
         if found:
             self.stopped = True
             place, length = min(found)
-            shown, self.rest, self._held = self._held[:place], self._held[place + length :], ""
+            end = place + length
+            shown, self.rest = self._held[: end if self._keep else place], self._held[end:]
+            self._held = ""
             return shown
         keep = self._possible_start()
         cut = len(self._held) - keep

@@ -7,49 +7,46 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Chat, Options, Tools
-from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_MESSAGES, only_at
+from deepseek_serving.http.schema.accepted import ChatAccepted
+from deepseek_serving.http.schema.body import INTEGER, refused
+from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_MESSAGES, Count
 from deepseek_serving.http.schema.formats import ObjectFormat, ResponseFormat, SchemaFormat
 from deepseek_serving.http.schema.messages import Message
 from deepseek_serving.http.schema.sampled import Sampled
 from deepseek_serving.http.schema.tools import NamedTool, Tool
 
 
-class ChatRequest(Sampled):
+class ChatRequest(Sampled, ChatAccepted):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[
         list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     ]
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    top_logprobs: Annotated[int, Field(ge=0, le=20), INTEGER] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_CALLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
 
     # no effect on the answer
-    metadata: Any = None
-    store: bool | None = None
     parallel_tool_calls: bool | None = None
-
-    # would change the answer if it were heeded
-    functions: Annotated[Any, only_at([])] = None
-    modalities: Annotated[Any, only_at(["text"])] = None
 
     @model_validator(mode="after")
     def agrees(self) -> ChatRequest:
         names = [tool.function.name for tool in self.tools or []]
         choice = self.tool_choice
         if isinstance(choice, NamedTool) and choice.function.name not in names:
-            raise ValueError("tool_choice names a function that is not among the tools")
+            raise refused("tool_choice names a function that is not among the tools", "tool_choice")
         if choice == "required" and not names:
-            raise ValueError("tool_choice is required, but there are no tools")
+            raise refused("tool_choice is required, but there are no tools", "tool_choice")
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs")
+            raise refused("top_logprobs needs logprobs", "top_logprobs")
         if self.json_schema is not None and self.called_tools is not None:
-            raise ValueError(
+            raise refused(
                 "response_format and tools exclude each other here: a call is not what the "
-                "format asks for; ask with tool_choice none"
+                "format asks for; ask with tool_choice none",
+                "response_format",
             )
         return self
 
@@ -89,5 +86,5 @@ class ChatRequest(Sampled):
             json_schema=self.json_schema,
             logprobs=bool(self.logprobs),
             stream=bool(self.stream),
-            include_usage=self.include_usage,
+            usage=self.usage,
         )

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Completion, Options
-from deepseek_serving.http.schema.bounds import MOST_CHOICES, TokenPrompt, only_at, texts_of
+from deepseek_serving.http.schema.accepted import CompletionAccepted
+from deepseek_serving.http.schema.body import INTEGER, refused
+from deepseek_serving.http.schema.bounds import MOST_CHOICES, AtMost, Texts, texts_of
 from deepseek_serving.http.schema.sampled import Sampled
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(Sampled, CompletionAccepted):
     """The body of POST /v1/completions."""
 
-    prompt: (
-        str
-        | TokenPrompt
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
-        | Annotated[list[TokenPrompt], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
-    )
-    logprobs: int | None = Field(default=None, ge=0, le=5)
+    prompt: Annotated[Texts, AtMost(MOST_CHOICES)]
+    logprobs: Annotated[int, Field(ge=0, le=5), INTEGER] | None = None
     echo: bool | None = None
-
-    # would change the answer if they were heeded
-    suffix: Annotated[Any, only_at("")] = None
-    best_of: Annotated[Any, only_at(1)] = None
 
     @model_validator(mode="after")
     def agrees(self) -> CompletionRequest:
         if self.echo and self.logprobs is not None:
-            raise ValueError("echo and logprobs exclude each other here")
+            raise refused("echo and logprobs exclude each other here", "echo")
         return self
 
     def options(self) -> Options:
@@ -44,5 +37,5 @@ class CompletionRequest(Sampled):
             logprobs=self.logprobs,
             echo=bool(self.echo),
             stream=bool(self.stream),
-            include_usage=self.include_usage,
+            usage=self.usage,
         )

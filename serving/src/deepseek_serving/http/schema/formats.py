@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from deepseek_serving.http.schema.body import Body
 from deepseek_serving.http.schema.bounds import Name
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(Body):
     """A JSON schema and its name."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -21,19 +22,19 @@ class JsonSchema(BaseModel):
     wanted: dict[str, Any] = Field(alias="schema")
 
 
-class TextFormat(BaseModel):
+class TextFormat(Body):
     """An answer in free text."""
 
     type: Literal["text"]
 
 
-class ObjectFormat(BaseModel):
+class ObjectFormat(Body):
     """An answer that is any JSON object."""
 
     type: Literal["json_object"]
 
 
-class SchemaFormat(BaseModel):
+class SchemaFormat(Body):
     """An answer that a JSON schema accepts."""
 
     type: Literal["json_schema"]

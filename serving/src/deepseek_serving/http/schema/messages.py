@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from deepseek_serving.http.json_bounds import MOST_CONTAINERS, MOST_VALUES, Shape, shape
+from deepseek_serving.http.schema.body import INTEGER, Body, refused
 from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_PARTS, FunctionName, Name
 
 
-class TextPart(BaseModel):
+def _text_alone(kind: object) -> object:
+    if isinstance(kind, str) and kind != "text":
+        shown = kind if len(kind) <= 64 else f"{kind[:64]}..."
+        raise refused(
+            "This model takes text only: '{within}' is a part of the type {kind}.", kind=repr(shown)
+        )
+    return kind
+
+
+class TextPart(Body):
     """A part of a message that is text."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_text_alone)]
     text: str
+
+    # no effect on the answer: hints to caches of other services
+    cache_control: dict[str, Any] | None = None
+    prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
 def _simple(text: str) -> str:
@@ -22,27 +36,31 @@ def _simple(text: str) -> str:
     most = Shape(MOST_CONTAINERS, MOST_VALUES)
     found = shape(text.encode("utf-8", "replace"), most)
     if found is None or found.containers > most.containers or found.values > most.values:
-        raise ValueError("has more values than any call needs")
+        raise refused("'{path}' has more values than any call needs.")
     return text
 
 
-class CalledFunction(BaseModel):
+class CalledFunction(Body):
     """The function of an earlier call, and its arguments as JSON text."""
 
     name: FunctionName
     arguments: Annotated[str, AfterValidator(_simple)]
 
 
-class Called(BaseModel):
+class Called(Body):
     """An earlier call of a tool, as the client sends it back."""
 
     id: Name = ""
     type: Literal["function"] = "function"
     function: CalledFunction
+    # of the streamed deltas that a client has put together
+    index: Annotated[int, INTEGER] | None = None
 
 
-class Message(BaseModel):
+class Message(Body):
     """Unknown fields are ignored: clients send an assistant's message back with all its fields."""
+
+    model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
@@ -55,9 +73,11 @@ class Message(BaseModel):
     @model_validator(mode="after")
     def has_content(self) -> Message:
         if self.content is None and not self.tool_calls:
-            raise ValueError("a message needs content")
+            raise refused(
+                "Missing required parameter: '{path}'; a message needs content.", "content"
+            )
         if self.tool_calls and self.role != "assistant":
-            raise ValueError("only messages of the assistant have tool_calls")
+            raise refused("'{path}': only messages of the assistant have tool_calls.", "tool_calls")
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -66,7 +86,7 @@ class Message(BaseModel):
         role = "system" if self.role == "developer" else self.role
         message: dict[str, Any] = {"role": role, "content": text}
         if self.tool_calls:
-            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
         for name in ("name", "tool_call_id"):
             value = getattr(self, name)
             if value is not None:

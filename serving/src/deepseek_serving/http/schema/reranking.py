@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Scoring
-from deepseek_serving.http.schema.bounds import MOST_TEXTS, Name
+from deepseek_serving.http.schema.body import INTEGER, Body, refused
+from deepseek_serving.http.schema.bounds import MOST_TEXTS, Count, Name
 
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
 
 
-class _Scored(BaseModel):
+class _Scored(Body):
     """What both have; `truncate_prompt_tokens`: -1 stands for as many as the model reads."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
     model: Name
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
     use_activation: bool | None = None
 
     # no effect on the scores
@@ -27,7 +26,7 @@ class _Scored(BaseModel):
     @model_validator(mode="after")
     def leaves_something(self) -> _Scored:
         if self.truncate_prompt_tokens == 0:
-            raise ValueError("truncate_prompt_tokens is -1 or at least 1")
+            raise refused("'{path}' is -1 or at least 1.", "truncate_prompt_tokens")
         return self
 
     def scoring(self, questions: list[str], documents: list[str], **more: Any) -> Scoring:
@@ -42,10 +41,8 @@ class _Scored(BaseModel):
         )
 
 
-class TextDocument(BaseModel):
+class TextDocument(Body):
     """A document as an object."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str
 
@@ -57,9 +54,9 @@ class RerankRequest(_Scored):
     documents: Annotated[
         list[str | TextDocument], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)
     ]
-    top_n: int | None = Field(default=None, ge=1, lt=2**31)
+    top_n: Count | None = None
     return_documents: bool | None = None
-    max_tokens_per_doc: int | None = Field(default=None, ge=1, lt=2**31)
+    max_tokens_per_doc: Count | None = None
 
     def asked(self) -> Scoring:
         documents = [
@@ -84,9 +81,10 @@ class ScoreRequest(_Scored):
     def pairs_up(self) -> ScoreRequest:
         questions, documents = self._lists()
         if len(questions) not in (1, len(documents)):
-            raise ValueError(
+            raise refused(
                 f"text_1 has {len(questions)} texts and text_2 {len(documents)}: one text, or as "
-                "many as text_2 has"
+                "many as text_2 has",
+                "text_1",
             )
         return self
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from deepseek_serving.generation.request import Options
-from deepseek_serving.http.schema.bounds import MOST_BIASES, MOST_CHOICES, Name
+from deepseek_serving.generation.request import Options, Usage
+from deepseek_serving.http.schema.accepted import Accepted
+from deepseek_serving.http.schema.body import INTEGER, INTEGERS, Body, only_at, refused
+from deepseek_serving.http.schema.bounds import (
+    MOST_BIASES,
+    MOST_CHOICES,
+    MOST_STOPS,
+    Count,
+    Name,
+    TokenId,
+)
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -17,34 +26,40 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 def _few_biases(value: object) -> object:
     """Before any is looked at: of a dictionary, unlike of a list, every error is collected."""
     if isinstance(value, dict) and len(value) > MOST_BIASES:
-        raise ValueError(f"has {len(value)} entries; at most {MOST_BIASES} are accepted")
+        raise refused(
+            f"Invalid '{{path}}': expected at most {MOST_BIASES} entries, but got {len(value)}."
+        )
     return value
 
 
 def _bias(value: dict[str, float] | None) -> dict[str, float] | None:
     for token, bias in (value or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ValueError(f"{token[:32]!r} is not the number of a token")
+            raise refused("'{path}': {token} is not the number of a token.", token=repr(token[:32]))
         if not (math.isfinite(bias) and -100 <= bias <= 100):
-            raise ValueError(f"the bias of token {token} is not between -100 and 100")
+            raise refused(
+                "'{path}': the bias of token {token} is not between -100 and 100.", token=token
+            )
     return value
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     """Options of a streamed answer."""
 
     include_usage: bool = False
+    # in every event, as it is by then
+    continuous_usage_stats: bool = False
+    # it hides lengths from whoever sees the encrypted stream, which nobody here does
+    include_obfuscation: Annotated[Any, only_at(False)] = None
 
 
-class Sampled(BaseModel):
+class Sampled(Accepted):
     """What chat and completion requests share."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: Name
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
+    top_k: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
     min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=10, allow_inf_nan=False)
     presence_penalty: Penalty | None = None
@@ -55,17 +70,22 @@ class Sampled(BaseModel):
         BeforeValidator(_few_biases),
         AfterValidator(_bias),
     ] = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
-    stop: StopString | Annotated[list[StopString], Field(max_length=4, fail_fast=True)] | None = (
-        None
-    )
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGER] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), INTEGER] | None = None
+    max_tokens: Count | None = None
+    stop: (
+        StopString
+        | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)]
+        | None
+    ) = None
+    include_stop_str_in_output: bool | None = None
+    stop_token_ids: (
+        Annotated[list[TokenId], Field(max_length=MOST_STOPS, fail_fast=True), INTEGERS] | None
+    ) = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), INTEGER] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-
-    # no effect on the answer
-    user: str | None = None
 
     def sampling_options(self, *, max_tokens: int | None, logprobs: int | None) -> Options:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -76,6 +96,10 @@ class Sampled(BaseModel):
             seed=None if self.seed is None else self.seed % 2**64,
             max_tokens=max_tokens,
             stop=stop,
+            include_stop=bool(self.include_stop_str_in_output),
+            stop_tokens=frozenset(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+            min_tokens=self.min_tokens or 0,
             # 0 and -1 are both taken for all tokens
             top_k=None if self.top_k is None else max(0, self.top_k),
             min_p=self.min_p,
@@ -88,5 +112,10 @@ class Sampled(BaseModel):
         )
 
     @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def usage(self) -> Usage:
+        options = self.stream_options
+        if options is None:
+            return "none"
+        if options.continuous_usage_stats:
+            return "every"
+        return "last" if options.include_usage else "none"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
+from deepseek_serving.http.schema.body import Body
 from deepseek_serving.http.schema.bounds import FunctionName, Name
 
 
-class Function(BaseModel):
+class Function(Body):
     """A function that the model may call."""
 
     name: FunctionName
@@ -18,20 +17,20 @@ class Function(BaseModel):
     strict: bool | None = None
 
 
-class Tool(BaseModel):
+class Tool(Body):
     """A tool that the model may call."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(BaseModel):
+class NamedFunction(Body):
     """The name of a function."""
 
     name: Name
 
 
-class NamedTool(BaseModel):
+class NamedTool(Body):
     """The tool that the model must call."""
 
     type: Literal["function"]
