@@ -9,6 +9,7 @@ import pytest
 
 from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.responses_input import in_our_terms
+from deepseek_serving.http.returned_thoughts import encoded
 from deepseek_serving.http.validation import (
     ReadChat,
     ReadForwarded,
@@ -126,6 +127,20 @@ def test_results_may_be_parts_and_thoughts_summaries() -> None:
     (answer, result) = messages(summary, CALL, {**RESULT, "output": parts})
     assert answer["reasoning_content"] == "Short."
     assert result["content"] == "in bed 3"
+
+
+def test_an_encoded_thought_is_read_where_there_is_no_text() -> None:
+    kept = {"type": "reasoning", "summary": [], "encrypted_content": encoded("Hm, é.")}
+    assert messages(kept)[0]["reasoning_content"] == "Hm, é."
+    assert (
+        messages({**THOUGHT, "encrypted_content": encoded("Ha.")})[0]["reasoning_content"] == "Hm."
+    )
+
+
+@pytest.mark.parametrize("content", ["gAAAA", "text:x", "text:/w=="])
+def test_a_thought_of_another_service_is_refused(content: str) -> None:
+    error = refusal(input=[{**THOUGHT, "encrypted_content": content}])
+    assert error.param == "input[0].encrypted_content"
 
 
 def test_parameters_are_those_of_the_chat_request() -> None:

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.responses_input import echoed
-from deepseek_serving.http.responses_output import MalformedAnswerError
+from deepseek_serving.http.responses_output import MalformedAnswerError, Output
 from deepseek_serving.http.responses_shape import ResponseShape
+from deepseek_serving.http.returned_thoughts import decoded
 from deepseek_serving.http.schema.responses import ResponsesRequest
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -191,6 +192,16 @@ def test_nothing_but_white_space_is_lost(choices: list[Choice]) -> None:
     assert "".join(item["arguments"] for item in called) == "".join(
         call["function"]["arguments"] for call in made
     )
+
+
+def test_thoughts_are_encoded_where_that_is_asked_for() -> None:
+    shape = ResponseShape("m", ECHO, Output(encodes_thoughts=True))
+    events = sent(shape.told([delta(reasoning_content="Hm."), delta(content="A")]))
+    (done,) = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert decoded(done["encrypted_content"]) == "Hm."
+    thought, message = json.loads(shape.whole("stop", USAGE))["output"]
+    assert thought == done
+    assert "encrypted_content" not in message
 
 
 def test_events_come_in_openai_s_order() -> None:

@@ -29,10 +29,12 @@ from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
 from deepseek_serving.http.refusals import REFUSED, refusal
 from deepseek_serving.http.responses import (
+    SMALL_BODY,
     in_terms_of_responses,
     streamed_response,
     whole_response,
 )
+from deepseek_serving.http.responses_output import Output
 from deepseek_serving.http.responses_shape import ResponseShape
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
@@ -208,7 +210,8 @@ async def _respond(
             return left()
         answers = _start(service, [job], who, chat)
     told = ChatShape(service, logprobs=chat.logprobs)
-    shape = ResponseShape(answers.model, body.echo)
+    output = Output(encodes_thoughts=body.encodes_thoughts)
+    shape = ResponseShape(answers.model, body.echo, output)
     if chat.stream:
         return streamed_response(answers, told, shape)
     return await whole_response(answers, told, shape, request)
@@ -257,7 +260,7 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
     return {
         **add_tokens(app, service, off_loop),
         "/v1/chat/completions": Endpoint(ReadChat(), chat),
-        "/v1/responses": Endpoint(reading, respond),
+        "/v1/responses": Endpoint(reading, respond, SMALL_BODY),
         "/v1/completions": Endpoint(ReadCompletion(), complete),
     }
 

@@ -26,8 +26,8 @@ from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
-from deepseek_serving.http.responses import in_terms_of_responses
-from deepseek_serving.http.responses_output import MalformedAnswerError
+from deepseek_serving.http.responses import SMALL_BODY, in_terms_of_responses
+from deepseek_serving.http.responses_output import MalformedAnswerError, Output
 from deepseek_serving.http.responses_shape import ResponseShape
 from deepseek_serving.http.responses_upstream import response_events, whole_response
 from deepseek_serving.http.schema.chat import ChatRequest
@@ -389,7 +389,8 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
     async def forward_response(
         asked: ResponseAsked[UpstreamRequest], request: Request, who: Caller
     ) -> Response:
-        shape = ResponseShape(asked.chat.model, asked.echo)
+        output = Output(encodes_thoughts=asked.encodes_thoughts)
+        shape = ResponseShape(asked.chat.model, asked.echo, output)
         with in_terms_of_responses():
             return await _forward(
                 upstream, asked.chat, request, who, partial(_respond, shape=shape)
@@ -402,7 +403,7 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
 
     return {
         **{reading.path: Endpoint(reading, forward) for reading in (chat, complete)},
-        "/v1/responses": Endpoint(respond, forward_response),
+        "/v1/responses": Endpoint(respond, forward_response, SMALL_BODY),
     }
 
 

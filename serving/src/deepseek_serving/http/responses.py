@@ -19,6 +19,9 @@ from deepseek_serving.http.responses_input import in_our_terms
 from deepseek_serving.http.responses_shape import ResponseShape
 from deepseek_serving.http.streaming import EventStream
 
+# read twice, as what it is and as a chat request, so half as much as of others takes as long
+SMALL_BODY = 32 * 2**10
+
 
 def _renamed(error: ApiError) -> ApiError:
     message, param = in_our_terms(str(error), error.param)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deepseek_serving.http.returned_thoughts import encoded
+
 # with its `type`; what all events of a stream have is added where they are written
 Event = dict[str, Any]
 Status = Literal["completed", "incomplete"]
@@ -56,10 +58,11 @@ THOUGHT = _TextKind(
 
 
 class _Text:
-    """A message or a thought, with one part of text."""
+    """A message or a thought, with one part of text; `encodes`: which is encoded, too."""
 
-    def __init__(self, kind: _TextKind, index: int) -> None:
+    def __init__(self, kind: _TextKind, index: int, *, encodes: bool) -> None:
         self.kind = kind
+        self._encodes = encodes
         self._index = index
         self._id = _new_id(kind.prefix)
         self._texts: list[str] = []
@@ -91,7 +94,9 @@ class _Text:
         yield self._of_text("delta", {"delta": text}, tokens)
 
     def whole(self, status: str) -> dict[str, Any]:
-        return self._item(status, [self._part("".join(self._texts))])
+        text = "".join(self._texts)
+        more = {"encrypted_content": encoded(text)} if self._encodes else {}
+        return {**self._item(status, [self._part(text)]), **more}
 
     def end(self, status: Status) -> Iterator[Event]:
         text = "".join(self._texts)
@@ -155,7 +160,8 @@ class Output:
     it is known what follows it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, encodes_thoughts: bool = False) -> None:
+        self._encodes_thoughts = encodes_thoughts
         self.items: list[dict[str, Any]] = []
         self._open: _Text | _Call | None = None
         self._calls = 0
@@ -186,7 +192,8 @@ class Output:
 
     def _text(self, kind: _TextKind, text: str, tokens: Sequence[Any]) -> Iterator[Event]:
         if not isinstance(self._open, _Text) or self._open.kind is not kind:
-            yield from self._begin(_Text(kind, self._next_index))
+            encodes = self._encodes_thoughts and kind is THOUGHT
+            yield from self._begin(_Text(kind, self._next_index, encodes=encodes))
         assert isinstance(self._open, _Text)
         yield from self._open.push(text, tokens)
 

@@ -294,6 +294,7 @@ class ResponseAsked(Generic[Asked]):
 
     chat: Asked
     echo: str
+    encodes_thoughts: bool
 
 
 @dataclass(frozen=True)
@@ -308,7 +309,8 @@ class ReadResponse(Generic[Asked]):
     def read(self, data: bytes) -> ResponseAsked[Asked]:
         body: ResponsesRequest = _validated(ResponsesRequest, _parsed(data, MOST_VALUES))
         try:
-            return ResponseAsked(self.chat.asked(chat_body(body)), echoed(body))
+            chat = self.chat.asked(chat_body(body))
         except RefusedError as error:
             message, param = in_our_terms(error.message, error.param)
             raise RefusedError(message, param, error.code) from error
+        return ResponseAsked(chat, echoed(body), body.encodes_thoughts)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from deepseek_serving.http.returned_thoughts import decoded
 from deepseek_serving.http.schema.body import Body, only_at, refused
 from deepseek_serving.http.schema.bounds import MOST_PARTS, FunctionName, Name
 from deepseek_serving.http.schema.messages import simple
@@ -107,13 +108,14 @@ class ReasoningText(Body):
     text: str
 
 
-def _not_encrypted(text: str) -> str:
-    if text:
+def _decoded(content: str) -> str:
+    try:
+        return decoded(content) if content else ""
+    except ValueError as error:
         raise refused(
-            "'{path}' can only be read by the service that encrypted it; this one sends thoughts "
-            "as text, in content, and takes them back so."
-        )
-    return text
+            "'{path}' is none that this service has sent, and only the service that encrypted it "
+            "can read it. Leave it out; a thought may be sent as text, in content."
+        ) from error
 
 
 class ReasoningItem(Body):
@@ -122,7 +124,7 @@ class ReasoningItem(Body):
     type: Literal["reasoning"]
     content: Annotated[list[ReasoningText], Field(max_length=MOST_PARTS)] | None = None
     summary: Annotated[list[SummaryText], Field(max_length=MOST_PARTS)] | None = None
-    encrypted_content: Annotated[str, AfterValidator(_not_encrypted)] | None = None
+    encrypted_content: Annotated[str, AfterValidator(_decoded)] | None = None
 
     # no effect on the answer
     id: Name | None = None
@@ -131,8 +133,10 @@ class ReasoningItem(Body):
     @property
     def text(self) -> str:
         """The thought itself, or else what is known of it."""
-        parts: Sequence[ReasoningText | SummaryText] = self.content or self.summary or ()
-        return "".join(part.text for part in parts)
+        if self.content or not self.encrypted_content:
+            parts: Sequence[ReasoningText | SummaryText] = self.content or self.summary or ()
+            return "".join(part.text for part in parts)
+        return self.encrypted_content
 
 
 class FunctionCall(Body):

@@ -23,6 +23,7 @@ MOST_INCLUDED = 32
 # as OpenAI has it
 MOST_METADATA = 16
 LOGPROBS = "message.output_text.logprobs"
+THOUGHTS = "reasoning.encrypted_content"
 
 
 def _functions_alone(kind: object) -> object:
@@ -238,3 +239,8 @@ class ResponsesRequest(ResponsesAccepted):
     def logprobs(self) -> bool:
         """Whether the tokens' probabilities are asked for."""
         return LOGPROBS in (self.include or ()) or bool(self.top_logprobs)
+
+    @property
+    def encodes_thoughts(self) -> bool:
+        """Whether thoughts are asked for in a form to be sent back."""
+        return THOUGHTS in (self.include or ())
