@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepseek_serving.generation.sampling import (
-    CANDIDATES,
-    Floats,
-    Sampler,
-    Sampling,
-    SamplingError,
-    best,
-    choose,
-)
+from deepseek_serving.generation.distribution import CANDIDATES, Floats, best
+from deepseek_serving.generation.sampling import Sampler, Sampling, SamplingError
 
 ROW = np.array([1.0, 3.0, 2.0, -1.0, 0.5], dtype=np.float32)
 rows = arrays(
@@ -104,39 +97,6 @@ def test_log_probabilities_are_those_of_the_model(
     assert [entry.token for entry in choice.top] == best(row, top or 1)[1].tolist()[:top]
     for entry in choice.top:
         assert entry.logprob == pytest.approx(expected[entry.token], abs=1e-6)
-
-
-VALUES = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
-TOKENS = np.array([40, 30, 20, 10], dtype=np.int64)
-
-
-@pytest.mark.parametrize(
-    ("sampling", "kept"),
-    [
-        (Sampling(top_k=1, seed=1), {40}),
-        (Sampling(top_k=3, seed=1), {40, 30, 20}),
-        (Sampling(min_p=0.5, seed=1), {40, 30}),
-        (Sampling(min_p=1.0, seed=1), {40}),
-        (Sampling(min_p=0.01, top_k=2, top_p=0.9, seed=1), {40, 30}),
-    ],
-)
-def test_top_k_and_min_p_keep_the_likeliest(sampling: Sampling, kept: set[int]) -> None:
-    generator = sampling.generator()
-    assert {choose(VALUES, TOKENS, sampling, generator) for _draw in range(500)} == kept
-
-
-def test_answers_to_one_request_draw_numbers_of_their_own() -> None:
-    def drawn(choice: int) -> list[int]:
-        sampling = Sampling(seed=7, choice=choice)
-        generator = sampling.generator()
-        return [choose(VALUES, TOKENS, sampling, generator) for _draw in range(40)]
-
-    assert drawn(0) == drawn(0)
-    assert drawn(1) == drawn(1)
-    assert drawn(0) != drawn(1)
-    # the first is what a request for one answer gets
-    alone = Sampling(seed=7).generator()
-    assert drawn(0) == [choose(VALUES, TOKENS, Sampling(seed=7), alone) for _draw in range(40)]
 
 
 class Only:

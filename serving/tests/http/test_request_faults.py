@@ -20,7 +20,8 @@ from waiting import http_client, until
 from deepseek_serving.backends.local import Service
 from deepseek_serving.errors import LibraryError, library_error
 from deepseek_serving.export.exporter import export
-from deepseek_serving.generation.sampling import NotANumberError, Sampler, Sampling
+from deepseek_serving.generation.distribution import NotANumberError
+from deepseek_serving.generation.sampling import Sampler, Sampling
 from deepseek_serving.generation.scheduler import Limits, Scheduler
 from deepseek_serving.http.app import create_app
 from deepseek_serving.runtime import Candidates
@@ -150,7 +151,7 @@ def test_a_row_of_no_numbers_ends_its_request_alone(
     def spoil(kind: str) -> None:
         ticket = victim[0].ticket if victim else None
         if kind == "decode" and ticket and ticket.generated == 3 and not ticket.ended:
-            slot = next(i for i, s in enumerate(scheduler._slots) if s.ticket is ticket)
+            slot = next(i for i, s in enumerate(scheduler._batch.slots) if s.ticket is ticket)
             for cache in engine.caches.values():
                 cache[slot, :, :4] = value
 

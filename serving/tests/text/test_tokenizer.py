@@ -7,7 +7,6 @@ import shutil
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,56 +15,8 @@ from tokenizers.models import WordLevel
 
 from deepseek_serving.errors import TokenizerError
 from deepseek_serving.generation.constrained import Grammars
-from deepseek_serving.generation.sampling import Sampling, choose
 from deepseek_serving.text.template import TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer, StopScanner
-
-VALUES = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
-TOKENS = np.array([40, 30, 20, 10], dtype=np.int64)
-
-
-def draw(sampling: Sampling, count: int = 4000) -> dict[int, float]:
-    generator = sampling.generator()
-    drawn = [choose(VALUES, TOKENS, sampling, generator) for _draw in range(count)]
-    return {int(token): drawn.count(int(token)) / count for token in TOKENS}
-
-
-def test_greedy_takes_the_best() -> None:
-    assert draw(Sampling(temperature=0), 50) == {40: 1.0, 30: 0, 20: 0, 10: 0}
-
-
-def test_temperature_one_follows_the_probabilities() -> None:
-    shares = draw(Sampling(seed=1))
-    for token, expected in zip(TOKENS, (0.5, 0.3, 0.15, 0.05), strict=True):
-        assert shares[int(token)] == pytest.approx(expected, abs=0.03)
-
-
-def test_temperature_sharpens_and_flattens() -> None:
-    assert draw(Sampling(temperature=0.2, seed=1))[40] > 0.9
-    assert draw(Sampling(temperature=2, seed=1))[10] > 0.1
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"), [(0, {40}), (0.5, {40}), (0.51, {40, 30}), (0.9, {40, 30, 20})]
-)
-def test_top_p_keeps_the_likeliest(top_p: float, kept: set[int]) -> None:
-    shares = draw(Sampling(top_p=top_p, seed=1))
-    assert {token for token, share in shares.items() if share} == kept
-
-
-@given(
-    values=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=64),
-    temperature=st.floats(0, 2),
-    top_p=st.floats(0, 1),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_some_candidate_is_always_chosen(
-    values: list[float], temperature: float, top_p: float, seed: int
-) -> None:
-    array = np.sort(np.array(values, dtype=np.float32))[::-1]
-    sampling = Sampling(temperature, top_p, seed)
-    tokens = np.arange(100, 100 + len(values))
-    assert choose(array, tokens, sampling, sampling.generator()) in tokens
 
 
 @given(

@@ -15,8 +15,8 @@ from deepseek_serving.backends.errors import (
 )
 from deepseek_serving.backends.event_bridge import EventBridge, EventQueue
 from deepseek_serving.backends.requests import GenerationRequest
+from deepseek_serving.generation.probabilities import Choice, PromptScores
 from deepseek_serving.generation.reply import Piece, ReplyParser
-from deepseek_serving.generation.sampling import Choice
 from deepseek_serving.generation.scheduler import Event, Scheduler, Ticket
 from deepseek_serving.metrics import Metrics
 from deepseek_serving.text.tokenizer import ChatTokenizer
@@ -26,10 +26,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of an answer, with the tokens that it took where log probabilities are asked for."""
+    """Some of an answer, with the tokens that it took where log probabilities are asked for.
+
+    `end` is the token that ended it, which is not in its text, if one did; `scores` are of the
+    prompt, and come before anything else.
+    """
 
     piece: Piece
     tokens: tuple[Choice, ...] = ()
+    end: tuple[Choice, ...] = ()
+    scores: PromptScores | None = None
 
 
 class Generation:
@@ -111,17 +117,22 @@ class Generation:
     def _read(self, event: Event) -> Chunk | None:
         piece = Piece()
         choice = event.choice
+        end: tuple[Choice, ...] = ()
         if choice is not None:
             self._metrics.count_token(thinking=self._parser.thinking)
-            if not event.is_end or choice.token in self._shown_ends:
+            scored = (choice,) if choice.logprob is not None else ()
+            if event.is_end and choice.token not in self._shown_ends:
+                end = scored
+            else:
                 piece = self._parser.push(self._pushed(choice.token))
-                self._tokens += (choice,) if choice.logprob is not None else ()
+                self._tokens += scored
         if event.finish is not None or self._parser.stopped:
             piece += self._end(event)
-        if not piece and not (self.finish_reason and self._tokens):
+        told = end or event.scores is not None or (self.finish_reason and self._tokens)
+        if not piece and not told:
             return None
         tokens, self._tokens = self._tokens, ()
-        return Chunk(piece, tokens)
+        return Chunk(piece, tokens, end, event.scores)
 
     def _pushed(self, token: int) -> str:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from deepseek_serving.backends.answer import Generation
 from deepseek_serving.backends.errors import UnsupportedError
 from deepseek_serving.backends.event_bridge import EventBridge
 from deepseek_serving.backends.requests import GenerationRequest, RequestFactory
-from deepseek_serving.backends.sampling_choice import end_tokens, sampling
+from deepseek_serving.backends.sampling_choice import end_tokens, sampling, without_logits
 from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import ServingError, TokenizerError
 from deepseek_serving.generation.constrained import Grammars
@@ -25,6 +26,11 @@ from deepseek_serving.settings import EngineSettings, ModelSettings
 from deepseek_serving.text.generation_defaults import Defaults, read_defaults
 from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.trust.release import Release
+
+logger = logging.getLogger(__name__)
+
+# log probabilities of prompts in one answer: about 10 MB of JSON
+MOST_SCORES = 2**17
 
 
 class Service:
@@ -46,6 +52,12 @@ class Service:
         self.tokenizer = tokenizer
         self.timeout = timeout
         self.defaults: Defaults = read_defaults(release.graph, tokenizer.token)
+        if not has_logits and self.defaults != without_logits(self.defaults):
+            logger.warning(
+                "the graph of this release gives no logits, which some of the checkpoint's "
+                "generation_config.json needs and which has no effect; publish the release again"
+            )
+            self.defaults = without_logits(self.defaults)
         known = vocabulary(release)
         # the table of a model may be larger than its tokenizer's vocabulary, or smaller
         tokens = max(known, tokenizer.size)
@@ -57,8 +69,8 @@ class Service:
             max_len=scheduler.max_len,
             vocabulary=known,
             has_logits=has_logits,
-            defaults=self.defaults,
         )
+        self._has_logits = has_logits
         self.metrics = Metrics(EngineState(scheduler, release))
         self._bridge: EventBridge | None = None
         self.created = int((release.graph / "export.json").stat().st_mtime)
@@ -116,6 +128,7 @@ class Service:
                 f"{count} answers are asked for; at most {self.scheduler.most} can be in work and "
                 "wait together.",
             )
+        check_scores(requests)
         bridge = self._event_bridge()
         pairs = [
             (
@@ -147,10 +160,26 @@ class Service:
             request.prompt,
             min(room, most),
             end_tokens(options, defaults),
-            sampling(options, defaults, choice),
+            sampling(options, defaults, choice, has_logits=self._has_logits),
             key,
             self.timeout,
             request.grammar.constraint() if request.grammar else None,
+            options.score,
+        )
+
+
+def check_scores(requests: Sequence[GenerationRequest]) -> None:
+    """Raises UnsupportedError for more log probabilities than an answer may hold."""
+    scores = sum(
+        request.options.n * len(request.prompt) * (1 + request.options.score)
+        for request in requests
+        if request.options.score is not None
+    )
+    if scores > MOST_SCORES:
+        raise UnsupportedError(
+            "prompt_logprobs",
+            f"{scores} log probabilities of the prompt's tokens are asked for (each token, and "
+            f"the best ones in its place, in each answer); at most {MOST_SCORES} are given.",
         )
 
 

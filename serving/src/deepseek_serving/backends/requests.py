@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
-from deepseek_serving.backends.sampling_choice import sampling
+from deepseek_serving.backends.sampling_choice import needs_logits
 from deepseek_serving.generation.constrained import Grammar, Grammars
+from deepseek_serving.generation.distribution import CANDIDATES
 from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
 from deepseek_serving.generation.request import Options, Tools
-from deepseek_serving.text.generation_defaults import Defaults
 from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.slices import TooManyTokensError
 from deepseek_serving.text.template import TemplateError
@@ -54,7 +54,6 @@ class RequestFactory:
         max_len: int,
         vocabulary: int,
         has_logits: bool,
-        defaults: Defaults,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -62,7 +61,6 @@ class RequestFactory:
         self._max_len = max_len
         self.vocabulary = vocabulary
         self._has_logits = has_logits
-        self._defaults = defaults
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
         )
@@ -176,12 +174,13 @@ class RequestFactory:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         self._check_tokens(request.prompt)
         options = request.options
-        reads = sampling(options, self._defaults).reads_logits
-        if not self._has_logits and (reads or request.wanted):
+        needed = needs_logits(options) or ("response_format" if request.wanted else None)
+        if needed and not self._has_logits:
             raise UnsupportedError(
-                "logit_bias",
+                needed,
                 "The graph of this release gives no logits, which penalties, logit_bias, "
-                "min_tokens, log probabilities and JSON output need; publish the release again.",
+                f"min_tokens, a top_k over {CANDIDATES}, log probabilities and JSON output need; "
+                "publish the release again.",
             )
         beyond = [token for token in options.logit_bias if token >= self.vocabulary]
         if beyond:

@@ -40,6 +40,8 @@ class Options:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    # give the prompt's tokens log probabilities, with so many best ones of each
+    score: int | None = None
     n: int = 1
 
 
@@ -65,6 +67,7 @@ class Chat:
     # what the answer must look like; None if it is free
     json_schema: dict[str, Any] | None = None
     logprobs: bool = False
+    prompt_logprobs: int | None = None
     stream: bool = False
     usage: Usage = "none"
 
@@ -80,6 +83,7 @@ class Completion:
     prompts: list[Text]
     chosen: Options
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     echo: bool = False
     stream: bool = False
     usage: Usage = "none"

@@ -1,7 +1,12 @@
 """Choose the next token of a sequence.
 
-Sampling reads the candidates that the engine gives, best first. Only a request that could prefer a
-token outside of them, or that wants log probabilities, makes the engine hand over the whole row.
+The order is that of vLLM 0.25 (vllm/v1/sample/sampler.py): what may come at all (a grammar, and no
+end before `min_tokens`), biases, penalties (of repetition over prompt and answer; of frequency and
+presence over the answer), and then temperature, `min_p`, `top_k` and `top_p`. Log probabilities are
+the model's own, before all of that.
+
+The engine's candidates suffice for many requests; the whole row is asked for only where it could
+make a difference.
 """
 
 from __future__ import annotations
@@ -15,19 +20,20 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Tokens = npt.NDArray[np.int64]
-
-# as many as the graph's TopK gives
-CANDIDATES = 64
+from deepseek_serving.generation.distribution import (
+    CANDIDATES,
+    LEAST_TEMPERATURE,
+    Distribution,
+    Floats,
+    NotANumberError,
+    Tokens,
+    best,
+)
+from deepseek_serving.generation.probabilities import Choice, scored
 
 
 class SamplingError(Exception):
     """No token may follow."""
-
-
-class NotANumberError(Exception):
-    """The engine gave a sequence logits that are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,11 @@ class Sampling:
     """How the next token is chosen.
 
     `temperature` 0 is greedy; `top_p` keeps the likeliest tokens whose sum reaches it; `top_k` 0
-    keeps all; `min_p` is a share of the likeliest token's probability.
+    keeps all; `min_p` is a share of the likeliest token's probability. Before `min_tokens` tokens
+    none of `end_tokens` comes.
 
-    `choice` numbers the answers to one request: each draws numbers of its own.
+    `choice` numbers the answers to one request: each draws numbers of its own. Without `has_row`
+    the engine has nothing but its candidates.
     """
 
     temperature: float = 1.0
@@ -50,10 +58,14 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
-    choice: int = 0
-    # none of `ends` is chosen before there are `min_tokens`
     min_tokens: int = 0
-    ends: frozenset[int] = frozenset()
+    end_tokens: frozenset[int] = frozenset()
+    choice: int = 0
+    has_row: bool = True
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < LEAST_TEMPERATURE
 
     @property
     def penalises(self) -> bool:
@@ -65,13 +77,19 @@ class Sampling:
 
     @property
     def reads_logits(self) -> bool:
-        """Whether the candidates alone do not suffice."""
+        """Whether the candidates alone never suffice."""
         return (
             self.penalises
             or bool(self.logit_bias)
             or self.logprobs is not None
             or self.min_tokens > 0
+            or (self.top_k > CANDIDATES and not self.greedy)
         )
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        return self.penalises or bool(self.logit_bias) or self.min_tokens > 0
 
     def generator(self) -> np.random.Generator:
         if self.seed is None:
@@ -102,63 +120,6 @@ class Constraint(Protocol):
         """Nothing may follow; False as long as it is not known."""
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A token and its natural-log probability."""
-
-    token: int
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A token; where they were asked for, its log probability and those of the best."""
-
-    token: int
-    logprob: float | None = None
-    top: tuple[TokenLogprob, ...] = ()
-
-
-def choose(
-    values: Floats, tokens: Tokens, sampling: Sampling, generator: np.random.Generator
-) -> int:
-    """One token of one sequence's candidates, which are sorted, best first."""
-    if sampling.temperature == 0:
-        return int(tokens[0])
-    with np.errstate(over="ignore"):
-        # a tiny temperature sends all but the best to minus infinity, as it should
-        scaled = (values.astype(np.float64) - values[0]) / sampling.temperature
-    weights = np.exp(scaled)
-    # the best weighs 1 here, so this is relative to it
-    weights[weights < sampling.min_p] = 0
-    if sampling.top_k:
-        weights[sampling.top_k :] = 0
-    weights /= weights.sum()
-    # a token stays if those before it do not reach top_p; the first always stays
-    before = np.cumsum(weights) - weights
-    weights[1:][before[1:] >= sampling.top_p] = 0
-    cumulative = np.cumsum(weights)
-    index = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-    return int(tokens[min(int(index), len(tokens) - 1)])
-
-
-def best(row: Floats, count: int) -> tuple[Floats, Tokens]:
-    """The best of a row that may be chosen at all, best first; ties by the token's number."""
-    count = min(count, len(row))
-    # everything as good as the last that fits, so that ties do not depend on the partition
-    limit = np.partition(row, len(row) - count)[len(row) - count]
-    tokens = np.flatnonzero((row >= limit) & (row > -np.inf))
-    tokens = tokens[np.argsort(-row[tokens], kind="stable")][:count]
-    return row[tokens], tokens.astype(np.int64)
-
-
-def _log_probability(row: Floats, tokens: Sequence[int]) -> list[TokenLogprob]:
-    wide = row.astype(np.float64)
-    highest = wide.max()
-    total = highest + np.log(np.exp(wide - highest).sum())
-    return [TokenLogprob(int(token), float(wide[token] - total)) for token in tokens]
-
-
 class Sampler:
     """The state of one sequence: its random numbers, what it has said, what it may say."""
 
@@ -169,7 +130,9 @@ class Sampler:
         self._prompt = prompt
         self._constraint = constraint
         self._said: Counter[int] = Counter()
-        self._count = 0
+        self._chosen = 0
+        # of the vocabulary, once a row was read
+        self._size: int | None = None
 
     # most requests need few of these, and each takes as long as parsing the request
 
@@ -189,7 +152,7 @@ class Sampler:
 
     @functools.cached_property
     def _ends(self) -> Tokens:
-        return np.array(sorted(self._sampling.ends), dtype=np.int64)
+        return np.array(sorted(self._sampling.end_tokens), dtype=np.int64)
 
     @property
     def complete(self) -> bool:
@@ -214,40 +177,51 @@ class Sampler:
             raise NotANumberError
         sampling = self._sampling
         allowed = self._constraint.allowed() if self._constraint else None
-        row = logits() if sampling.reads_logits or allowed is not None else None
-        if row is not None:
+        if sampling.reshapes or allowed is not None:
+            row = logits()
             if not np.isfinite(row.max()):
                 raise NotANumberError
-            values, tokens = best(self._adjusted(row, allowed), CANDIDATES)
+            adjusted = self._adjusted(row, allowed)
+            values, tokens = best(adjusted, CANDIDATES)
             if not len(tokens):
                 raise SamplingError("no token may follow")
-        # greedy sequences are never to make the generator
-        token = (
-            int(tokens[0])
-            if sampling.temperature == 0
-            else choose(values, tokens, sampling, self._generator)
-        )
-        self._count += 1
+            token = self._one(values, tokens, lambda: adjusted)
+        else:
+            token = self._one(values, tokens, logits if sampling.has_row else None)
+        self._chosen += 1
         if sampling.penalises:
             self._said[token] += 1
         if self._constraint is not None:
             self._constraint.accept(token)
-        if row is None or sampling.logprobs is None:
+        if sampling.logprobs is None:
             return Choice(token)
-        (chosen,) = _log_probability(row, [token])
-        _values, likeliest = best(row, sampling.logprobs) if sampling.logprobs else ((), ())
-        return Choice(token, chosen.logprob, tuple(_log_probability(row, list(likeliest))))
+        return scored(logits(), token, sampling.logprobs)
+
+    def _one(self, values: Floats, tokens: Tokens, row: Callable[[], Floats] | None) -> int:
+        """One of what is left, the best of it sorted."""
+        sampling = self._sampling
+        # greedy sequences are never to make the generator
+        if sampling.greedy:
+            return int(tokens[0])
+        left = Distribution(values, tokens, row, self._size, sampling.temperature)
+        token = left.choose(
+            self._generator.random(),
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+        )
+        self._size = left.size
+        return token
 
     def _adjusted(self, row: Floats, allowed: npt.NDArray[np.bool_] | None) -> Floats:
         """The row as this sequence sees it."""
         row = row.copy()
-        if self._sampling.penalises:
-            self._penalise(row)
+        if self._chosen < self._sampling.min_tokens:
+            row[self._ends[self._ends < len(row)]] = -np.inf
         biased, biases = self._biases
         row[biased] += biases
-        if self._count < self._sampling.min_tokens:
-            # others than the graph's never come
-            row[self._ends[self._ends < len(row)]] = -np.inf
+        if self._sampling.penalises:
+            self._penalise(row)
         if allowed is not None:
             row[: len(allowed)][~allowed[: len(row)]] = -np.inf
             # the table may be padded beyond the tokenizer's vocabulary

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from deepseek_serving.generation.sampling import Choice, Constraint, Sampler, Sampling
+from deepseek_serving.generation.probabilities import Choice, PromptScores
+from deepseek_serving.generation.sampling import Constraint, Sampler, Sampling
 from deepseek_serving.settings import DEFAULT_QUEUE
 
 # refused: what was asked for cannot be; failed: the engine could not answer this one;
@@ -49,6 +50,9 @@ class Limits:
 class Request:
     """What to generate: at most `max_tokens` after `prompt`, up to one of `end_tokens`.
 
+    With `score`, all tokens of the prompt but the first are given their log probabilities, and
+    those of so many best ones.
+
     Requests of one `key` wait in one line, and may reuse what the cache holds of each other; those
     of different keys must not, since the time to the first token would tell what others ask.
     """
@@ -60,6 +64,7 @@ class Request:
     key: str = ""
     timeout: float | None = None
     constraint: Constraint | None = None
+    score: int | None = None
     # nothing of it has been answered yet, so that another host may take it as long as it waits
     may_return: bool = False
 
@@ -69,8 +74,18 @@ class Request:
             raise ValueError(
                 f"a prompt of {len(self.prompt)} tokens does not fit: 1 to {max_len - 1} do"
             )
-        if self.max_tokens < 1:
-            raise ValueError("max_tokens must be at least 1")
+        if self.max_tokens < 0:
+            raise ValueError("max_tokens must be at least 0")
+
+    @property
+    def head(self) -> Sequence[int]:
+        """What is read in chunks; the rest of a prompt that is scored is decoded."""
+        return self.prompt if self.score is None else self.prompt[:1]
+
+    @property
+    def scored(self) -> int:
+        """How many tokens of the prompt are to be scored."""
+        return len(self.prompt) - len(self.head)
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,8 @@ class Event:
     choice: Choice | None = None
     finish: FinishReason | None = None
     is_end: bool = False
+    # of the prompt, with the first event after it
+    scores: PromptScores | None = None
 
     @property
     def token(self) -> int | None:
@@ -110,10 +127,40 @@ class Ticket:
     full: bool = False
     # those of the same request
     together: Sequence[Ticket] = ()
+    _scores: PromptScores | None = None
+
+    def __post_init__(self) -> None:
+        if self.request.score is not None:
+            self._scores = PromptScores()
 
     @property
-    def in_prefill(self) -> bool:
-        return self.read < len(self.request.prompt)
+    def left(self) -> int:
+        """Tokens of the prompt that are still to be read."""
+        return len(self.request.head) - self.read
+
+    @property
+    def chosen(self) -> int:
+        """Tokens of the answer; `generated` counts those of the prompt that are scored as well."""
+        return max(0, self.generated - self.request.scored)
+
+    @property
+    def scored_next(self) -> int | None:
+        """The token of the prompt that is to be scored next, if one is."""
+        if self.generated >= self.request.scored:
+            return None
+        return self.request.prompt[self.generated + 1]
+
+    def score(self, choice: Choice) -> None:
+        """Take a token of the prompt as if it had been chosen."""
+        assert self._scores is not None
+        self._scores.add(choice)
+        self.last_token = choice.token
+        self.generated += 1
+
+    def take_scores(self) -> PromptScores | None:
+        """All of them, once."""
+        scores, self._scores = self._scores, None
+        return scores
 
     @property
     def length(self) -> int:
@@ -129,8 +176,8 @@ class Ticket:
         """Why its last token is the last, if it is."""
         if token in self.request.end_tokens:
             return "stop"
-        full = len(self.request.prompt) + self.generated >= max_len
-        return "length" if full or self.generated >= self.request.max_tokens else None
+        full = len(self.request.prompt) + self.chosen >= max_len
+        return "length" if full or self.chosen >= self.request.max_tokens else None
 
     def unwanted(self, now: float) -> FinishReason | None:
         if self.cancelled:
@@ -197,7 +244,7 @@ def common_chunks(first: Sequence[int], second: Sequence[int], size: int) -> int
 def best_slot(slots: Sequence[Slot], request: Request, chunk: int) -> tuple[int, int]:
     """The free slot that holds most of the prompt, and how much; the first one if none does."""
     # the last token must be read, since what follows it is what was asked for
-    prompt = request.prompt[: len(request.prompt) - 1]
+    prompt = request.head[: len(request.head) - 1]
     known = {
         index: common_chunks(slot.held, prompt, chunk)
         for index, slot in enumerate(slots)

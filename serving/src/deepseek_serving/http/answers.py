@@ -10,8 +10,8 @@ from typing import Any
 from deepseek_serving.backends.answer import Chunk, Generation
 from deepseek_serving.backends.errors import GenerationFailedError
 from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.probabilities import Choice, PromptScores
 from deepseek_serving.generation.reply import Piece
-from deepseek_serving.generation.sampling import Choice
 from deepseek_serving.generation.scheduler import Event
 from deepseek_serving.http.auth import Caller
 
@@ -108,6 +108,9 @@ class CompletedAnswer:
 
     piece: Piece = field(default_factory=Piece)
     tokens: list[Choice] = field(default_factory=list)
+    # the token that ended it, if one did, and what the prompt's tokens scored
+    end: tuple[Choice, ...] = ()
+    scores: PromptScores | None = None
 
     @classmethod
     async def read(cls, generation: Generation) -> CompletedAnswer:
@@ -117,6 +120,8 @@ class CompletedAnswer:
             for chunk in chunks:
                 pieces.append(chunk.piece)
                 whole.tokens.extend(chunk.tokens)
+                whole.end += chunk.end
+                whole.scores = chunk.scores if whole.scores is None else whole.scores
         whole.piece = Piece(
             "".join(piece.content for piece in pieces),
             "".join(piece.reasoning for piece in pieces),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.responses import ResponsesRequest
 from deepseek_serving.http.streaming import stream, whole
-from deepseek_serving.http.text_shape import TextShape
+from deepseek_serving.http.text_shape import Echo, TextShape
 from deepseek_serving.http.tokens import add_tokens
 from deepseek_serving.http.validation import (
     ReadChat,
@@ -161,17 +162,26 @@ async def _completion_jobs(
         raise queue_full(error) from error
 
 
-async def _echoes(service: Service, off_loop: OffLoop, body: Completion, line: str) -> list[str]:
+async def _echoes(
+    service: Service,
+    off_loop: OffLoop,
+    body: Completion,
+    jobs: Sequence[GenerationRequest],
+    line: str,
+) -> list[Echo | None]:
     """What comes before each answer."""
     if not body.echo:
-        return [""] * len(body.prompts) * body.options().n
+        return list(itertools.repeat(None, len(body.prompts) * body.options().n))
 
     def decode(prompt: Text) -> str:
         return prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
 
-    def make() -> list[str]:
-        texts = [decode(prompt) for prompt in body.prompts]
-        return [text for text in texts for _choice in range(body.options().n)]
+    def make() -> list[Echo | None]:
+        echoes = [
+            Echo(decode(prompt), job.prompt if body.logprobs is not None else ())
+            for prompt, job in zip(body.prompts, jobs, strict=True)
+        ]
+        return [echo for echo in echoes for _choice in range(body.options().n)]
 
     if sum(map(len, body.prompts)) <= SMALL:
         return make()
@@ -189,7 +199,7 @@ async def _chat(
     if job is None:
         return left()
     answers = _start(service, [job], who, body)
-    shape = ChatShape(service, logprobs=body.logprobs)
+    shape = ChatShape(service, logprobs=body.logprobs, prompt_logprobs=body.prompt_logprobs)
     if body.stream:
         return stream(answers, shape, body.usage)
     return await whole(answers, shape, request)
@@ -222,9 +232,11 @@ async def _complete(
 ) -> Response:
     check_model(service, body.model)
     jobs = await _completion_jobs(service, off_loop, body, who.line)
-    echoes = await _echoes(service, off_loop, body, who.line)
+    echoes = await _echoes(service, off_loop, body, jobs, who.line)
     answers = _start(service, jobs, who, body)
-    shape = TextShape(service, logprobs=body.logprobs is not None, echoes=echoes)
+    shape = TextShape(
+        service, logprobs=body.logprobs, echoes=echoes, prompt_logprobs=body.prompt_logprobs
+    )
     if body.stream:
         return stream(answers, shape, body.usage)
     return await whole(answers, shape, request)

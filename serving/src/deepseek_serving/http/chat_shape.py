@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deepseek_serving.backends.answer import Chunk
 from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.probabilities import Choice, PromptScores
 from deepseek_serving.generation.reply import ToolCall
-from deepseek_serving.generation.sampling import Choice
 from deepseek_serving.http.answers import CompletedAnswer
+from deepseek_serving.http.prompt_scores import prompt_logprobs
 from deepseek_serving.http.shapes import token_shown
+from deepseek_serving.http.sliced_json import Series
 
 
 class ChatShape:
@@ -20,25 +22,19 @@ class ChatShape:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, service: Service, *, logprobs: bool) -> None:
+    def __init__(
+        self, service: Service, *, logprobs: bool, prompt_logprobs: int | None = None
+    ) -> None:
         self._service = service
         self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
         # calls so far, by choice
         self._calls: dict[int, int] = {}
 
-    def _tokens(self, tokens: Sequence[Choice]) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        content = [
-            {
-                **token_shown(self._service, choice.token, choice.logprob or 0.0),
-                "top_logprobs": [
-                    token_shown(self._service, top.token, top.logprob) for top in choice.top
-                ],
-            }
-            for choice in tokens
-        ]
-        return {"content": content, "refusal": None}
+    def _token(self, choice: Choice) -> dict[str, Any]:
+        best = [token_shown(self._service, top.token, top.logprob) for top in choice.top]
+        own = token_shown(self._service, choice.token, choice.logprob or 0.0)
+        return {**own, "top_logprobs": best}
 
     def whole(self, index: int, answer: CompletedAnswer, finish: str) -> dict[str, Any]:
         piece = answer.piece
@@ -54,9 +50,25 @@ class ChatShape:
         return {
             "index": index,
             "message": message,
-            "logprobs": self._tokens(answer.tokens),
+            "logprobs": (
+                {"content": Series(answer.tokens, self._token), "refusal": None}
+                if self._logprobs
+                else None
+            ),
             "finish_reason": "tool_calls" if piece.calls and finish == "stop" else finish,
         }
+
+    def beside(self, answers: Sequence[CompletedAnswer]) -> dict[str, Any]:
+        """Of the prompt, which all answers share."""
+        scores = answers[0].scores
+        if scores is None or self._prompt_logprobs is None:
+            return {}
+        shown = prompt_logprobs(self._service, scores, self._prompt_logprobs)
+        return {"prompt_logprobs": shown}
+
+    def scored(self, index: int, scores: PromptScores) -> Iterable[dict[str, Any]]:
+        """Nothing: prompts of streams are not scored."""
+        return ()
 
     def _delta(
         self,
@@ -66,6 +78,11 @@ class ChatShape:
         logprobs: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+    def _listed(self, tokens: Sequence[Choice]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        return {"content": list(map(self._token, tokens)), "refusal": None}
 
     def begin(self, index: int) -> dict[str, Any] | None:
         return self._delta(index, {"role": "assistant", "content": ""})
@@ -83,7 +100,7 @@ class ChatShape:
             delta["tool_calls"] = [
                 {"index": first + number, **_call(call)} for number, call in enumerate(piece.calls)
             ]
-        return self._delta(index, delta, logprobs=self._tokens(chunk.tokens))
+        return self._delta(index, delta, logprobs=self._listed(chunk.tokens))
 
     def end(self, index: int, finish: str) -> dict[str, Any]:
         called = finish == "stop" and index in self._calls

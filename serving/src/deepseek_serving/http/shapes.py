@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from deepseek_serving.backends.answer import Chunk
 from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.probabilities import PromptScores
 from deepseek_serving.http.answers import CompletedAnswer
 
 # JSON has no minus infinity; OpenAI's own stand-in for it
@@ -21,6 +23,12 @@ class Shape(Protocol):
 
     def whole(self, index: int, answer: CompletedAnswer, finish: str) -> dict[str, Any]:
         """One of the choices."""
+
+    def beside(self, answers: Sequence[CompletedAnswer]) -> dict[str, Any]:
+        """What is said beside the choices."""
+
+    def scored(self, index: int, scores: PromptScores) -> Iterable[dict[str, Any]]:
+        """What a stream says of a choice's prompt, once that is scored."""
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """What a stream says before anything is generated."""

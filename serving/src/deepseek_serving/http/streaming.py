@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -9,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deepseek_serving.backends.errors import GenerationFailedError
@@ -18,6 +19,7 @@ from deepseek_serving.http.answers import Answers, read_all
 from deepseek_serving.http.failures import failure
 from deepseek_serving.http.hang_up import Watch, left
 from deepseek_serving.http.shapes import Shape
+from deepseek_serving.http.sliced_json import json_response
 
 
 def _base(answers: Answers, prefix: str, kind: str) -> dict[str, Any]:
@@ -47,7 +49,8 @@ async def whole(answers: Answers, shape: Shape, request: Request) -> Response:
         for index, (answer, generation) in enumerate(zip(read, answers.generations, strict=True))
     ]
     body = _base(answers, shape.prefix, shape.whole_object)
-    return JSONResponse({**body, "choices": choices, "usage": answers.usage()})
+    beside = shape.beside(read)
+    return await json_response({**body, "choices": choices, "usage": answers.usage(), **beside})
 
 
 class EventStream(StreamingResponse):
@@ -93,6 +96,10 @@ async def _events(answers: Answers, shape: Shape, usage: Usage) -> AsyncIterator
     try:
         async for index, chunks in answers.merged():
             if chunks is not None:
+                for scores in (chunk.scores for chunk in chunks):
+                    for part in () if scores is None else shape.scored(index, scores):
+                        yield of_choice(part)
+                        await asyncio.sleep(0)
                 # a write for each would cost more than the events themselves
                 yield "".join(of_choice(shape.chunk(index, chunk)) for chunk in chunks)
             else:

@@ -43,12 +43,14 @@ class ChatTokenizer:
         self._specials = {
             name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
         }
-        # some tokenizers count the marks of thoughts and calls as special; they are text here
-        self._marks = {
-            token: content
+        special = {
+            token: str(added.content)
             for token, added in self._tokenizer.get_added_tokens_decoder().items()
-            if added.special and MARK.search(content := str(added.content))
+            if added.special
         }
+        # some tokenizers count the marks of thoughts and calls as special; they are text here
+        self._marks = {t: content for t, content in special.items() if MARK.search(content)}
+        self._unseen = special.keys() - self._marks.keys()
 
     @property
     def takes_tools(self) -> bool:
@@ -69,6 +71,10 @@ class ChatTokenizer:
         """The number of a token, if the tokenizer has it as one."""
         number = self._tokenizer.token_to_id(content)
         return None if number is None else int(number)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is not in the text of an answer."""
+        return token in self._unseen
 
     def named(self, token: int) -> str | None:
         """What a token stands for, if the tokenizer has it."""

@@ -22,6 +22,7 @@ MOST_PARTS = 1024
 MOST_CALLS = 128
 MOST_TEXTS = 2048
 MOST_BIASES = 1024
+MOST_LOGPROBS = 20
 # the largest contexts have as many
 MOST_TOKENS = 2**20
 

@@ -50,10 +50,15 @@ class ChatRequest(Sampled, ChatAccepted):
             )
         return self
 
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
     def options(self) -> Options:
         return self.sampling_options(
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            max_tokens=self.most_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            score=self.prompt_logprobs,
         )
 
     @property
@@ -85,6 +90,7 @@ class ChatRequest(Sampled, ChatAccepted):
             called_tools=self.called_tools,
             json_schema=self.json_schema,
             logprobs=bool(self.logprobs),
+            prompt_logprobs=self.prompt_logprobs,
             stream=bool(self.stream),
             usage=self.usage,
         )

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from deepseek_serving.generation.request import Completion, Options
 from deepseek_serving.http.schema.accepted import CompletionAccepted
-from deepseek_serving.http.schema.body import INTEGER, refused
-from deepseek_serving.http.schema.bounds import MOST_CHOICES, AtMost, Texts, texts_of
+from deepseek_serving.http.schema.body import INTEGER
+from deepseek_serving.http.schema.bounds import MOST_CHOICES, MOST_LOGPROBS, AtMost, Texts, texts_of
 from deepseek_serving.http.schema.sampled import Sampled
+
+# as OpenAI has it
+DEFAULT_TOKENS = 16
 
 
 class CompletionRequest(Sampled, CompletionAccepted):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[Texts, AtMost(MOST_CHOICES)]
-    logprobs: Annotated[int, Field(ge=0, le=5), INTEGER] | None = None
+    # 0: nothing is generated, and with `echo` the prompt comes back, scored with `logprobs`
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31), INTEGER] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), INTEGER] | None = None
     echo: bool | None = None
 
-    @model_validator(mode="after")
-    def agrees(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            raise refused("echo and logprobs exclude each other here", "echo")
-        return self
+    @property
+    def most_tokens(self) -> int:
+        return DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens
 
     def options(self) -> Options:
-        return self.sampling_options(max_tokens=self.max_tokens or 16, logprobs=self.logprobs)
+        echoed = self.logprobs if self.echo else None
+        scores = [wanted for wanted in (self.prompt_logprobs, echoed) if wanted is not None]
+        return self.sampling_options(
+            max_tokens=self.most_tokens,
+            logprobs=self.logprobs,
+            score=max(scores, default=None),
+        )
 
     def asked(self) -> Completion:
         return Completion(
@@ -35,6 +44,7 @@ class CompletionRequest(Sampled, CompletionAccepted):
             prompts=texts_of(self.prompt),
             chosen=self.options(),
             logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
             echo=bool(self.echo),
             stream=bool(self.stream),
             usage=self.usage,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from typing_extensions import Self
 
 from deepseek_serving.generation.request import Options, Usage
 from deepseek_serving.http.schema.accepted import Accepted
@@ -13,6 +14,7 @@ from deepseek_serving.http.schema.body import INTEGER, INTEGERS, Body, only_at, 
 from deepseek_serving.http.schema.bounds import (
     MOST_BIASES,
     MOST_CHOICES,
+    MOST_LOGPROBS,
     MOST_STOPS,
     Count,
     Name,
@@ -73,6 +75,9 @@ class Sampled(Accepted):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGER] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), INTEGER] | None = None
     max_tokens: Count | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), INTEGER] | None = None
+    ignore_eos: bool | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), INTEGER] | None = None
     stop: (
         StopString
         | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)]
@@ -82,12 +87,29 @@ class Sampled(Accepted):
     stop_token_ids: (
         Annotated[list[TokenId], Field(max_length=MOST_STOPS, fail_fast=True), INTEGERS] | None
     ) = None
-    ignore_eos: bool | None = None
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31), INTEGER] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    def sampling_options(self, *, max_tokens: int | None, logprobs: int | None) -> Options:
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens of an answer, as far as the request says."""
+        return self.max_tokens
+
+    @model_validator(mode="after")
+    def numbers_agree(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise refused("prompt_logprobs and stream exclude each other", "prompt_logprobs")
+        most = self.most_tokens
+        if most is not None and (self.min_tokens or 0) > most:
+            raise refused(
+                f"min_tokens must not be more than max_tokens, which is {most}", "min_tokens"
+            )
+        return self
+
+    def sampling_options(
+        self, *, max_tokens: int | None, logprobs: int | None, score: int | None = None
+    ) -> Options:
+        """`score`: with so many best ones of each, the prompt's tokens get log probabilities."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Options(
             temperature=self.temperature,
@@ -98,8 +120,6 @@ class Sampled(Accepted):
             stop=stop,
             include_stop=bool(self.include_stop_str_in_output),
             stop_tokens=frozenset(self.stop_token_ids or ()),
-            ignore_eos=bool(self.ignore_eos),
-            min_tokens=self.min_tokens or 0,
             # 0 and -1 are both taken for all tokens
             top_k=None if self.top_k is None else max(0, self.top_k),
             min_p=self.min_p,
@@ -108,6 +128,9 @@ class Sampled(Accepted):
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             logprobs=logprobs,
+            score=score,
+            min_tokens=self.min_tokens or 0,
+            ignore_eos=bool(self.ignore_eos),
             n=self.n or 1,
         )
 
