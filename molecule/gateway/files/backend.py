@@ -41,7 +41,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+        body = self.body()
+        if body is None:
+            # as the service does: an answer is lost where a connection ends with bytes in it
+            self.answer({"error": {"code": "request_too_large"}}, 413)
+            self.wfile.flush()
+            while self.connection.recv(65536):
+                pass
+            return
+        asked = json.loads(body)
         if stopping.is_set():
             # what only a worker that stops says, so that the gateway asks another one
             self.answer({"ready": False}, 425)
@@ -50,6 +58,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             time.sleep(0.05)
             self.answer({"worker": self.server.server_address[1]})
+
+    def body(self) -> bytes | None:
+        """With a length or in chunks; None if it is larger than the gateway allows."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        most, body = int(self.headers["X-DeepSeek-Body-Limit"]), bytearray()
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+            if len(body) > most:
+                return None
+        self.rfile.readline()
+        return bytes(body)
 
     def stream(self, seconds: float) -> None:
         self.send_response(200)

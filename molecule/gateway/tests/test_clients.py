@@ -120,6 +120,19 @@ def test_a_request_may_be_so_large(host: Any, peer: Gateway) -> None:
     assert answer.status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+def test_a_body_without_a_length_has_the_same_limit(host: Any, peer: Gateway) -> None:
+    """The worker counts it; a client that sends all before it reads gets the whole answer."""
+    sizes = (2, 60_000, MAX_REQUEST_BYTES, MAX_REQUEST_BYTES + 1, 3 * MAX_REQUEST_BYTES)
+    program = (FILES / "chunked.py").read_text()
+    said = run_program(host, program, peer.service, *map(str, sizes)).splitlines()
+    assert said == ["200 -"] * 3 + ["413 request_too_large"] * 2
+
+
+def test_health_says_whether_a_worker_is_ready(host: Any, peer: Gateway) -> None:
+    answer = ask(host, peer.service, "/health")
+    assert (answer.status, answer.text) == (http.HTTPStatus.OK, "")
+
+
 def test_metrics_are_for_those_with_a_certificate(host: Any, peer: Gateway) -> None:
     def metrics(certificate: tuple[str, str] | None) -> Any:
         return ask(host, peer.management, "/metrics", port=METRICS_PORT, certificate=certificate)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deepseek_serving.backends.answer import Generation
-from deepseek_serving.backends.errors import UnsupportedError
+from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.backends.event_bridge import EventBridge
 from deepseek_serving.backends.requests import GenerationRequest, RequestFactory
 from deepseek_serving.backends.sampling_choice import end_tokens, sampling, without_logits
@@ -24,7 +24,8 @@ from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.runtime.question import Question
 from deepseek_serving.settings import EngineSettings, ModelSettings
 from deepseek_serving.text.generation_defaults import Defaults, read_defaults
-from deepseek_serving.text.tokenizer import ChatTokenizer
+from deepseek_serving.text.template import TemplateError
+from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
 from deepseek_serving.trust.release import Release
 
 logger = logging.getLogger(__name__)
@@ -183,10 +184,26 @@ def check_scores(requests: Sequence[GenerationRequest]) -> None:
         )
 
 
+def _first_request(service: Service) -> GenerationRequest:
+    """A short conversation, or tokens where the template has nothing to say to it.
+
+    A template may refuse what is no conversation of its kind, or render nothing of it.
+    """
+    options = Options(max_tokens=4)
+    hello = {"role": "user", "content": "Hello"}
+    for messages in ([hello], [{"role": "system", "content": "Be brief."}, hello]):
+        try:
+            return service.requests.chat(messages, options)
+        except (TemplateError, TextError, PromptTooLongError) as error:
+            logger.info("the template does not take the first question: %s", error)
+    # any tokens will do, and the last of a vocabulary may be none
+    few = range(min(4, service.requests.vocabulary, service.max_len - 1))
+    return service.requests.completion(list(few), options)
+
+
 async def warm_up(service: Service) -> None:
     """One short generation, so that readiness means that the whole path works."""
-    request = service.requests.chat([{"role": "user", "content": "Hello"}], Options(max_tokens=4))
-    (generation,) = service.start([request])
+    (generation,) = service.start([_first_request(service)])
     async for _chunks in generation.chunks():
         pass
     if not generation.completion_tokens:

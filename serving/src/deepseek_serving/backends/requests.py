@@ -119,10 +119,7 @@ class RequestFactory:
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         """A prompt as tokens. Raises TextError or PromptTooLongError."""
         self._check_length(0 if isinstance(prompt, str) else len(prompt))
-        tokens = self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
-        if not tokens:
-            raise TextError("the prompt is empty; this model needs at least one token to go on")
-        return tokens
+        return self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
 
     def _encode(self, text: str, *, whole: bool) -> list[int]:
         """Raises TextError, or PromptTooLongError before more than fits has been read."""
@@ -163,6 +160,8 @@ class RequestFactory:
     def _check_tokens(self, prompt: Sequence[int]) -> None:
         """Where all prompts pass: a tokenizer may have more tokens than the graph's table."""
         self._check_length(len(prompt))
+        if not prompt:
+            raise TextError("the prompt is empty; this model needs at least one token to go on")
         wrong = unknown(prompt, self.vocabulary)
         if wrong is not None:
             named = self._tokenizer.named(wrong)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 import logging
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,33 @@ PROBE_SECONDS = 5.0
 ASKS_FOR_A_KEY = frozenset({401, 403})
 # A busy server may miss one.
 MISSES = 2
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, beside the model and for one token."""
+
+    path: str
+    body: Mapping[str, Any]
+
+    @property
+    def is_salted(self) -> bool:
+        return "cache_salt" in self.body
+
+
+_HELLO = {"role": "user", "content": "Hello"}
+_ORDER = {"role": "system", "content": "Be brief."}
+# A template may refuse what is no conversation of its kind, or render nothing of it; and servers
+# refuse parameters that they do not know. The first that is answered is asked from then on.
+FIRST_QUESTIONS = tuple(
+    Question(path, {**body, **salt})
+    for path, body in (
+        ("/v1/chat/completions", {"messages": [_HELLO]}),
+        ("/v1/chat/completions", {"messages": [_ORDER, _HELLO]}),
+        ("/v1/completions", {"prompt": "Hello"}),
+    )
+    for salt in ({"cache_salt": "first question"}, {})
+)
 
 
 class _State(Collector):
@@ -74,6 +104,9 @@ class Upstream:
         self._ready = self._answered = False
         self.draining = False
         self._watch: asyncio.Task[None] | None = None
+        self._question: Question | None = None
+        self._salts: bool | None = None
+        self._secret = secrets.token_bytes(32)
         base, socket = settings.address
         self.client = httpx2.AsyncClient(
             base_url=base,
@@ -183,7 +216,7 @@ class Upstream:
         Without an answer it is not ready, until it has answered one.
         """
         failures, waited = self.outcomes.failures, self.outcomes.waited
-        if await self._answers():
+        if await self._answers(self._question):
             self.outcomes.answered()
             return
         if self._ready:
@@ -216,26 +249,59 @@ class Upstream:
         self.outcomes.answered()
         return True
 
-    async def _answers(self) -> bool:
-        """Whether it answers a question of one token."""
-        question = {"role": "user", "content": "Hello"}
-        body = {"model": self.settings.model, "messages": [question], "max_tokens": 1}
+    async def _answers(self, known: Question | None = None) -> bool:
+        """Whether it answers a question of one token: the known one, or one that it takes."""
+        refusal = None
+        for question in FIRST_QUESTIONS if known is None else (known,):
+            answer = await self._asked(question)
+            if answer is None:
+                return False
+            if answer.is_success:
+                self._question = question
+                self._note_salting(question)
+                return True
+            # that of the plainest of them says most
+            refusal = refusal if refusal is not None and question.is_salted else answer
+            if answer.status_code in ASKS_FOR_A_KEY:
+                break
+        assert refusal is not None
+        logger.error(
+            "the upstream refuses upstream.model %r with status %d: %s",
+            self.settings.model,
+            refusal.status_code,
+            error_text(refusal.content)[:500],
+        )
+        return False
+
+    async def _asked(self, question: Question) -> httpx2.Response | None:
+        """Its answer, or None if none came."""
+        body = {"model": self.settings.model, "max_tokens": 1, **question.body}
         try:
             # the client's own limit is one for each part of an answer
-            asking = self.client.post("/v1/chat/completions", json=body, timeout=self._patience)
-            answer = await asyncio.wait_for(asking, self._patience)
+            asking = self.client.post(question.path, json=body, timeout=self._patience)
+            return await asyncio.wait_for(asking, self._patience)
         except (httpx2.HTTPError, asyncio.TimeoutError) as error:
             logger.error("the upstream did not answer a question: %r", error)
-            return False
-        if not answer.is_success:
-            logger.error(
-                "the upstream refuses upstream.model %r with status %d: %s",
-                self.settings.model,
-                answer.status_code,
-                error_text(answer.content)[:500],
+            return None
+
+    def _note_salting(self, question: Question) -> None:
+        if not question.is_salted and self._salts is not False:
+            logger.warning(
+                "the upstream %s does not take cache_salt: if it keeps a prefix cache, clients "
+                "share it, and can tell by the time whether another has sent the same text",
+                self.settings.url,
             )
-            return False
-        return True
+        self._salts = question.is_salted
+
+    def salt(self, line: str) -> str | None:
+        """What keeps the cached prompts of one client (its key, or its address) from others'.
+
+        None for an upstream that knows of no salts. Whoever does not have this process's secret
+        can make no other client's; it is another one after a restart.
+        """
+        if not self._salts:
+            return None
+        return hmac.new(self._secret, line.encode("utf-8", "replace"), "sha256").hexdigest()
 
     @property
     def _patience(self) -> float:
