@@ -63,12 +63,12 @@ class Renderer:
                 **variables,
             }
             by_client = self._client.mark(given)
-            messages: list[Any] = [self._message(message) for message in conformed]
+            turns = [self._message(message) for message in conformed]
             if final is not None:
-                messages[-1]["content"] = self._begun(conformed[-1]["content"])
+                turns[-1]["content"] = self._begun(conformed[-1]["content"])
             marked = template.render(
-                marked=messages != conformed or by_client != given,
-                messages=messages,
+                marked=turns != conformed or by_client != given,
+                messages=turns,
                 add_generation_prompt=options.begins_reply and not options.continues,
                 **by_client,
                 **self._specials,
