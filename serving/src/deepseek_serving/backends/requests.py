@@ -9,11 +9,12 @@ from typing import Any
 
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.backends.sampling_choice import needs_logits
+from deepseek_serving.backends.wanted_answers import FREE, WantedAnswer, WantedAnswers
 from deepseek_serving.generation.constrained import Grammar, Grammars
 from deepseek_serving.generation.distribution import CANDIDATES
 from deepseek_serving.generation.grammar_cost import SchemaError
-from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
-from deepseek_serving.generation.request import Options, Tools
+from deepseek_serving.generation.request import Format, Options, Tools
+from deepseek_serving.generation.tool_formats import tool_format
 from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.slices import TooManyTokensError
 from deepseek_serving.text.template import TemplateError
@@ -25,15 +26,11 @@ CHARACTERS_PER_TOKEN = 16
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt, and how it is to be answered; `thinking` is None for models that do not think."""
+    """One prompt, how it is to be answered, and the grammar of `wanted` once it is compiled."""
 
     prompt: Sequence[int]
     options: Options
-    thinking: bool | None = None
-    tools: ToolFormat | None = None
-    # what the answer must look like, from its beginning or after that token, as text and compiled
-    wanted: str | None = None
-    after: int | None = None
+    wanted: WantedAnswer = FREE
     grammar: Grammar | None = None
 
     @property
@@ -64,11 +61,7 @@ class RequestFactory:
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
         )
-        # one token where the model was trained to think
-        self._end_think = tokenizer.token(END_THINK)
-        self._thinks = self._end_think is not None or any(
-            mark in tokenizer.template_source for mark in (THINK, END_THINK)
-        )
+        self._wanted = WantedAnswers(tokenizer, self._tool_format, grammars.writer)
 
     def chat(
         self,
@@ -76,7 +69,7 @@ class RequestFactory:
         options: Options,
         *,
         tools: Tools | None = None,
-        schema: Mapping[str, Any] | None = None,
+        asked: Format | None = None,
     ) -> GenerationRequest:
         """Raises TemplateError, PromptTooLongError, UnsupportedError or SchemaError."""
         if tools is not None and self._tool_format is None:
@@ -89,31 +82,22 @@ class RequestFactory:
         text = self._tokenizer.text(
             self._as_rendered(messages), tools.rendered() if tools is not None else None
         )
-        thinking = text.rstrip().endswith(THINK) if self._thinks else None
-        return self._checked(
-            GenerationRequest(
-                self._encode(text, whole=False),
-                options,
-                thinking=thinking,
-                tools=self._tool_format if tools is not None else None,
-                wanted=self._wanted(tools, schema),
-                after=self._after(tools, schema) if thinking else None,
-            )
-        )
+        wanted = self._wanted.of(text, tools, asked)
+        return self._checked(GenerationRequest(self._encode(text, whole=False), options, wanted))
 
     async def with_grammar(self, request: GenerationRequest, key: str = "") -> GenerationRequest:
         """The request with its grammar compiled, if it has one. Cancelling it ends the compiler.
 
         Raises SchemaError, TrialsBusyError or TrialsEndedError.
         """
-        if request.wanted is None:
+        wanted = request.wanted
+        if wanted.grammar is None:
             return request
         try:
-            grammar = await self._grammars.compile(request.wanted, request.after, key)
+            grammar = await self._grammars.compile(wanted.grammar, wanted.thoughts, key)
             return replace(request, grammar=grammar)
         except SchemaError as error:
-            if request.tools is not None:
-                error.parameter = "tools"
+            error.parameter = wanted.parameter
             raise
 
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
@@ -173,7 +157,9 @@ class RequestFactory:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         self._check_tokens(request.prompt)
         options = request.options
-        needed = needs_logits(options) or ("response_format" if request.wanted else None)
+        needed = needs_logits(options) or (
+            request.wanted.parameter if request.wanted.grammar else None
+        )
         if needed and not self._has_logits:
             raise UnsupportedError(
                 needed,
@@ -195,35 +181,6 @@ class RequestFactory:
         if form is None or not form.arguments_as_object:
             return list(messages)
         return [_with_objects(message) for message in messages]
-
-    def _after(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> int | None:
-        """Thoughts are free: the grammar holds from their end on."""
-        if self._end_think is None and (schema is not None or (tools and tools.force)):
-            raise UnsupportedError(
-                "response_format" if schema is not None else "tool_choice",
-                "This model's thoughts do not end in a token of their own, so what follows "
-                "them cannot be enforced.",
-            )
-        return self._end_think
-
-    def _wanted(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> str | None:
-        if tools is not None and tools.force:
-            return self._forced_call(tools)
-        return None if schema is None else self._grammars.json(schema)
-
-    def _forced_call(self, tools: Tools) -> str:
-        form = self._tool_format
-        if form is None or form.arguments is None:
-            raise UnsupportedError(
-                "tool_choice", "The calls of this model's chat template cannot be enforced."
-            )
-        schemas = [form.schema(f) for f in tools.functions if f["name"] in tools.force]
-        begin, end = (f"{form.begin}\n", f"\n{form.end}") if form.end else ("", "")
-        try:
-            return self._grammars.one_of(begin, schemas, end)
-        except SchemaError as error:
-            error.parameter = "tools"
-            raise
 
 
 def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
