@@ -24,6 +24,8 @@ Tokens: TypeAlias = npt.NDArray[np.int64]
 CANDIDATES = 64
 # while top_p needs more tokens than there are, so many times as many are looked at
 MORE = 16
+# tokens that are added up at a time
+BLOCK = 256
 # as in vLLM: below it, the division would leave one token anyhow
 LEAST_TEMPERATURE = 1e-5
 
@@ -110,7 +112,8 @@ class Distribution:
         row = self._row()
         self.size = len(row)
         weights = self._row_weights(row)
-        total = max(float(np.add.reduce(weights, dtype=np.float64)), float(cumulative[-1]))
+        # NumPy adds pairwise, so that this is exact to a millionth
+        total = max(float(weights.sum()), float(cumulative[-1]))
         if not np.isfinite(total):
             raise NotANumberError
         place = _place(cumulative, total, draw, top_p)
@@ -120,16 +123,16 @@ class Distribution:
             return self._of_more(row, total, draw, top_p)
         # what is not among the best, in the order of its numbers
         weights[self._tokens] = 0
-        rest = np.cumsum(weights, dtype=np.float64)
-        wanted = (draw * total - cumulative[-1]) / max(total - cumulative[-1], 1e-300) * rest[-1]
-        place = int(np.searchsorted(rest, wanted, side="right"))
-        return min(place, len(row) - 1) if rest[-1] > 0 else self._token(len(cumulative) - 1)
+        beyond = total - float(cumulative[-1])
+        token = _at(weights, (draw * total - float(cumulative[-1])) / beyond if beyond > 0 else 0)
+        return self._token(len(cumulative) - 1) if token is None else token
 
     def _row_weights(self, row: Floats) -> Floats:
         """The same for a whole row, in one array; what is no number makes no warning here."""
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             weights = row - np.float32(self._highest)
-            weights /= np.float32(self._temperature)
+            if self._temperature != 1:
+                weights *= np.float32(1 / self._temperature)
             np.exp(weights, out=weights)
         return weights
 
@@ -147,6 +150,24 @@ class Distribution:
 
     def _token(self, place: int) -> int:
         return int(self._tokens[place])
+
+
+def _at(weights: Floats, share: float) -> int | None:
+    """The token at this share of all weights, in the order of their numbers; None without any.
+
+    Blocks are added up first: to add up every single token takes as long as to make the weights.
+    """
+    sums = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK))
+    ends = np.cumsum(sums, dtype=np.float64)
+    if not ends[-1] > 0:
+        return None
+    wanted = min(max(share, 0.0), 1.0) * float(ends[-1])
+    block = min(int(np.searchsorted(ends, wanted, side="right")), int(np.argmax(ends)))
+    first = block * BLOCK
+    inside = np.cumsum(weights[first : first + BLOCK], dtype=np.float64)
+    left = wanted - float(ends[block] - sums[block])
+    # never one that weighs nothing
+    return first + min(int(np.searchsorted(inside, left, side="right")), int(np.argmax(inside)))
 
 
 def _place(cumulative: Doubles, total: float, draw: float, top_p: float) -> int | None:

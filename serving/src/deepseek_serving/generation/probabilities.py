@@ -37,7 +37,7 @@ def scored(row: Floats, token: int, count: int) -> Choice:
     highest = float(row.max())
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         weights = np.exp(row - np.float32(highest))
-    total = highest + float(np.log(np.add.reduce(weights, dtype=np.float64)))
+    total = highest + float(np.log(weights.sum()))
     if not np.isfinite(total):
         raise NotANumberError
     top: tuple[TokenLogprob, ...] = ()

@@ -29,12 +29,26 @@ from deepseek_serving.http.hang_up import disconnected, left
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
 from deepseek_serving.http.refusals import REFUSED, refusal
+from deepseek_serving.http.responses import (
+    SMALL_BODY,
+    in_terms_of_responses,
+    streamed_response,
+    whole_response,
+)
+from deepseek_serving.http.responses_output import Output
+from deepseek_serving.http.responses_shape import ResponseShape
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
+from deepseek_serving.http.schema.responses import ResponsesRequest
 from deepseek_serving.http.streaming import stream, whole
 from deepseek_serving.http.text_shape import Echo, TextShape
 from deepseek_serving.http.tokens import add_tokens
-from deepseek_serving.http.validation import ReadChat, ReadCompletion
+from deepseek_serving.http.validation import (
+    ReadChat,
+    ReadCompletion,
+    ReadResponse,
+    ResponseAsked,
+)
 from deepseek_serving.policy.keys import KeyRing
 
 # a message takes a template as long as so many characters take a tokenizer
@@ -190,6 +204,28 @@ async def _chat(
     return await whole(answers, shape, request)
 
 
+async def _respond(
+    service: Service,
+    off_loop: OffLoop,
+    body: ResponseAsked[Chat],
+    request: Request,
+    who: Caller,
+) -> Response:
+    chat = body.chat
+    check_model(service, chat.model)
+    with in_terms_of_responses():
+        job = await _chat_job(service, off_loop, chat, request, who)
+        if job is None:
+            return left()
+        answers = _start(service, [job], who, chat)
+    told = ChatShape(service, logprobs=chat.logprobs)
+    output = Output(encodes_thoughts=body.encodes_thoughts)
+    shape = ResponseShape(answers.model, body.echo, output)
+    if chat.stream:
+        return streamed_response(answers, told, shape)
+    return await whole_response(answers, told, shape, request)
+
+
 async def _complete(
     service: Service, off_loop: OffLoop, body: Completion, request: Request, who: Caller
 ) -> Response:
@@ -222,9 +258,20 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
         """Go on with a text."""
         return await complete(body.asked(), request, who)
 
+    reading = ReadResponse(ReadChat())
+
+    async def respond(body: ResponseAsked[Chat], request: Request, who: Caller) -> Response:
+        return await _respond(service, off_loop, body, request, who)
+
+    @app.post("/v1/responses", responses=REPLIES, tags=["responses"])
+    async def responses(_body: ResponsesRequest, request: Request, who: CallerDep) -> Response:
+        """Answer a conversation, as a response."""
+        return await respond(reading.read(await request.body()), request, who)
+
     return {
         **add_tokens(app, service, off_loop),
         "/v1/chat/completions": Endpoint(ReadChat(), chat),
+        "/v1/responses": Endpoint(reading, respond, SMALL_BODY),
         "/v1/completions": Endpoint(ReadCompletion(), complete),
     }
 

@@ -7,7 +7,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -25,9 +26,19 @@ from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
+from deepseek_serving.http.responses import SMALL_BODY, in_terms_of_responses
+from deepseek_serving.http.responses_output import MalformedAnswerError, Output
+from deepseek_serving.http.responses_shape import ResponseShape
+from deepseek_serving.http.responses_upstream import response_events, whole_response
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
-from deepseek_serving.http.validation import ReadForwarded, UpstreamRequest
+from deepseek_serving.http.schema.responses import ResponsesRequest
+from deepseek_serving.http.validation import (
+    ReadForwarded,
+    ReadResponse,
+    ResponseAsked,
+    UpstreamRequest,
+)
 from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
 
@@ -117,9 +128,7 @@ class ProxiedRequest:
             if not isinstance(body, dict):
                 raise _BrokenError
         except (httpx2.HTTPError, ValueError, _BrokenError) as error:
-            self._finish = "error"
-            self._note_failure(error)
-            raise _failed(502, "The engine broke off before its answer was complete.") from error
+            raise self.broken(error) from error
         self._note(body)
         if self._finish in FINISHES:
             self._upstream.outcomes.answered()
@@ -127,27 +136,35 @@ class ProxiedRequest:
 
     async def events(self, response: httpx2.Response) -> AsyncIterator[str]:
         """The answer as server-sent events, each as soon as it is there."""
+        try:
+            async for shown in self.parts(response):
+                yield f"data: {json.dumps(shown, separators=(',', ':'))}\n\n"
+            yield "data: [DONE]\n\n"
+        except ApiError as error:
+            yield f"data: {json.dumps(error.body())}\n\n"
+
+    async def parts(self, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+        """The parts of a streamed answer, each as soon as it is there. Raises ApiError."""
         source = aiter(httpx2.EventSource(response))
         try:
             while (event := await self._next(source)) is not None:
                 shown = self._shown(event.data)
                 if shown is not None:
-                    yield f"data: {json.dumps(shown, separators=(',', ':'))}\n\n"
-            yield "data: [DONE]\n\n"
-        except ApiError as error:
+                    yield shown
+        except ApiError:
             self._finish = "timeout"
-            yield f"data: {json.dumps(error.body())}\n\n"
+            raise
         except (httpx2.HTTPError, httpx2.SSEError, ValueError, _BrokenError) as error:
-            logger.error("the upstream broke off in an answer: %r", error)
-            self._finish = "error"
-            self._note_failure(error)
-            broken = _failed(502, "The engine broke off before its answer was complete.")
-            yield f"data: {json.dumps(broken.body())}\n\n"
+            raise self.broken(error) from error
 
-    def _note_failure(self, error: Exception) -> None:
+    def broken(self, error: Exception) -> ApiError:
+        """Note that the answer ended before its end, or cannot be read; what the client hears."""
+        logger.error("the upstream broke off in an answer: %r", error)
+        self._finish = "error"
         self._upstream.outcomes.failed()
         if isinstance(error, httpx2.ReadTimeout):
             self._upstream.silent()
+        return _failed(502, "The engine broke off before its answer was complete.")
 
     async def _next(
         self, source: AsyncIterator[httpx2.ServerSentEvent]
@@ -282,9 +299,9 @@ async def _refusal(response: httpx2.Response) -> ApiError:
 class _Events(StreamingResponse):
     """Lets go of the upstream when the client hangs up, even before the first event."""
 
-    def __init__(self, proxied: ProxiedRequest, response: httpx2.Response) -> None:
+    def __init__(self, proxied: ProxiedRequest, events: AsyncIterator[str]) -> None:
         super().__init__(
-            proxied.events(response),
+            events,
             media_type="text/event-stream",
             headers={"cache-control": "no-cache"},
         )
@@ -300,19 +317,40 @@ class _Events(StreamingResponse):
 async def _answer(proxied: ProxiedRequest, asked: UpstreamRequest) -> Response:
     response = await proxied.begin()
     if asked.stream:
-        return _Events(proxied, response)
+        return _Events(proxied, proxied.events(response))
     try:
         return JSONResponse(await proxied.whole(response))
     finally:
         await proxied.close()
 
 
+async def _respond(
+    proxied: ProxiedRequest, asked: UpstreamRequest, shape: ResponseShape
+) -> Response:
+    """The same as a response."""
+    response = await proxied.begin()
+    if asked.stream:
+        events = response_events(proxied.parts(response), shape, proxied.broken)
+        return _Events(proxied, events)
+    try:
+        whole = whole_response(await proxied.whole(response), shape)
+        return Response(whole, media_type="application/json")
+    except MalformedAnswerError as error:
+        raise proxied.broken(error) from error
+    finally:
+        await proxied.close()
+
+
 async def _forward(
-    upstream: Upstream, asked: UpstreamRequest, request: Request, who: Caller
+    upstream: Upstream,
+    asked: UpstreamRequest,
+    request: Request,
+    who: Caller,
+    answer: Callable[[ProxiedRequest, UpstreamRequest], Coroutine[Any, Any, Response]] = _answer,
 ) -> Response:
     check_model(upstream, asked.model)
     proxied = ProxiedRequest(upstream, asked, who)
-    answering = asyncio.ensure_future(_answer(proxied, asked))
+    answering = asyncio.ensure_future(answer(proxied, asked))
     gone = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -346,7 +384,27 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
         """Go on with a text."""
         return await forward(complete.read(await request.body()), request, who)
 
-    return {reading.path: Endpoint(reading, forward) for reading in (chat, complete)}
+    respond = ReadResponse(chat)
+
+    async def forward_response(
+        asked: ResponseAsked[UpstreamRequest], request: Request, who: Caller
+    ) -> Response:
+        output = Output(encodes_thoughts=asked.encodes_thoughts)
+        shape = ResponseShape(asked.chat.model, asked.echo, output)
+        with in_terms_of_responses():
+            return await _forward(
+                upstream, asked.chat, request, who, partial(_respond, shape=shape)
+            )
+
+    @app.post("/v1/responses", responses=FORWARDED, tags=["responses"])
+    async def responses(_body: ResponsesRequest, request: Request, who: CallerDep) -> Response:
+        """Answer a conversation, as a response."""
+        return await forward_response(respond.read(await request.body()), request, who)
+
+    return {
+        **{reading.path: Endpoint(reading, forward) for reading in (chat, complete)},
+        "/v1/responses": Endpoint(respond, forward_response, SMALL_BODY),
+    }
 
 
 def create_forwarding_app(

@@ -31,7 +31,7 @@ class TextPart(Body):
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
-def _simple(text: str) -> str:
+def simple(text: str) -> str:
     """Templates may want it parsed, which nothing interrupts."""
     most = Shape(MOST_CONTAINERS, MOST_VALUES)
     found = shape(text.encode("utf-8", "replace"), most)
@@ -44,7 +44,7 @@ class CalledFunction(Body):
     """The function of an earlier call, and its arguments as JSON text."""
 
     name: FunctionName
-    arguments: Annotated[str, AfterValidator(_simple)]
+    arguments: Annotated[str, AfterValidator(simple)]
 
 
 class Called(Body):
