@@ -18,6 +18,7 @@ from deepseek_serving.generation.constrained import Grammars, MatcherConstraint
 from deepseek_serving.generation.reply import Piece, ReplyParser
 from deepseek_serving.generation.request import Format, Tools
 from deepseek_serving.generation.tool_formats import tool_format
+from deepseek_serving.text.prompts import Prompt
 from deepseek_serving.text.tokenizer import ChatTokenizer
 
 # those that can call tools
@@ -89,7 +90,8 @@ class Model:
     def wanted(
         self, tools: Tools | None = None, asked: Format | None = None, prompt: str = "assistant\n"
     ) -> WantedAnswer:
-        return self._wanted.of(prompt, tools, asked)
+        begun = prompt.rstrip().endswith("<think>")
+        return self._wanted.of(Prompt(prompt, prompt, in_thoughts=begun), tools, asked)
 
     def say(self, wanted: WantedAnswer, text: str) -> tuple[Piece, int]:
         """The reply of a model that wants to say `text`, and how much of it it could say.

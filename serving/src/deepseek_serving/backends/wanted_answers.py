@@ -12,18 +12,18 @@ from deepseek_serving.generation.grammar_text import Calls, GrammarWriter, TextT
 from deepseek_serving.generation.reply import END_THINK, THINK
 from deepseek_serving.generation.request import Format, Tools
 from deepseek_serving.generation.tool_formats import ToolFormat
+from deepseek_serving.text.prompts import Prompt
 from deepseek_serving.text.tokenizer import ChatTokenizer
 
 # whether the prompt has begun thoughts, has them behind it, or leaves them to the model
 Opening = Literal["begun", "over", "open"]
 
 
-def opening(prompt: str) -> Opening:
+def opening(prompt: Prompt) -> Opening:
     """What a prompt's end says of thoughts."""
-    end = prompt.rstrip()
-    if end.endswith(THINK):
+    if prompt.in_thoughts:
         return "begun"
-    return "over" if end.endswith(END_THINK) else "open"
+    return "over" if prompt.marked.rstrip().endswith(END_THINK) else "open"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class WantedAnswers:
             if len(tokens := tokenizer.encode(text, whole=False)) == 1
         )
 
-    def of(self, prompt: str, tools: Tools | None, asked: Format | None) -> WantedAnswer:
+    def of(self, prompt: Prompt, tools: Tools | None, asked: Format | None) -> WantedAnswer:
         """Raises SchemaError or UnsupportedError."""
         begins = opening(prompt)
         calls = self._calls(tools, asked)

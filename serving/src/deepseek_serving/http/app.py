@@ -50,6 +50,7 @@ from deepseek_serving.http.validation import (
     ResponseAsked,
 )
 from deepseek_serving.policy.keys import KeyRing
+from deepseek_serving.text.prompt_options import content_of
 
 # a message takes a template as long as so many characters take a tokenizer
 MESSAGE_WORK = 32
@@ -82,7 +83,8 @@ def _work(messages: Sequence[Mapping[str, Any]]) -> int:
     """How much there is to read, about in characters."""
     return sum(
         MESSAGE_WORK
-        + len(message["content"] or "")
+        + sum(map(len, content_of(message)))
+        + len(message.get("reasoning_content", ""))
         + sum(len(call["function"]["arguments"]) for call in message.get("tool_calls", ()))
         for message in messages
     )
@@ -95,11 +97,14 @@ async def _chat_job(
     tools, asked = body.called_tools, body.answer_format
 
     def make() -> GenerationRequest:
-        return service.requests.chat(body.messages, body.options(), tools=tools, asked=asked)
+        return service.requests.chat(
+            body.messages, body.options(), tools=tools, asked=asked, prompt=body.prompt
+        )
 
     try:
         # a schema is looked through, which may take milliseconds
-        if asked is not None or tools is not None or _work(body.messages) > SMALL:
+        others = asked or tools or body.prompt.variables or body.prompt.documents
+        if others or _work(body.messages) > SMALL:
             job = await off_loop.run(make, who.line)
         else:
             job = make()

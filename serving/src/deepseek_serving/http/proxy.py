@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
@@ -17,6 +18,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.backends.encoders import Encoders
+from deepseek_serving.backends.errors import too_long
 from deepseek_serving.backends.upstream import Upstream, error_text
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -48,6 +50,11 @@ Result = TypeVar("Result")
 
 JSON = {"content-type": "application/json"}
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter"})
+# How vLLM, SGLang and llama.cpp say that a prompt is too long, and for what.
+CONTEXT = re.compile(r"context (?:length|size|window)|maximum allowed length", re.IGNORECASE)
+LENGTH = re.compile(r"context length (?:is |of |\()(?:only )?([0-9]+)")
+TOO_LONG = too_long("", "").split(" is ")[0]
+PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 FORWARDED_PATHS = ("/v1/chat/completions", "/v1/completions")
 FORWARDED: Responses = {**REPLIES, 502: error_response("The engine broke off")}
 # What our client is to blame for, and may put right.
@@ -115,7 +122,7 @@ class ProxiedRequest:
             raise _failed(502, "The engine broke off before it answered.") from error
         self._stack.push_async_callback(response.aclose)
         if response.status_code != 200:
-            refusal = await _refusal(response)
+            refusal = await _refusal(response, upstream.max_len, self._asked.path)
             if refusal.status >= 500:
                 upstream.outcomes.failed()
             raise refusal
@@ -274,13 +281,24 @@ def _failed(status: int, message: str) -> ApiError:
     )
 
 
-async def _refusal(response: httpx2.Response) -> ApiError:
-    """What another status than 200 is to our client."""
+def _context_exceeded(message: str, longest: int | None, path: str) -> ApiError | None:
+    """What servers say in many ways, as clients know it; None for another message."""
+    if not CONTEXT.search(message):
+        return None
+    if not message.startswith(TOO_LONG):
+        message = too_long(longest or next(iter(LENGTH.findall(message)), "fewer"), message)
+    return ApiError(400, message, param=PROMPTS[path], code="context_length_exceeded")
+
+
+async def _refusal(response: httpx2.Response, longest: int | None, path: str) -> ApiError:
+    """What another status than 200 is to our client; `longest` is the upstream's context."""
     try:
         message = error_text(await response.aread())
     except httpx2.HTTPError:
         message = ""
     status = response.status_code
+    if status in CLIENT_ERRORS and (exceeded := _context_exceeded(message, longest, path)):
+        return exceeded
     if status in CLIENT_ERRORS and message:
         return ApiError(413 if status == 413 else 400, message, code="invalid_value")
     if status == 429:
