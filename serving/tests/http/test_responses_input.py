@@ -171,6 +171,11 @@ def test_parameters_are_those_of_the_chat_request() -> None:
     assert chat["logprobs"] is True
 
 
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_every_effort_of_openai_s_is_that_of_the_chat_request(effort: str) -> None:
+    assert forwarded(reasoning={"effort": effort})["reasoning_effort"] == effort
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_stream_is_asked_for_with_its_cost(stream: bool) -> None:
     chat = forwarded(stream=stream)

@@ -95,7 +95,7 @@ def sent(text: str) -> list[dict[str, Any]]:
 def streamed(choices: Sequence[Choice], finish: str) -> list[dict[str, Any]]:
     shape = ResponseShape("m", ECHO)
     told = [shape.begun(), *(shape.told([choice]) for choice in choices)]
-    return sent("".join([*told, shape.ended(finish, USAGE)]))
+    return sent("".join([*told, *shape.ended(finish, USAGE)]))
 
 
 def whole(choices: Sequence[Choice], finish: str) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def test_a_failure_ends_what_is_open_and_says_why() -> None:
     shape = ResponseShape("m", ECHO)
     told = shape.begun() + shape.told([delta(content="A sig")])
     error = ApiError(504, "It took too long.", kind="server_error")
-    events = sent(told + shape.failed(error))
+    events = sent("".join([told, *shape.failed(error)]))
     last = events[-1]
     assert last["type"] == "response.failed"
     assert last["response"]["error"] == {"code": "server_error", "message": "It took too long."}

@@ -77,10 +77,12 @@ async def _events(answers: Answers, chat: ChatShape, shape: ResponseShape) -> As
         async for choices in _choices(answers, chat):
             yield shape.told(choices)
     except GenerationFailedError as error:
-        yield shape.failed(_renamed(failure(error)))
-        return
-    (generation,) = answers.generations
-    yield shape.ended(generation.finish_reason, answers.usage())
+        last = shape.failed(_renamed(failure(error)))
+    else:
+        (generation,) = answers.generations
+        last = shape.ended(generation.finish_reason, answers.usage())
+    for event in last:
+        yield event
 
 
 def streamed_response(answers: Answers, chat: ChatShape, shape: ResponseShape) -> Response:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deepseek_serving.http.json_members import Encoded, encoded_items
 from deepseek_serving.http.returned_thoughts import encoded
 
 # with its `type`; what all events of a stream have is added where they are written
@@ -66,43 +67,40 @@ class _Text:
         self._index = index
         self._id = _new_id(kind.prefix)
         self._texts: list[str] = []
-        self._tokens: list[Any] = []
+        # encoded once: several events tell of them, and they may be much longer than the text
+        self._tokens: list[str] = []
 
     def _item(self, status: str, content: list[Any]) -> dict[str, Any]:
         return {"id": self._id, **self.kind.item, "status": status, "content": content}
 
-    def _part(self, text: str) -> dict[str, Any]:
-        tokens = {"logprobs": self._tokens} if self.kind.has_tokens else {}
-        return {**self.kind.part, "text": text, **tokens}
+    def _with_tokens(self, members: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+        shown = {"logprobs": Encoded(f"[{','.join(tokens)}]")} if self.kind.has_tokens else {}
+        return {**members, **shown}
 
-    def _of_part(self, kind: str, **members: Any) -> Event:
+    def _of_part(self, kind: str, members: Mapping[str, Any]) -> Event:
         place = {"item_id": self._id, "output_index": self._index, "content_index": 0}
         return {"type": kind, **place, **members}
 
-    def _of_text(self, step: str, text: Mapping[str, str], tokens: Sequence[Any]) -> Event:
-        shown = {"logprobs": tokens} if self.kind.has_tokens else {}
-        return self._of_part(f"{self.kind.event}.{step}", **text, **shown)
-
     def begin(self) -> Iterator[Event]:
         yield _added(self._index, self._item("in_progress", []))
-        yield self._of_part("response.content_part.added", part=self._part(""))
+        part = self._with_tokens({**self.kind.part, "text": ""}, ())
+        yield self._of_part("response.content_part.added", {"part": part})
 
     def push(self, text: str, tokens: Sequence[Any]) -> Iterator[Event]:
         self._texts.append(text)
-        # not appended to: what an event shows is written after the step, maybe
-        self._tokens = [*self._tokens, *tokens]
-        yield self._of_text("delta", {"delta": text}, tokens)
-
-    def whole(self, status: str) -> dict[str, Any]:
-        text = "".join(self._texts)
-        more = {"encrypted_content": encoded(text)} if self._encodes else {}
-        return {**self._item(status, [self._part(text)]), **more}
+        shown = [encoded_items(list(tokens))] if tokens else []
+        self._tokens += shown
+        yield self._of_part(f"{self.kind.event}.delta", self._with_tokens({"delta": text}, shown))
 
     def end(self, status: Status) -> Iterator[Event]:
+        """The last of these events has the item."""
         text = "".join(self._texts)
-        yield self._of_text("done", {"text": text}, self._tokens)
-        yield self._of_part("response.content_part.done", part=self._part(text))
-        yield _done(self._index, self.whole(status))
+        said = self._with_tokens({"text": text}, self._tokens)
+        part = {**self.kind.part, **said}
+        yield self._of_part(f"{self.kind.event}.done", said)
+        yield self._of_part("response.content_part.done", {"part": part})
+        more = {"encrypted_content": encoded(text)} if self._encodes else {}
+        yield _done(self._index, {**self._item(status, [part]), **more})
 
 
 class _Call:
@@ -118,7 +116,7 @@ class _Call:
             raise MalformedAnswerError(f"call {number} has no name")
         self._arguments: list[str] = []
 
-    def whole(self, status: str) -> dict[str, Any]:
+    def _item(self, status: str) -> dict[str, Any]:
         return {
             "id": self._id,
             "type": "function_call",
@@ -133,16 +131,17 @@ class _Call:
         return {"type": kind, "item_id": self._id, "output_index": self._index, **members}
 
     def begin(self) -> Iterator[Event]:
-        yield _added(self._index, self.whole("in_progress"))
+        yield _added(self._index, self._item("in_progress"))
 
     def push(self, arguments: str) -> Iterator[Event]:
         self._arguments.append(arguments)
         yield self._of_arguments("delta", delta=arguments)
 
     def end(self, status: Status) -> Iterator[Event]:
+        """The last of these events has the item."""
         arguments = "".join(self._arguments)
         yield self._of_arguments("done", arguments=arguments, name=self._name)
-        yield _done(self._index, self.whole(status))
+        yield _done(self._index, self._item(status))
 
 
 def _added(index: int, item: Mapping[str, Any]) -> Event:
@@ -222,8 +221,9 @@ class Output:
     def _close(self, status: Status) -> Iterator[Event]:
         if self._open is not None:
             item, self._open = self._open, None
-            self.items.append(item.whole(status))
-            yield from item.end(status)
+            for event in item.end(status):
+                yield event
+            self.items.append(event["item"])
 
     def end(self, status: Status) -> Iterator[Event]:
         """What is open ends with the status; an answer that is complete has a message or a call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,10 @@ def usage(counted: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _status(finish: str) -> Status:
+    return "incomplete" if finish in INCOMPLETE else "completed"
+
+
 @dataclass
 class ResponseShape:
     """One response: its object at every time, and the events of its stream.
@@ -59,7 +63,7 @@ class ResponseShape:
     def _object(
         self,
         status: str,
-        output: Sequence[Any] = (),
+        output: list[dict[str, Any]],
         *,
         counted: Mapping[str, Any] | None = None,
         reason: str | None = None,
@@ -76,21 +80,21 @@ class ResponseShape:
         }
         return f"{{{encoded_members(members)},{self.echo}}}"
 
-    def _end(self, finish: str) -> tuple[Status, list[Event]]:
-        status: Status = "incomplete" if finish in INCOMPLETE else "completed"
-        return status, list(self.output.end(status))
+    def _ended(self, finish: str, counted: Mapping[str, Any]) -> str:
+        return self._object(
+            _status(finish), self.output.items, counted=counted, reason=INCOMPLETE.get(finish)
+        )
 
     def whole(self, finish: str, counted: Mapping[str, Any]) -> str:
         """The object of an answer that has come to its end."""
-        status, _events = self._end(finish)
-        return self._object(
-            status, self.output.items, counted=counted, reason=INCOMPLETE.get(finish)
-        )
+        for _event in self.output.end(_status(finish)):
+            pass
+        return self._ended(finish, counted)
 
     def begun(self) -> str:
         """The events that tell of the response, before anything is generated."""
         kinds = ("response.created", "response.in_progress")
-        return "".join(self._lifecycle(kind, self._object("in_progress")) for kind in kinds)
+        return "".join(self._lifecycle(kind, self._object("in_progress", [])) for kind in kinds)
 
     def told(self, choices: Iterable[Mapping[str, Any]]) -> str:
         """The events of some of the answer, as chat completions stream it.
@@ -103,22 +107,24 @@ class ResponseShape:
         )
 
     def _written(self, events: Iterable[Event]) -> str:
-        return "".join(self._sent(event["type"], encoded_members(event)) for event in events)
+        return "".join(map(self._event, events))
 
-    def ended(self, finish: str, counted: Mapping[str, Any]) -> str:
-        """The last events of an answer that has come to its end."""
-        status, events = self._end(finish)
-        whole = self._object(
-            status, self.output.items, counted=counted, reason=INCOMPLETE.get(finish)
-        )
-        return self._written(events) + self._lifecycle(f"response.{status}", whole)
+    def _event(self, event: Event) -> str:
+        return self._sent(event["type"], encoded_members(event))
 
-    def failed(self, error: ApiError) -> str:
+    def ended(self, finish: str, counted: Mapping[str, Any]) -> Iterator[str]:
+        """The last events of an answer that has come to its end, each by itself: they are long."""
+        status = _status(finish)
+        yield from map(self._event, self.output.end(status))
+        yield self._lifecycle(f"response.{status}", self._ended(finish, counted))
+
+    def failed(self, error: ApiError) -> Iterator[str]:
         """The last events of an answer that was not completed."""
-        events = self._written(self.output.end("incomplete"))
+        yield from map(self._event, self.output.end("incomplete"))
         shown = {"code": ERRORS.get(error.status, "server_error"), "message": str(error)}
-        whole = self._object("failed", self.output.items, error=shown)
-        return events + self._lifecycle("response.failed", whole)
+        yield self._lifecycle(
+            "response.failed", self._object("failed", self.output.items, error=shown)
+        )
 
     def _lifecycle(self, kind: str, whole: str) -> str:
         return self._sent(kind, f'"type":"{kind}","response":{whole}')

@@ -116,8 +116,10 @@ async def response_events(
         async for part in parts:
             yield reader.read(part)
     except ApiError as error:
-        yield shape.failed(error)
+        last = shape.failed(error)
     except MalformedAnswerError as error:
-        yield shape.failed(broken(error))
+        last = shape.failed(broken(error))
     else:
-        yield shape.ended(reader.finish, reader.usage)
+        last = shape.ended(reader.finish, reader.usage)
+    for event in last:
+        yield event
