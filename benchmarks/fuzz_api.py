@@ -29,6 +29,7 @@ import schemathesis
 from deepseek_serving.export.exporter import export
 from document import is_listed
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 from latency import MODEL, tiny_app
 from load import CHECKPOINT, Measure, report, serving
 
@@ -119,28 +120,41 @@ def admitted(client: httpx.Client, number: int, examples: int) -> tuple[Counter[
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
     for path in paths:
+        cases = schema[path]["POST"].as_strategy()
+        found, refused = tried(client, path, cases, (number, max(1, examples // len(paths))))
+        statuses += found
+        wrong += refused
+    return statuses, wrong
 
-        @seed(number)
-        @settings(
-            max_examples=max(1, examples // len(paths)),
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=schema[path]["POST"].as_strategy())
-        def send(case: Any, path: str = path) -> None:
-            # long answers say nothing of the input
-            body = {**case.body, "max_tokens": 1} if "max_tokens" in case.body else case.body
-            reply = client.post(path, content=json.dumps(body), headers=JSON)
-            statuses[reply.status_code] += 1
-            if reply.status_code in FINE:
-                return
-            error = reply.json()["error"]
-            if not is_listed(error["code"], error["message"], error["param"]):
-                wrong.append(f"{path} {reply.status_code} {error['message'][:200]}")
 
-        send()
+def tried(
+    client: httpx.Client, path: str, cases: SearchStrategy[Any], size: tuple[int, int]
+) -> tuple[Counter[int], list[str]]:
+    """The same for one endpoint; `size`: the seed, and how many requests."""
+    statuses: Counter[int] = Counter()
+    wrong: list[str] = []
+
+    @seed(size[0])
+    @settings(
+        max_examples=size[1],
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def send(case: Any) -> None:
+        # long answers say nothing of the input
+        body = {**case.body, "max_tokens": 1} if "max_tokens" in case.body else case.body
+        reply = client.post(path, content=json.dumps(body), headers=JSON)
+        statuses[reply.status_code] += 1
+        if reply.status_code in FINE:
+            return
+        error = reply.json()["error"]
+        if not is_listed(error["code"], error["message"], error["param"]):
+            wrong.append(f"{path} {reply.status_code} {error['message'][:200]}")
+
+    send()
     return statuses, wrong
 
 

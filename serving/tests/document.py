@@ -15,7 +15,7 @@ REASONS: dict[str, str] = {
         r"top_logprobs needs logprobs|prompt_logprobs and stream|min_tokens must not be more"
         r"|tool_choice (names|is required)|exclude each other|the prompt is empty"
         r"|the vocabulary has|text_1 has \d+ texts|has more values than|a message needs content"
-        r"|not learned|dimensions"
+        r"|not learned|dimensions|none that this service has sent|levels|values or \d+ characters"
         # as a double, the largest seed is rounded up
         r"|'seed': expected less than"
     ),
@@ -24,7 +24,7 @@ REASONS: dict[str, str] = {
 
 def is_listed(code: str | None, message: str, param: str | None) -> bool:
     """Whether a refusal of something that the document admits has a listed reason."""
-    if (code, param) == ("invalid_value", "messages"):
+    if code == "invalid_value" and param in ("messages", "input"):
         # in the words of the template; what the schema has against a message is at its place
         return True
     pattern = REASONS.get(code or "")
