@@ -6,6 +6,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Everything made here is in .venv and .cache; the lab's files are where tests/lab/podman says.
 CACHE := .cache
 SERVING := $(CACHE)/serving-venv
+CLIENTS := $(CACHE)/clients
 RELEASE := $(CACHE)/release-venv
 JUDGE := $(CACHE)/judge-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
@@ -94,10 +95,18 @@ unit: venv
 	@python -m pytest --quiet --numprocesses=auto
 
 .PHONY: test-serving
-test-serving: packages $(SERVING)/.made tokenizers $(if $(ONPREM_TEST_ALL),judge) ## the tests of the serving package
+test-serving: packages $(SERVING)/.made tokenizers $(if $(ONPREM_TEST_ALL),judge $(CLIENTS)/.made) ## the tests of the serving package
 	$(call say,Serving package)
 	@cd serving && for step in 'ruff check --quiet' 'ruff format --check --quiet .' mypy pytest; do \
 	  ../$(SERVING)/bin/$$step; done
+
+.PHONY: test-clients clients-table
+test-clients: packages $(SERVING)/.made $(CLIENTS)/.made ## every client library against the service (needs Node 20 and Java 17)
+	$(call say,Client libraries)
+	@cd serving && ONPREM_TEST_ALL=true ../$(SERVING)/bin/pytest tests/clients
+
+clients-table: $(SERVING)/.made $(CLIENTS)/.made ## the same, written to docs/reference/clients.md
+	@PYTHONPATH=serving/tests:serving/tests/clients $(SERVING)/bin/python -m table --write
 
 .PHONY: sanity
 sanity: packages venv ## ansible-test sanity
@@ -183,6 +192,18 @@ $(SERVING)/.made: $(wildcard serving/requirements-py*.txt) serving/requirements-
 	@$(SERVING)/bin/pip check --disable-pip-version-check
 	@touch $@
 
+$(CLIENTS)/.made: $(wildcard serving/tests/clients/requirements-*.txt) serving/tests/clients/node/package-lock.json | packages-first
+	$(call say,Client libraries)
+	@for name in current openai2; do \
+	  $(PYTHON) -m venv --clear $(CLIENTS)/$$name; \
+	  $(CLIENTS)/$$name/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	    --requirement serving/tests/clients/requirements-$$name.txt; \
+	  $(CLIENTS)/$$name/bin/pip check --disable-pip-version-check; \
+	done
+	@mkdir -p $(CLIENTS)/node
+	@cp $(addprefix serving/tests/clients/node/,package.json package-lock.json .npmrc) $(CLIENTS)/node/
+	@cd $(CLIENTS)/node && npm ci --silent --ignore-scripts
+
 .PHONY: judge
 judge: $(JUDGE)/.made ## lm-eval, for the test of docs/how-to/model_judge.md: 640 MB
 
@@ -235,6 +256,9 @@ locks: ## the locks of the serving package, from serving/requirements*.in (needs
 	  done; \
 	done
 	@cd serving && $(LOCK) --python-version 3.11 --output-file requirements-build.txt requirements-build.in
+	@cd serving/tests/clients && for name in current openai2; do \
+	  $(LOCK) --python-version 3.11 --output-file requirements-$$name.txt requirements-$$name.in; \
+	done
 
 # python3 alone has no venv on Debian.
 .PHONY: packages-first

@@ -109,6 +109,11 @@ class EngineSettings(_Section):
         default=None, ge=1, description="prompt and new tokens of a step; None: prefill_chunk"
     )
     idle_seconds: float = Field(default=60, ge=0, allow_inf_nan=False)
+    text_is_data: Literal["chat", "always", "never"] = Field(
+        default="chat",
+        description="where control tokens that a client writes are text: in conversations, in "
+        "prompts of /v1/completions too, or nowhere",
+    )
     stuck_seconds: float = Field(
         default=120, gt=0, allow_inf_nan=False, description="a step that takes longer hangs"
     )

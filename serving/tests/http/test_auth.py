@@ -93,7 +93,7 @@ def test_a_scope_is_all_that_a_key_may_do(http: httpx.Client, key_file: Path) ->
     key = keys.add(key_file, "lister", scopes=["models"])
     until(http, key, 200)
     assert http.get(f"/v1/models/{MODEL}", headers=bearer(key)).status_code == 200
-    for path in (CHAT, "/v1/completions", "/v1/embeddings"):
+    for path in (CHAT, "/v1/responses", "/v1/completions", "/v1/embeddings"):
         reply = http.post(path, json=ASK, headers=bearer(key))
         assert reply.status_code == 403
         assert reply.json()["error"]["code"] == "insufficient_scope"

@@ -18,7 +18,7 @@ def document(service: Running, authority: Authority) -> schemathesis.BaseSchema:
     with http_client(service.url, verify=authority.client("gateway-1")) as client:
         raw = client.get("/openapi.json").json()
     # any other name is refused before anything else is looked at
-    for request in ("ChatRequest", "CompletionRequest"):
+    for request in ("ChatRequest", "CompletionRequest", "ResponsesRequest"):
         raw["components"]["schemas"][request]["properties"]["model"] = {"const": MODEL}
     return schemathesis.openapi.from_dict(raw)
 
@@ -27,6 +27,7 @@ def test_the_document_names_every_route_for_clients(client: httpx.Client) -> Non
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/chat/completions",
+        "/v1/responses",
         "/v1/completions",
         "/v1/models",
         "/v1/models/{name}",
@@ -45,6 +46,7 @@ def test_the_document_names_every_route_for_clients(client: httpx.Client) -> Non
     "route",
     [
         "POST /v1/chat/completions",
+        "POST /v1/responses",
         "POST /v1/completions",
         "GET /v1/models",
         "GET /v1/models/{name}",

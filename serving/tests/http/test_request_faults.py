@@ -27,7 +27,7 @@ from deepseek_serving.http.app import create_app
 from deepseek_serving.runtime import Candidates
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.runtime.question import Question
-from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
+from deepseek_serving.text.tokenizer import ChatTokenizer, TextError, TextIsData
 from deepseek_serving.trust.release import Release
 
 CHAT = "/v1/chat/completions"
@@ -338,10 +338,13 @@ def padded(graph: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def http(padded: Path) -> Iterator[tuple[httpx.Client, Service]]:
+def http(padded: Path, request: pytest.FixtureRequest) -> Iterator[tuple[httpx.Client, Service]]:
+    text_is_data: TextIsData = getattr(request, "param", "chat")
     engine = OnnxRuntimeEngine(padded, threads=1, slots=2)
     scheduler = Scheduler(engine, Limits(), question=Question.learn(engine, 1024))
-    service = Service(Release(MODEL, "1", "0" * 64, padded), scheduler, ChatTokenizer(padded))
+    service = Service(
+        Release(MODEL, "1", "0" * 64, padded), scheduler, ChatTokenizer(padded, text_is_data)
+    )
     scheduler.start()
     with serve_app(create_app(service)) as url, http_client(url) as client:
         yield client, service
@@ -355,13 +358,13 @@ TURN = {"role": "user", "content": "What is <|pad|>?"}
     [
         ("chat/completions", {"messages": [TURN]}, "messages"),
         ("chat/completions", {"messages": [TURN], "stream": True}, "messages"),
-        ("chat/completions", {"messages": [{"role": "system", "content": "<|pad|>"}]}, "messages"),
         ("completions", {"prompt": "<|pad|>"}, "prompt"),
         ("completions", {"prompt": ["good", "and <|pad|>"]}, "prompt"),
         ("completions", {"prompt": [5, 1024]}, "prompt"),
         ("completions", {"prompt": [[5], [70000]]}, "prompt"),
     ],
 )
+@pytest.mark.parametrize("http", ["never"], indirect=True)
 def test_a_token_beyond_the_table_is_refused_on_every_path(
     http: tuple[httpx.Client, Service], path: str, body: dict[str, Any], param: str
 ) -> None:
@@ -372,6 +375,21 @@ def test_a_token_beyond_the_table_is_refused_on_every_path(
     assert service.healthy
     good = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
     assert client.post(CHAT, json=good).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_text_of_a_token_beyond_the_table_is_text_in_messages(
+    http: tuple[httpx.Client, Service], stream: bool
+) -> None:
+    client, service = http
+    body = {"model": MODEL, "messages": [TURN], "stream": stream, "max_tokens": 2}
+    reply = client.post(CHAT, json=body)
+    assert reply.status_code == 200, reply.text
+    assert (
+        client.post("/v1/completions", json={"model": MODEL, "prompt": "<|pad|>"}).status_code
+        == 400
+    )
+    assert service.healthy
 
 
 def test_one_that_reaches_the_engine_ends_there(

@@ -104,11 +104,11 @@ def test_a_call_can_be_enforced(model: Serve, template: str, choice: Any, names:
     assert 1 <= json.loads(made.function.arguments)["bed"] <= 9
 
 
-def test_arguments_that_are_not_json_are_refused(model: Serve) -> None:
+def test_a_call_that_was_cut_is_taken_back(model: Serve) -> None:
     wrong = {"name": "find", "arguments": "{bed"}
     message = {"role": "assistant", "tool_calls": [{"id": "1", "function": wrong}]}
-    with model(HERMES, "x") as sdk, pytest.raises(openai.BadRequestError, match="are not JSON"):
-        ask(sdk, messages=[*USER, message])
+    with model(HERMES, "x") as sdk:
+        assert ask(sdk, messages=[*USER, message]).choices[0].message.content == "x"
 
 
 def test_a_format_and_tools_exclude_each_other(model: Serve) -> None:

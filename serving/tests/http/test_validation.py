@@ -56,6 +56,7 @@ from deepseek_serving.http.validation import (
 from deepseek_serving.http.validation_pool import ValidationPool, _answer
 from deepseek_serving.http.validation_process import LENGTH_BYTES, PIECE
 from deepseek_serving.settings import UpstreamSettings
+from deepseek_serving.text.prompts import Prompt
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.trust.release import Release
@@ -638,13 +639,13 @@ def test_what_is_far_too_long_is_not_even_rendered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[object] = []
-    text = ChatTokenizer.text
+    render = ChatTokenizer.rendered
 
-    def noted(self: ChatTokenizer, *arguments: Any) -> str:
+    def noted(self: ChatTokenizer, *arguments: Any) -> Prompt:
         seen.append(arguments)
-        return text(self, *arguments)
+        return render(self, *arguments)
 
-    monkeypatch.setattr(ChatTokenizer, "text", noted)
+    monkeypatch.setattr(ChatTokenizer, "rendered", noted)
     told = [{"role": role, "content": content} for role, content in messages]
     reply = ask(client, CHAT, json.dumps({"model": MODEL, "messages": told}).encode())
     assert error_of(reply)["code"] == "context_length_exceeded"

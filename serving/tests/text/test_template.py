@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_serving.errors import TokenizerError
-from deepseek_serving.text.template import ChatTemplate, TemplateError, read_templates
+from deepseek_serving.text.template import ChatTemplate, read_templates
+from deepseek_serving.text.template_environment import TemplateError
 from deepseek_serving.text.template_limits import SECONDS, TooMuchError, weight
 
 MESSAGES = [

@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 
 from deepseek_serving.errors import TokenizerError
 from deepseek_serving.generation.constrained import Grammars
-from deepseek_serving.text.template import TemplateError
+from deepseek_serving.text.template_environment import TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer, StopScanner
 
 

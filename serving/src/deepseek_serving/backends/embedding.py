@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from deepseek_serving.backends.encoder_thread import EncoderThread, TooLongError
+from deepseek_serving.backends.errors import too_long
 from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.model_files.layout import RECORD_FILE
@@ -73,10 +74,8 @@ class Embedder:
             raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
 
     def _too_long(self, tokens: int) -> TooLongError:
-        return TooLongError(
-            f"This model's context length is {self.max_len} tokens; a text is at least {tokens} "
-            "tokens. Cut it into pieces."
-        )
+        found = f"a text is at least {tokens} tokens. Cut it into pieces."
+        return TooLongError(too_long(self.max_len, found))
 
     async def embed(self, texts: Sequence[Sequence[int]]) -> Embedded:
         """One vector per text. Raises BusyError or EngineError."""

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+def too_long(max_len: object, found: str) -> str:
+    """What clients are told of what is too long; libraries look for the first sentence.
+
+    LangChain, LiteLLM and others tell by it, as OpenAI has it, that a context was exceeded.
+    """
+    return f"This model's maximum context length is {max_len} tokens. However, {found}"
+
+
 class PromptTooLongError(ValueError):
     """The prompt leaves no room for an answer."""
 
@@ -12,8 +20,11 @@ class PromptTooLongError(ValueError):
         """`whole`: the prompt was read to its end."""
         at_least = "" if whole else "at least "
         super().__init__(
-            f"This model's context length is {max_len} tokens; the prompt is {at_least}{tokens} "
-            "tokens and leaves no room for an answer. Shorten it."
+            too_long(
+                max_len,
+                f"the prompt is {at_least}{tokens} tokens and leaves no room for an answer. "
+                "Shorten it.",
+            )
         )
 
 

@@ -24,7 +24,7 @@ from deepseek_serving.runtime.engine import open_engine
 from deepseek_serving.runtime.question import Question
 from deepseek_serving.settings import EngineSettings, ModelSettings
 from deepseek_serving.text.generation_defaults import Defaults, read_defaults
-from deepseek_serving.text.template import TemplateError
+from deepseek_serving.text.template_environment import TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
 from deepseek_serving.trust.release import Release
 
@@ -232,7 +232,7 @@ def load(release: Release, model: ModelSettings, settings: EngineSettings) -> Se
     """Load a verified release and start its scheduler."""
     # within bounds first: what does not come back from there must not end this process
     check(release.graph, TokenizerError)
-    tokenizer = ChatTokenizer(release.graph)
+    tokenizer = ChatTokenizer(release.graph, settings.text_is_data)
     engine = open_engine(
         release,
         store=model.store,

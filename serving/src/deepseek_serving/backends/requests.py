@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +14,14 @@ from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
 from deepseek_serving.generation.request import Options, Tools
 from deepseek_serving.text.known_tokens import is_none, unknown
+from deepseek_serving.text.prompt_options import (
+    USUAL,
+    OptionError,
+    PromptOptions,
+    content_of,
+)
+from deepseek_serving.text.prompts import Prompt
 from deepseek_serving.text.slices import TooManyTokensError
-from deepseek_serving.text.template import TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer, TextError
 
 # No text that anybody writes has so many for each of its tokens.
@@ -77,6 +82,7 @@ class RequestFactory:
         *,
         tools: Tools | None = None,
         schema: Mapping[str, Any] | None = None,
+        prompt: PromptOptions = USUAL,
     ) -> GenerationRequest:
         """Raises TemplateError, PromptTooLongError, UnsupportedError or SchemaError."""
         if tools is not None and self._tool_format is None:
@@ -86,13 +92,15 @@ class RequestFactory:
                 "publish the model with a template that has them.",
             )
         self._refuse_hopeless(messages)
-        text = self._tokenizer.text(
-            self._as_rendered(messages), tools.rendered() if tools is not None else None
-        )
-        thinking = text.rstrip().endswith(THINK) if self._thinks else None
+        given = tools.rendered() if tools is not None else None
+        try:
+            rendered = self._tokenizer.rendered(messages, given, prompt)
+        except OptionError as error:
+            raise UnsupportedError(error.parameter, str(error)) from error
+        thinking = rendered.in_thoughts if self._thinks else None
         return self._checked(
             GenerationRequest(
-                self._encode(text, whole=False),
+                self._encode(rendered),
                 options,
                 thinking=thinking,
                 tools=self._tool_format if tools is not None else None,
@@ -119,12 +127,14 @@ class RequestFactory:
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         """A prompt as tokens. Raises TextError or PromptTooLongError."""
         self._check_length(0 if isinstance(prompt, str) else len(prompt))
-        return self._encode(prompt, whole=True) if isinstance(prompt, str) else list(prompt)
+        return self._encode(prompt) if isinstance(prompt, str) else list(prompt)
 
-    def _encode(self, text: str, *, whole: bool) -> list[int]:
+    def _encode(self, prompt: str | Prompt) -> list[int]:
         """Raises TextError, or PromptTooLongError before more than fits has been read."""
         try:
-            return self._tokenizer.encode(text, whole=whole, most=self._max_len)
+            if isinstance(prompt, Prompt):
+                return self._tokenizer.encode_prompt(prompt, most=self._max_len)
+            return self._tokenizer.encode_text(prompt, most=self._max_len)
         except TooManyTokensError as error:
             raise PromptTooLongError(error.least, self._max_len, whole=False) from error
 
@@ -135,9 +145,10 @@ class RequestFactory:
         an assistant has said it may leave out, and white space around a message.
         """
         texts = [
-            message["content"]
+            text
             for message in messages
-            if message["role"] != "assistant" and message["content"]
+            if message["role"] != "assistant"
+            for text in content_of(message)
         ]
         if sum(map(len, texts)) <= CHARACTERS_PER_TOKEN * self._max_len:
             return
@@ -189,13 +200,6 @@ class RequestFactory:
             )
         return request
 
-    def _as_rendered(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Messages as the template wants them: clients send calls' arguments as text."""
-        form = self._tool_format
-        if form is None or not form.arguments_as_object:
-            return list(messages)
-        return [_with_objects(message) for message in messages]
-
     def _after(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> int | None:
         """Thoughts are free: the grammar holds from their end on."""
         if self._end_think is None and (schema is not None or (tools and tools.force)):
@@ -224,20 +228,3 @@ class RequestFactory:
         except SchemaError as error:
             error.parameter = "tools"
             raise
-
-
-def _with_objects(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    read = []
-    for call in calls:
-        function = call["function"]
-        try:
-            arguments = json.loads(function["arguments"] or "{}")
-        except (ValueError, RecursionError) as error:
-            raise TemplateError(
-                f"the arguments of the call of {function['name']!r} are not JSON: {error}"
-            ) from error
-        read.append({**call, "function": {**function, "arguments": arguments}})
-    return {**message, "tool_calls": read}

@@ -24,10 +24,9 @@ from deepseek_serving.text.template import (
     CONFIG_FILE,
     TEMPLATE_FILE,
     TOOL_USE,
-    RefusedError,
-    TemplateError,
     read_templates,
 )
+from deepseek_serving.text.template_environment import RefusedError, TemplateError
 from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.text.tokenizer_classes import unlike_its_class
 

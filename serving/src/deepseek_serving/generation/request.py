@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from deepseek_serving.text.prompt_options import USUAL, PromptOptions
+
 # a prompt or a text: as it was written, or the numbers of its tokens
 Text: TypeAlias = "str | Sequence[int]"
 # in which events of a stream it is said what was used
@@ -64,6 +66,7 @@ class Chat:
     messages: list[dict[str, Any]]
     chosen: Options
     called_tools: Tools | None = None
+    prompt: PromptOptions = USUAL
     # what the answer must look like; None if it is free
     json_schema: dict[str, Any] | None = None
     logprobs: bool = False

@@ -37,6 +37,8 @@ class Endpoint:
 
     reading: Reading
     answer: Callable[[Any, Request, Any], Awaitable[Response]]
+    # bytes of a body that is read in the event loop
+    small: int = SMALL_BODY
 
 
 Endpoints = Mapping[str, Endpoint]
@@ -132,7 +134,7 @@ class Admission:
         request = Request(scope, receive)
         caller = scope["state"]["caller"]
         try:
-            asked = await self._asked(endpoint.reading, request, caller.line)
+            asked = await self._asked(endpoint, request, caller.line)
             response = await endpoint.answer(asked, request, caller)
         except RefusedError as error:
             response = _refusal(error).response()
@@ -147,15 +149,15 @@ class Admission:
             raise
         await response(scope, receive, send)
 
-    async def _asked(self, reading: Reading, request: Request, line: str) -> Any:
+    async def _asked(self, endpoint: Endpoint, request: Request, line: str) -> Any:
         _check_type(request.headers)
         body = _Body(request.receive, largest_body(request.headers))
-        await body.read(SMALL_BODY)
-        if body.size <= SMALL_BODY:
-            return reading.read(b"".join(body.chunks))
+        await body.read(endpoint.small)
+        if body.size <= endpoint.small:
+            return endpoint.reading.read(b"".join(body.chunks))
         async with self._pool.place(line):
             try:
                 await asyncio.wait_for(body.read(LARGEST_BODY), BODY_SECONDS)
             except asyncio.TimeoutError as error:
                 raise _too_slow() from error
-            return await self._pool.judge(reading, body.chunks)
+            return await self._pool.judge(endpoint.reading, body.chunks)

@@ -29,13 +29,28 @@ from deepseek_serving.http.hang_up import disconnected, left
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
 from deepseek_serving.http.refusals import REFUSED, refusal
+from deepseek_serving.http.responses import (
+    SMALL_BODY,
+    in_terms_of_responses,
+    streamed_response,
+    whole_response,
+)
+from deepseek_serving.http.responses_output import Output
+from deepseek_serving.http.responses_shape import ResponseShape
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
+from deepseek_serving.http.schema.responses import ResponsesRequest
 from deepseek_serving.http.streaming import stream, whole
 from deepseek_serving.http.text_shape import Echo, TextShape
 from deepseek_serving.http.tokens import add_tokens
-from deepseek_serving.http.validation import ReadChat, ReadCompletion
+from deepseek_serving.http.validation import (
+    ReadChat,
+    ReadCompletion,
+    ReadResponse,
+    ResponseAsked,
+)
 from deepseek_serving.policy.keys import KeyRing
+from deepseek_serving.text.prompt_options import content_of
 
 # a message takes a template as long as so many characters take a tokenizer
 MESSAGE_WORK = 32
@@ -68,7 +83,8 @@ def _work(messages: Sequence[Mapping[str, Any]]) -> int:
     """How much there is to read, about in characters."""
     return sum(
         MESSAGE_WORK
-        + len(message["content"] or "")
+        + sum(map(len, content_of(message)))
+        + len(message.get("reasoning_content", ""))
         + sum(len(call["function"]["arguments"]) for call in message.get("tool_calls", ()))
         for message in messages
     )
@@ -81,12 +97,15 @@ async def _chat_job(
     tools, schema = body.called_tools, body.json_schema
 
     def make() -> GenerationRequest:
-        return service.requests.chat(body.messages, body.options(), tools=tools, schema=schema)
+        return service.requests.chat(
+            body.messages, body.options(), tools=tools, schema=schema, prompt=body.prompt
+        )
 
     try:
         # a schema is looked through, which may take milliseconds
         has_grammar = schema is not None or (tools is not None and tools.force)
-        if has_grammar or tools is not None or _work(body.messages) > SMALL:
+        others = body.prompt.variables or body.prompt.documents
+        if has_grammar or tools is not None or others or _work(body.messages) > SMALL:
             job = await off_loop.run(make, who.line)
         else:
             job = make()
@@ -191,6 +210,28 @@ async def _chat(
     return await whole(answers, shape, request)
 
 
+async def _respond(
+    service: Service,
+    off_loop: OffLoop,
+    body: ResponseAsked[Chat],
+    request: Request,
+    who: Caller,
+) -> Response:
+    chat = body.chat
+    check_model(service, chat.model)
+    with in_terms_of_responses():
+        job = await _chat_job(service, off_loop, chat, request, who)
+        if job is None:
+            return left()
+        answers = _start(service, [job], who, chat)
+    told = ChatShape(service, logprobs=chat.logprobs)
+    output = Output(encodes_thoughts=body.encodes_thoughts)
+    shape = ResponseShape(answers.model, body.echo, output)
+    if chat.stream:
+        return streamed_response(answers, told, shape)
+    return await whole_response(answers, told, shape, request)
+
+
 async def _complete(
     service: Service, off_loop: OffLoop, body: Completion, request: Request, who: Caller
 ) -> Response:
@@ -223,9 +264,20 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
         """Go on with a text."""
         return await complete(body.asked(), request, who)
 
+    reading = ReadResponse(ReadChat())
+
+    async def respond(body: ResponseAsked[Chat], request: Request, who: Caller) -> Response:
+        return await _respond(service, off_loop, body, request, who)
+
+    @app.post("/v1/responses", responses=REPLIES, tags=["responses"])
+    async def responses(_body: ResponsesRequest, request: Request, who: CallerDep) -> Response:
+        """Answer a conversation, as a response."""
+        return await respond(reading.read(await request.body()), request, who)
+
     return {
         **add_tokens(app, service, off_loop),
         "/v1/chat/completions": Endpoint(ReadChat(), chat),
+        "/v1/responses": Endpoint(reading, respond, SMALL_BODY),
         "/v1/completions": Endpoint(ReadCompletion(), complete),
     }
 

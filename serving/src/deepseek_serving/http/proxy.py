@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -16,6 +18,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.backends.encoders import Encoders
+from deepseek_serving.backends.errors import too_long
 from deepseek_serving.backends.upstream import Upstream, error_text
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -25,9 +28,19 @@ from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
+from deepseek_serving.http.responses import SMALL_BODY, in_terms_of_responses
+from deepseek_serving.http.responses_output import MalformedAnswerError, Output
+from deepseek_serving.http.responses_shape import ResponseShape
+from deepseek_serving.http.responses_upstream import response_events, whole_response
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
-from deepseek_serving.http.validation import ReadForwarded, UpstreamRequest
+from deepseek_serving.http.schema.responses import ResponsesRequest
+from deepseek_serving.http.validation import (
+    ReadForwarded,
+    ReadResponse,
+    ResponseAsked,
+    UpstreamRequest,
+)
 from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.keys import KeyRing
 
@@ -37,6 +50,11 @@ Result = TypeVar("Result")
 
 JSON = {"content-type": "application/json"}
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter"})
+# How vLLM, SGLang and llama.cpp say that a prompt is too long, and for what.
+CONTEXT = re.compile(r"context (?:length|size|window)|maximum allowed length", re.IGNORECASE)
+LENGTH = re.compile(r"context length (?:is |of |\()(?:only )?([0-9]+)")
+TOO_LONG = too_long("", "").split(" is ")[0]
+PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 FORWARDED_PATHS = ("/v1/chat/completions", "/v1/completions")
 FORWARDED: Responses = {**REPLIES, 502: error_response("The engine broke off")}
 # What our client is to blame for, and may put right.
@@ -104,7 +122,7 @@ class ProxiedRequest:
             raise _failed(502, "The engine broke off before it answered.") from error
         self._stack.push_async_callback(response.aclose)
         if response.status_code != 200:
-            refusal = await _refusal(response)
+            refusal = await _refusal(response, upstream.max_len, self._asked.path)
             if refusal.status >= 500:
                 upstream.outcomes.failed()
             raise refusal
@@ -117,9 +135,7 @@ class ProxiedRequest:
             if not isinstance(body, dict):
                 raise _BrokenError
         except (httpx2.HTTPError, ValueError, _BrokenError) as error:
-            self._finish = "error"
-            self._note_failure(error)
-            raise _failed(502, "The engine broke off before its answer was complete.") from error
+            raise self.broken(error) from error
         self._note(body)
         if self._finish in FINISHES:
             self._upstream.outcomes.answered()
@@ -127,27 +143,35 @@ class ProxiedRequest:
 
     async def events(self, response: httpx2.Response) -> AsyncIterator[str]:
         """The answer as server-sent events, each as soon as it is there."""
+        try:
+            async for shown in self.parts(response):
+                yield f"data: {json.dumps(shown, separators=(',', ':'))}\n\n"
+            yield "data: [DONE]\n\n"
+        except ApiError as error:
+            yield f"data: {json.dumps(error.body())}\n\n"
+
+    async def parts(self, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+        """The parts of a streamed answer, each as soon as it is there. Raises ApiError."""
         source = aiter(httpx2.EventSource(response))
         try:
             while (event := await self._next(source)) is not None:
                 shown = self._shown(event.data)
                 if shown is not None:
-                    yield f"data: {json.dumps(shown, separators=(',', ':'))}\n\n"
-            yield "data: [DONE]\n\n"
-        except ApiError as error:
+                    yield shown
+        except ApiError:
             self._finish = "timeout"
-            yield f"data: {json.dumps(error.body())}\n\n"
+            raise
         except (httpx2.HTTPError, httpx2.SSEError, ValueError, _BrokenError) as error:
-            logger.error("the upstream broke off in an answer: %r", error)
-            self._finish = "error"
-            self._note_failure(error)
-            broken = _failed(502, "The engine broke off before its answer was complete.")
-            yield f"data: {json.dumps(broken.body())}\n\n"
+            raise self.broken(error) from error
 
-    def _note_failure(self, error: Exception) -> None:
+    def broken(self, error: Exception) -> ApiError:
+        """Note that the answer ended before its end, or cannot be read; what the client hears."""
+        logger.error("the upstream broke off in an answer: %r", error)
+        self._finish = "error"
         self._upstream.outcomes.failed()
         if isinstance(error, httpx2.ReadTimeout):
             self._upstream.silent()
+        return _failed(502, "The engine broke off before its answer was complete.")
 
     async def _next(
         self, source: AsyncIterator[httpx2.ServerSentEvent]
@@ -257,13 +281,24 @@ def _failed(status: int, message: str) -> ApiError:
     )
 
 
-async def _refusal(response: httpx2.Response) -> ApiError:
-    """What another status than 200 is to our client."""
+def _context_exceeded(message: str, longest: int | None, path: str) -> ApiError | None:
+    """What servers say in many ways, as clients know it; None for another message."""
+    if not CONTEXT.search(message):
+        return None
+    if not message.startswith(TOO_LONG):
+        message = too_long(longest or next(iter(LENGTH.findall(message)), "fewer"), message)
+    return ApiError(400, message, param=PROMPTS[path], code="context_length_exceeded")
+
+
+async def _refusal(response: httpx2.Response, longest: int | None, path: str) -> ApiError:
+    """What another status than 200 is to our client; `longest` is the upstream's context."""
     try:
         message = error_text(await response.aread())
     except httpx2.HTTPError:
         message = ""
     status = response.status_code
+    if status in CLIENT_ERRORS and (exceeded := _context_exceeded(message, longest, path)):
+        return exceeded
     if status in CLIENT_ERRORS and message:
         return ApiError(413 if status == 413 else 400, message, code="invalid_value")
     if status == 429:
@@ -282,9 +317,9 @@ async def _refusal(response: httpx2.Response) -> ApiError:
 class _Events(StreamingResponse):
     """Lets go of the upstream when the client hangs up, even before the first event."""
 
-    def __init__(self, proxied: ProxiedRequest, response: httpx2.Response) -> None:
+    def __init__(self, proxied: ProxiedRequest, events: AsyncIterator[str]) -> None:
         super().__init__(
-            proxied.events(response),
+            events,
             media_type="text/event-stream",
             headers={"cache-control": "no-cache"},
         )
@@ -300,19 +335,40 @@ class _Events(StreamingResponse):
 async def _answer(proxied: ProxiedRequest, asked: UpstreamRequest) -> Response:
     response = await proxied.begin()
     if asked.stream:
-        return _Events(proxied, response)
+        return _Events(proxied, proxied.events(response))
     try:
         return JSONResponse(await proxied.whole(response))
     finally:
         await proxied.close()
 
 
+async def _respond(
+    proxied: ProxiedRequest, asked: UpstreamRequest, shape: ResponseShape
+) -> Response:
+    """The same as a response."""
+    response = await proxied.begin()
+    if asked.stream:
+        events = response_events(proxied.parts(response), shape, proxied.broken)
+        return _Events(proxied, events)
+    try:
+        whole = whole_response(await proxied.whole(response), shape)
+        return Response(whole, media_type="application/json")
+    except MalformedAnswerError as error:
+        raise proxied.broken(error) from error
+    finally:
+        await proxied.close()
+
+
 async def _forward(
-    upstream: Upstream, asked: UpstreamRequest, request: Request, who: Caller
+    upstream: Upstream,
+    asked: UpstreamRequest,
+    request: Request,
+    who: Caller,
+    answer: Callable[[ProxiedRequest, UpstreamRequest], Coroutine[Any, Any, Response]] = _answer,
 ) -> Response:
     check_model(upstream, asked.model)
     proxied = ProxiedRequest(upstream, asked, who)
-    answering = asyncio.ensure_future(_answer(proxied, asked))
+    answering = asyncio.ensure_future(answer(proxied, asked))
     gone = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -346,7 +402,27 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
         """Go on with a text."""
         return await forward(complete.read(await request.body()), request, who)
 
-    return {reading.path: Endpoint(reading, forward) for reading in (chat, complete)}
+    respond = ReadResponse(chat)
+
+    async def forward_response(
+        asked: ResponseAsked[UpstreamRequest], request: Request, who: Caller
+    ) -> Response:
+        output = Output(encodes_thoughts=asked.encodes_thoughts)
+        shape = ResponseShape(asked.chat.model, asked.echo, output)
+        with in_terms_of_responses():
+            return await _forward(
+                upstream, asked.chat, request, who, partial(_respond, shape=shape)
+            )
+
+    @app.post("/v1/responses", responses=FORWARDED, tags=["responses"])
+    async def responses(_body: ResponsesRequest, request: Request, who: CallerDep) -> Response:
+        """Answer a conversation, as a response."""
+        return await forward_response(respond.read(await request.body()), request, who)
+
+    return {
+        **{reading.path: Endpoint(reading, forward) for reading in (chat, complete)},
+        "/v1/responses": Endpoint(respond, forward_response, SMALL_BODY),
+    }
 
 
 def create_forwarding_app(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.text.template import TemplateError
+from deepseek_serving.text.template_environment import TemplateError
 from deepseek_serving.text.tokenizer import TextError
 
 REFUSED = (PromptTooLongError, SchemaError, UnsupportedError, TemplateError, TextError)

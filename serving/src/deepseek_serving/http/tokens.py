@@ -65,7 +65,9 @@ class _Words:
         text, service = asked.text, self._service
         if isinstance(text, Chat):
             factory = service.requests
-            return factory.chat(text.messages, text.options(), tools=text.called_tools).prompt
+            return factory.chat(
+                text.messages, text.options(), tools=text.called_tools, prompt=text.prompt
+            ).prompt
         most = max(MOST_COUNTED, service.max_len)
         try:
             return service.tokenizer.encode(text, whole=asked.special, most=most)

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -32,11 +32,13 @@ from deepseek_serving.http.json_bounds import (
     depth,
     shape,
 )
+from deepseek_serving.http.responses_input import chat_body, echoed, in_our_terms
 from deepseek_serving.http.schema.body import Body
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
+from deepseek_serving.http.schema.responses import ResponsesRequest
 from deepseek_serving.http.schema.tokens import (
     DetokenizeRequest,
     TokenizeChatRequest,
@@ -126,7 +128,11 @@ class ReadChat:
     """Reads the body of a chat completion."""
 
     def read(self, data: bytes) -> Chat:
-        asked: Chat = _validated(ChatRequest, _parsed(data, MOST_VALUES)).asked()
+        return self.asked(_parsed(data, MOST_VALUES))
+
+    def asked(self, sent: object) -> Chat:
+        """What a body asks for that is parsed already. Raises RefusedError."""
+        asked: Chat = _validated(ChatRequest, sent).asked()
         return asked
 
 
@@ -244,8 +250,12 @@ class ReadForwarded:
     tokens: KnownTokens = field(default_factory=KnownTokens)
 
     def read(self, data: bytes) -> UpstreamRequest:
-        schema, most = FORWARDED[self.path]
-        sent = _parsed(data, most)
+        _schema, most = FORWARDED[self.path]
+        return self.asked(_parsed(data, most))
+
+    def asked(self, sent: object) -> UpstreamRequest:
+        """What a body asks for that is parsed already. Raises RefusedError."""
+        schema, _most = FORWARDED[self.path]
         asked = _validated(schema, sent).asked()
         assert isinstance(sent, dict)
         self._refuse_unknown(asked, sent)
@@ -266,3 +276,41 @@ class ReadForwarded:
             wrong = self.tokens.wrong_text(json.dumps(rendered, ensure_ascii=False))
         if wrong:
             raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
+
+
+Asked = TypeVar("Asked", Chat, UpstreamRequest, covariant=True)
+
+
+class ReadsChat(Protocol[Asked]):
+    """Reads chat requests."""
+
+    def asked(self, sent: object) -> Asked:
+        """What a body asks for that is parsed already. Raises RefusedError."""
+
+
+@dataclass(frozen=True)
+class ResponseAsked(Generic[Asked]):
+    """A response that is asked for: as a chat request, and what it repeats of its own request."""
+
+    chat: Asked
+    echo: str
+    encodes_thoughts: bool
+
+
+@dataclass(frozen=True)
+class ReadResponse(Generic[Asked]):
+    """Reads the body of a request for a response; `chat` reads the chat request that is the same.
+
+    So there is one way to prompts, limits and upstreams.
+    """
+
+    chat: ReadsChat[Asked]
+
+    def read(self, data: bytes) -> ResponseAsked[Asked]:
+        body: ResponsesRequest = _validated(ResponsesRequest, _parsed(data, MOST_VALUES))
+        try:
+            chat = self.chat.asked(chat_body(body))
+        except RefusedError as error:
+            message, param = in_our_terms(error.message, error.param)
+            raise RefusedError(message, param, error.code) from error
+        return ResponseAsked(chat, echoed(body), body.encodes_thoughts)

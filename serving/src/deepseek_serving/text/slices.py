@@ -42,7 +42,7 @@ class SlicedTokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._around = self._added()
+        self.around = self._added()
 
     def _added(self) -> tuple[list[int], list[int]] | None:
         """The special tokens that are put before and after a text; None if that cannot be told."""
@@ -59,12 +59,12 @@ class SlicedTokenizer:
         Raises TooManyTokensError as soon as there are more than `most`. A text of a slice or less
         is read in one piece.
         """
-        if len(text) <= SLICE or (special and self._around is None):
+        if len(text) <= SLICE or (special and self.around is None):
             tokens = self._encode(text, special=special)
             if most is not None and len(tokens) > most:
                 raise TooManyTokensError(len(tokens))
             return tokens
-        before, after = self._around if special and self._around else ([], [])
+        before, after = self.around if special and self.around else ([], [])
         tokens, room = [*before], None if most is None else most - len(after)
         size = SLICE if most is None else max(LEAST_SLICE, most * CHARACTERS_PER_TOKEN)
         for piece in self.pieces(text, min(size, SLICE)):

@@ -35,6 +35,8 @@ INTEGER_BITS = 4096
 INTEGER_DIGITS = 4096
 WIDEST_FIELD = 999
 PLACES = 100
+# characters that JSON in ASCII makes of one
+ESCAPED = 12
 
 PERCENT_FIELD = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(\*|\d*)(?:\.(\*|\d*))?")
 
@@ -253,9 +255,19 @@ def _judge_text(used: Meter, value: Any, *_more: Any, **_named: Any) -> None:
     used.make(used.weigh(value))
 
 
-def _judge_json(used: Meter, value: Any, indent: Any = None, *_more: Any, **_named: Any) -> None:
+def _judge_json(
+    used: Meter,
+    value: Any,
+    ensure_ascii: Any = False,
+    indent: Any = None,
+    separators: Any = None,
+    *_more: Any,
+    **_named: Any,
+) -> None:
     width = len(indent) if isinstance(indent, str) else int(indent or 0)
-    used.make(used.weigh(value) * (1 + max(width, 0)))
+    between = used.weigh(separators) if separators else 0
+    escaped = ESCAPED if ensure_ascii else 1
+    used.make(used.weigh(value) * (escaped + max(width, 0) + between))
 
 
 def _judge_format(used: Meter, value: Any, *args: Any, **kwargs: Any) -> None:

@@ -3,46 +3,76 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from deepseek_serving.errors import TokenizerError, library_error
+from deepseek_serving.text.client_text import ClientText
 from deepseek_serving.text.documents import load_tokenizer, read_object
+from deepseek_serving.text.prompt_options import USUAL, PromptOptions
+from deepseek_serving.text.prompts import Prompt, PromptEncoder
+from deepseek_serving.text.rendering import Renderer
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
 from deepseek_serving.text.template import read_templates
+from deepseek_serving.text.thinking import END_THINK, THINK
 
 # of thoughts and of calls, in the families that reply.py knows
+SPECIALS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 MARK = re.compile(r"^</?(think|tool_call)>$|^<\uff5ctool\u2581")
+
+
+# In conversations alone, in all prompts, or nowhere, as it is in transformers and vLLM.
+TextIsData: TypeAlias = Literal["chat", "always", "never"]
 
 
 class TextError(ValueError):
     """The text cannot be made into tokens."""
 
 
-def _special(config: Mapping[str, Any], name: str) -> str:
-    value = config.get(name)
-    return str((value.get("content") if isinstance(value, dict) else value) or "")
+def _specials(config: Mapping[str, Any]) -> dict[str, str]:
+    """Those that are set, as transformers tells templates of them."""
+    found = {}
+    for name in SPECIALS:
+        value = config.get(name)
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            found[name] = content
+    return found
+
+
+@contextmanager
+def _text_errors() -> Iterator[None]:
+    try:
+        yield
+    except TooManyTokensError:
+        raise
+    except BaseException as error:
+        raise TextError(f"the text: {library_error('tokenizers', error)}") from error
 
 
 class ChatTokenizer:
     """Tokenizer and chat template of a graph directory."""
 
-    def __init__(self, directory: Path) -> None:
-        """Raises TokenizerError."""
+    def __init__(self, directory: Path, text_is_data: TextIsData = "chat") -> None:
+        """`text_is_data`: where a client's marks are text. Raises TokenizerError."""
         self._tokenizer = load_tokenizer(directory)
         self._sliced = SlicedTokenizer(self._tokenizer)
+        self._encoder = PromptEncoder(self._tokenizer, self._sliced)
         config = read_object(directory / "tokenizer_config.json", TokenizerError)
-        self._templates = read_templates(directory, config)
+        self._prompts_are_data = text_is_data == "always"
+        client = ClientText() if text_is_data == "never" else self._encoder.client
+        self._templates = read_templates(directory, config, client)
         # of all that is rendered, and of what is where tools are given
         self.tool_template_source = self._templates.tool_use.source
         self.template_source = self._templates.default.source + self.tool_template_source
-        self._specials = {
-            name: _special(config, name) for name in ("bos_token", "eos_token", "pad_token")
-        }
+        self._renderer = Renderer(
+            self._templates, client, _specials(config), thinks=self._thinks(self.template_source)
+        )
         special = {
             token: str(added.content)
             for token, added in self._tokenizer.get_added_tokens_decoder().items()
@@ -80,33 +110,53 @@ class ChatTokenizer:
         """What a token stands for, if the tokenizer has it."""
         return self._tokenizer.id_to_token(token) if token >= 0 else None
 
+    def _thinks(self, template: str) -> bool:
+        """Whether the model has marks for thoughts, as a token or as text of its template."""
+        return self.token(END_THINK) is not None or any(
+            mark in template for mark in (THINK, END_THINK)
+        )
+
+    def rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: PromptOptions = USUAL,
+    ) -> Prompt:
+        """The conversation so far, as its template writes it. Raises TemplateError, OptionError."""
+        return self._renderer.render(messages, tools, options)
+
     def text(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """The conversation so far, ready for the assistant's turn."""
-        given = {"tools": tools} if tools else {}
-        return self._templates.chosen(tools=bool(tools)).render(
-            messages=messages, add_generation_prompt=True, **given, **self._specials
-        )
+        return self.rendered(messages, tools).text
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The same as tokens."""
-        return self.encode(self.text(messages), whole=False)
+        return self.encode_prompt(self.rendered(messages))
+
+    def encode_prompt(self, prompt: Prompt, *, most: int | None = None) -> list[int]:
+        """Tokens of a rendered conversation. Raises TextError or TooManyTokensError."""
+        with _text_errors():
+            return self._encoder.encode(prompt, most=most)
+
+    def encode_text(self, text: str, *, most: int | None = None) -> list[int]:
+        """Tokens of a text that a client wants to be gone on with, and that no template wrote."""
+        if not self._prompts_are_data:
+            return self.encode(text, most=most)
+        with _text_errors():
+            return self._encoder.data(text, special=True, most=most)
 
     def encode(self, text: str, *, whole: bool = True, most: int | None = None) -> list[int]:
         """Tokens of a text; a `whole` one gets the special tokens that the tokenizer adds.
 
         Raises TextError, or TooManyTokensError as soon as there are more than `most`.
         """
-        try:
+        with _text_errors():
             # a template writes special tokens itself
             return self._sliced.encode(text, special=whole, most=most)
-        except TooManyTokensError:
-            raise
-        except BaseException as error:
-            raise TextError(f"the text: {library_error('tokenizers', error)}") from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         try:

@@ -12,11 +12,12 @@ from deepseek_serving.http.schema.body import INTEGER, refused
 from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_MESSAGES, Count
 from deepseek_serving.http.schema.formats import ObjectFormat, ResponseFormat, SchemaFormat
 from deepseek_serving.http.schema.messages import Message
+from deepseek_serving.http.schema.prompts import PromptRequest
 from deepseek_serving.http.schema.sampled import Sampled
 from deepseek_serving.http.schema.tools import NamedTool, Tool
 
 
-class ChatRequest(Sampled, ChatAccepted):
+class ChatRequest(Sampled, ChatAccepted, PromptRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[
@@ -89,6 +90,7 @@ class ChatRequest(Sampled, ChatAccepted):
             chosen=self.options(),
             called_tools=self.called_tools,
             json_schema=self.json_schema,
+            prompt=self.prompt_options(prefix=bool(self.messages[-1].prefix)),
             logprobs=bool(self.logprobs),
             prompt_logprobs=self.prompt_logprobs,
             stream=bool(self.stream),

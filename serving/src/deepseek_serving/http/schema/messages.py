@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from deepseek_serving.http.json_bounds import MOST_CONTAINERS, MOST_VALUES, Shape, shape
-from deepseek_serving.http.schema.body import INTEGER, Body, refused
+from deepseek_serving.http.schema.body import INTEGER, Body, only_at, refused
 from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_PARTS, FunctionName, Name
 
 
@@ -31,7 +39,29 @@ class TextPart(Body):
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
-def _simple(text: str) -> str:
+class RefusalPart(Body):
+    """A part of a message by which the assistant refused something."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+def _kind(part: object) -> str:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return "refusal part" if kind == "refusal" else "text part"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text part")] | Annotated[RefusalPart, Tag("refusal part")],
+    Discriminator(_kind),
+]
+
+
+def simple(text: str) -> str:
     """Templates may want it parsed, which nothing interrupts."""
     most = Shape(MOST_CONTAINERS, MOST_VALUES)
     found = shape(text.encode("utf-8", "replace"), most)
@@ -44,7 +74,7 @@ class CalledFunction(Body):
     """The function of an earlier call, and its arguments as JSON text."""
 
     name: FunctionName
-    arguments: Annotated[str, AfterValidator(_simple)]
+    arguments: Annotated[str, AfterValidator(simple)]
 
 
 class Called(Body):
@@ -63,16 +93,24 @@ class Message(Body):
     model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: (
-        str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None
-    ) = None
+    content: str | Annotated[list[Part], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
     name: Name | None = None
     tool_calls: Annotated[list[Called], Field(max_length=MOST_CALLS, fail_fast=True)] | None = None
     tool_call_id: Name | None = None
+    # what we call the thoughts of an answer, and what others do
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    # DeepSeek's: this message, the last, is gone on with
+    prefix: bool | None = None
+
+    # would change the prompt if they were heeded
+    function_call: Annotated[Any, only_at()] = None
+    audio: Annotated[Any, only_at()] = None
 
     @model_validator(mode="after")
     def has_content(self) -> Message:
-        if self.content is None and not self.tool_calls:
+        if self.content is None and self.role != "assistant":
             raise refused(
                 "Missing required parameter: '{path}'; a message needs content.", "content"
             )
@@ -81,14 +119,29 @@ class Message(Body):
         return self
 
     def plain(self) -> dict[str, Any]:
-        parts = self.content
-        text = "".join(part.text for part in parts) if isinstance(parts, list) else parts
-        role = "system" if self.role == "developer" else self.role
-        message: dict[str, Any] = {"role": role, "content": text}
-        if self.tool_calls:
-            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
-        for name in ("name", "tool_call_id"):
-            value = getattr(self, name)
-            if value is not None:
-                message[name] = value
-        return message
+        """As templates get it, which `text.template_conventions` sees to: without what is null."""
+        content: Any = self.refusal if self.content is None else self.content
+        if isinstance(content, list):
+            content = [{"type": "text", "text": part.text} for part in content]
+        message = {
+            "role": self.role,
+            "content": content,
+            "reasoning_content": self._reasoning,
+            "tool_calls": [_plain(call) for call in self.tool_calls or ()] or None,
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        return {name: value for name, value in message.items() if value is not None}
+
+    @property
+    def _reasoning(self) -> str | None:
+        if self.role != "assistant":
+            return None
+        return self.reasoning if self.reasoning_content is None else self.reasoning_content
+
+
+def _plain(call: Called) -> dict[str, Any]:
+    given = call.model_dump(exclude={"index"})
+    if not call.id:
+        del given["id"]
+    return given

@@ -1,0 +1,159 @@
+"""The service that client libraries are driven against: `python clients_site.py DIRECTORY`.
+
+Everything of a real one but the model and its signature: TLS with a private authority, API keys
+and their rates, admission, templates, grammars, scheduler. It listens twice, as the gateway does:
+where an API key is enough, and where a client certificate is asked for as well. What clients must
+know is written to DIRECTORY/site.json once both are ready; it ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import conversation
+import numpy as np
+import numpy.typing as npt
+import uvicorn
+from scripted_model import ScriptedModel
+from starlette.types import ASGIApp
+from support import CHECKPOINT, MODEL, VERSION, Authority, free_port
+from tokenizers import AddedToken, Tokenizer
+
+from deepseek_serving.backends.embedding import Embedder
+from deepseek_serving.backends.encoders import Encoders
+from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.scheduler import Limits, Scheduler
+from deepseek_serving.http.app import create_app
+from deepseek_serving.policy import keys
+from deepseek_serving.policy.keys import KeyRing
+from deepseek_serving.text.tokenizer import ChatTokenizer
+from deepseek_serving.trust.release import Release
+
+HERE = Path(__file__).parent
+NAME, ENCODER = "gateway-1", "tiny-encoder"
+MAX_LEN = 8192
+MARKS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+# what may be used up in a fraction of a second, and comes back in one
+PER_MINUTE = 60
+# more than there are clients that use up a key each
+LIMITED_KEYS = 40
+
+
+class ScriptedEncoder:
+    """A vector of length 1 for each text, by its tokens alone."""
+
+    size, max_len = 8, 256
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        rows = [hashlib.sha256(repr(list(text)).encode()).digest()[: self.size] for text in texts]
+        values = np.array([list(row) for row in rows], dtype=np.float32) + 1
+        unit: npt.NDArray[np.float32] = values / np.linalg.norm(values, axis=1, keepdims=True)
+        return unit
+
+
+def model_files(folder: Path) -> Path:
+    """The shipped tokenizer with the marks of Qwen3 as tokens of their own, and such a template."""
+    folder.mkdir()
+    for path in CHECKPOINT.glob("*.json"):
+        shutil.copy(path, folder)
+    shutil.copy(HERE / "chat_template.jinja", folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in MARKS])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    record = {"vocabulary": tokenizer.get_vocab_size()}
+    (folder / "export.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def application(folder: Path, ring: KeyRing) -> ASGIApp:
+    files = model_files(folder / "model")
+    tokenizer = Tokenizer.from_file(str(files / "tokenizer.json"))
+    chat = ChatTokenizer(files)
+    (end,) = tokenizer.encode("<|im_end|>", add_special_tokens=False).ids
+    scheduler = Scheduler(ScriptedModel(tokenizer, MAX_LEN, end), Limits(prefill_chunk=4096))
+    service = Service(Release(MODEL, VERSION, "0" * 64, files), scheduler, chat)
+    scheduler.start()
+    embedder = Embedder(
+        ENCODER,
+        "0" * 64,
+        ScriptedEncoder(),
+        tokenizer,
+        vocabulary=tokenizer.get_vocab_size(),
+        queue=16,
+    )
+    return create_app(service, ring, Encoders(embedder))
+
+
+def _listener(app: ASGIApp, context: ssl.SSLContext, port: int, lifespan: Any) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        ssl_context_factory=lambda _config, _default: context,
+    )
+    return uvicorn.Server(config)
+
+
+async def _until_closed() -> None:
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def run(folder: Path) -> None:
+    authority = Authority(folder)
+    file = folder / "keys.json"
+    key = keys.add(file, "clients")
+    limited = [
+        keys.add(file, f"limited {number}", requests_per_minute=PER_MINUTE)
+        for number in range(LIMITED_KEYS)
+    ]
+    context, mutual = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _listener in range(2))
+    for each in (context, mutual):
+        each.load_cert_chain(*authority.issue("inference-1"))
+    mutual.load_verify_locations(authority.ca)
+    mutual.verify_mode = ssl.CERT_REQUIRED
+    app = application(folder, KeyRing(file))
+    ports = free_port(), free_port()
+    servers = (
+        _listener(app, context, ports[0], "on"),
+        _listener(app, mutual, ports[1], "off"),
+    )
+    serving = [asyncio.create_task(server.serve()) for server in servers]
+    while not all(server.started for server in servers):
+        await asyncio.sleep(0.01)
+    certificate, private = authority.issue(NAME)
+    site = {
+        "base_url": f"https://127.0.0.1:{ports[0]}/v1",
+        "mutual_url": f"https://127.0.0.1:{ports[1]}/v1",
+        "ca": str(authority.ca),
+        "certificate": str(certificate),
+        "key_file": str(private),
+        "key": key,
+        "limited": limited,
+        "model": MODEL,
+        "encoder": ENCODER,
+        "conversation": {
+            name: value for name, value in vars(conversation).items() if name.isupper()
+        },
+    }
+    partial = folder / "site.partial"
+    partial.write_text(json.dumps(site), encoding="utf-8")
+    partial.rename(folder / "site.json")
+    await _until_closed()
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*serving)
+
+
+if __name__ == "__main__":
+    asyncio.run(run(Path(sys.argv[1])))
