@@ -279,12 +279,31 @@ def test_the_metrics_have_the_usual_names(http: httpx.Client) -> None:
     assert value(http, "deepseek_slots") == 2
 
 
+# what clients look for comes first, whatever the upstream says
+FIRST = "This model's maximum context length is 4096 tokens. However, "
+TOO_LONG = [
+    (f"{FIRST}you requested 5000 tokens.", f"{FIRST}you requested 5000 tokens."),
+    *(
+        (told, FIRST + told)
+        for told in (
+            "You passed 5000 input tokens. However, the model's context length is only 4096 tokens",
+            "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+            "the request exceeds the available context size",
+        )
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
         (400, {"error": {"message": "too long"}}, (400, "invalid_value", "too long")),
         (422, {"detail": "no such field"}, (400, "invalid_value", "no such field")),
         (400, {"message": "plain"}, (400, "invalid_value", "plain")),
+        *(
+            (400, {"error": {"message": told}}, (400, "context_length_exceeded", shown))
+            for told, shown in TOO_LONG
+        ),
         (
             429,
             {"error": {"message": "busy"}},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deepseek_serving.generation.request import Format
 from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.responses_input import in_our_terms
 from deepseek_serving.http.returned_thoughts import encoded
@@ -185,13 +186,16 @@ def test_a_stream_is_asked_for_with_its_cost(stream: bool) -> None:
 def test_formats_are_those_of_the_chat_request() -> None:
     schema = {"type": "object", "properties": {"bed": {"type": "integer"}}}
     wanted = {"type": "json_schema", "name": "place", "schema": schema, "strict": True}
-    assert asked(text={"format": wanted, "verbosity": "low"}).chat.json_schema == schema
+    found = asked(text={"format": wanted, "verbosity": "low"}).chat.answer_format
+    assert found == Format("json", schema)
     assert forwarded(text={"format": wanted})["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "place", "schema": schema, "strict": True},
     }
-    assert asked(text={"format": {"type": "json_object"}}).chat.json_schema == {"type": "object"}
-    assert asked(text={"format": {"type": "text"}}).chat.json_schema is None
+    assert asked(text={"format": {"type": "json_object"}}).chat.answer_format == Format(
+        "json", {"type": "object"}
+    )
+    assert asked(text={"format": {"type": "text"}}).chat.answer_format is None
 
 
 def test_what_was_asked_is_repeated() -> None:

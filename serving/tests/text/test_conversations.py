@@ -307,6 +307,26 @@ def test_a_final_message_is_continued_as_by_transformers(
     assert not prompt.in_thoughts
 
 
+def test_thoughts_that_a_continued_message_begins_are_gone_on_with(
+    real_tokenizers: RealTokenizers,
+) -> None:
+    chat = real_tokenizers.chat("qwen3")
+    options = PromptOptions(begins_reply=False, continues=True)
+
+    def tokens_of(*turns: dict[str, Any]) -> tuple[list[int], bool]:
+        prompt = chat.rendered(list(turns), None, options)
+        return chat.encode_prompt(prompt), prompt.in_thoughts
+
+    think = chat.token("<think>")
+    assert think is not None
+    begun, within = tokens_of(USER, {"role": "assistant", "content": "<think>\nIt is </p> a"})
+    assert within
+    # the template opens and closes thoughts of its own before a last answer
+    assert begun.count(think) == 2
+    forged, within = tokens_of(USER, {"role": "assistant", "content": "Say <think> and"})
+    assert forged.count(think) == 1
+
+
 def known_to(family: str) -> str | None:
     return {"qwen3": "enable_thinking", "deepseek-v3.1": "thinking"}.get(family)
 

@@ -63,10 +63,12 @@ class Renderer:
                 **variables,
             }
             by_client = self._client.mark(given)
-            messages = [self._message(message) for message in conformed]
+            turns = [self._message(message) for message in conformed]
+            if final is not None:
+                turns[-1]["content"] = self._begun(conformed[-1]["content"])
             marked = template.render(
-                marked=messages != conformed or by_client != given,
-                messages=messages,
+                marked=turns != conformed or by_client != given,
+                messages=turns,
                 add_generation_prompt=options.begins_reply and not options.continues,
                 **by_client,
                 **self._specials,
@@ -83,6 +85,18 @@ class Renderer:
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         mark = self._client.mark
         return {name: value if name in OURS else mark(value) for name, value in message.items()}
+
+    def _begun(self, content: Any) -> Any:
+        """The content that is gone on with; marks of thoughts that it begins with are the model's.
+
+        What stands there is the reply's own beginning, so nobody's turn is forged by it.
+        """
+        mark = self._client.mark
+        if not isinstance(content, str) or not content.lstrip().startswith(THINK):
+            return mark(content)
+        before, begin, thoughts = content.partition(THINK)
+        thoughts, end, rest = thoughts.partition(END_THINK)
+        return before + begin + mark(thoughts) + end + mark(rest)
 
     def _open(self, marked: str, final: str) -> tuple[str, bool]:
         """The rendering up to the end of the final message, and whether that is within thoughts."""
