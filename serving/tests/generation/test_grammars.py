@@ -39,6 +39,7 @@ from deepseek_serving.generation.grammar_queue import (
     TrialsBusyError,
     TrialsEndedError,
 )
+from deepseek_serving.generation.grammar_vocabulary import open_vocabulary
 from deepseek_serving.generation.sampling import SamplingError
 from deepseek_serving.generation.scheduler import Limits, Scheduler
 from deepseek_serving.http.app import create_app
@@ -202,7 +203,7 @@ def test_a_grammar_that_takes_too_much_memory_is_ended(
     grammars: Grammars, graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grammar_trial, "MEMORY_BYTES", 2**20)
-    tokenizer = grammar_trial.open_tokenizer(graph / "tokenizer.json", 1024, [2])
+    tokenizer = open_vocabulary(graph / "tokenizer.json", 1024, [2]).tokenizer
     order = {"grammar": wicked(), "seconds": 5.0}
     read, write = os.pipe()
     pid = os.fork()

@@ -70,7 +70,7 @@ TEXT, IMAGE = {"type": "text", "text": "a"}, {"type": "image_url", "image_url": 
         ({"tool_choice": "foo"}, "tool_choice", "but got 'foo'"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function", "Missing required"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
-        ({"response_format": {"type": "foo"}}, "response_format.type", "'json_schema', but got"),
+        ({"response_format": {"type": "foo"}}, "response_format.type", "but got 'foo' instead"),
         ({"response_format": {}}, "response_format.type", "Missing required parameter"),
         ({"response_format": "json"}, "response_format", "expected an object, but got a string"),
         (

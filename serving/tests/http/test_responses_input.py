@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deepseek_serving.generation.request import Format
 from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.responses_input import in_our_terms
 from deepseek_serving.http.returned_thoughts import encoded
@@ -171,6 +172,15 @@ def test_parameters_are_those_of_the_chat_request() -> None:
     assert chat["logprobs"] is True
 
 
+def test_some_of_the_tools_may_be_allowed() -> None:
+    tools = [TOOL, {**TOOL, "name": "move"}]
+    allowed = [{"type": "function", "name": "move"}]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": allowed}
+    called = asked(tools=tools, tool_choice=choice, parallel_tool_calls=False).chat.called_tools
+    assert list(called.force) == ["move"]
+    assert not called.parallel
+
+
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
 def test_every_effort_of_openai_s_is_that_of_the_chat_request(effort: str) -> None:
     assert forwarded(reasoning={"effort": effort})["reasoning_effort"] == effort
@@ -185,13 +195,16 @@ def test_a_stream_is_asked_for_with_its_cost(stream: bool) -> None:
 def test_formats_are_those_of_the_chat_request() -> None:
     schema = {"type": "object", "properties": {"bed": {"type": "integer"}}}
     wanted = {"type": "json_schema", "name": "place", "schema": schema, "strict": True}
-    assert asked(text={"format": wanted, "verbosity": "low"}).chat.json_schema == schema
+    found = asked(text={"format": wanted, "verbosity": "low"}).chat.answer_format
+    assert found == Format("json", schema)
     assert forwarded(text={"format": wanted})["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "place", "schema": schema, "strict": True},
     }
-    assert asked(text={"format": {"type": "json_object"}}).chat.json_schema == {"type": "object"}
-    assert asked(text={"format": {"type": "text"}}).chat.json_schema is None
+    assert asked(text={"format": {"type": "json_object"}}).chat.answer_format == Format(
+        "json", {"type": "object"}
+    )
+    assert asked(text={"format": {"type": "text"}}).chat.answer_format is None
 
 
 def test_what_was_asked_is_repeated() -> None:

@@ -63,8 +63,8 @@ class Generation:
         self._tokens: tuple[Choice, ...] = ()
         self._parser = ReplyParser(
             request.options.stop,
-            thinking=request.thinking,
-            tools=request.tools,
+            thinking=request.wanted.thinking,
+            tools=request.wanted.calls,
             keep_stop=request.options.include_stop,
         )
         # end tokens whose text is a part of the answer
@@ -147,7 +147,7 @@ class Generation:
         if self._parser.stopped:
             finish, piece = "stop", self._parser.finish()
         elif event.finish in ("stop", "length"):
-            finish, piece = event.finish, self._parser.finish()
+            finish, piece = event.finish, self._parser.finish(cut=event.finish == "length")
         else:
             self._failure = event.finish or "error"
             raise FAILURES.get(self._failure, GenerationFailedError)(event.finish)

@@ -8,11 +8,12 @@ from typing import Any
 
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.backends.sampling_choice import needs_logits
+from deepseek_serving.backends.wanted_answers import FREE, WantedAnswer, WantedAnswers
 from deepseek_serving.generation.constrained import Grammar, Grammars
 from deepseek_serving.generation.distribution import CANDIDATES
 from deepseek_serving.generation.grammar_cost import SchemaError
-from deepseek_serving.generation.reply import END_THINK, THINK, ToolFormat, tool_format
-from deepseek_serving.generation.request import Options, Tools
+from deepseek_serving.generation.request import Format, Options, Tools
+from deepseek_serving.generation.tool_formats import tool_format
 from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.prompt_options import (
     USUAL,
@@ -30,15 +31,11 @@ CHARACTERS_PER_TOKEN = 16
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One prompt, and how it is to be answered; `thinking` is None for models that do not think."""
+    """One prompt, how it is to be answered, and the grammar of `wanted` once it is compiled."""
 
     prompt: Sequence[int]
     options: Options
-    thinking: bool | None = None
-    tools: ToolFormat | None = None
-    # what the answer must look like, from its beginning or after that token, as text and compiled
-    wanted: str | None = None
-    after: int | None = None
+    wanted: WantedAnswer = FREE
     grammar: Grammar | None = None
 
     @property
@@ -69,11 +66,7 @@ class RequestFactory:
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
         )
-        # one token where the model was trained to think
-        self._end_think = tokenizer.token(END_THINK)
-        self._thinks = self._end_think is not None or any(
-            mark in tokenizer.template_source for mark in (THINK, END_THINK)
-        )
+        self._wanted = WantedAnswers(tokenizer, self._tool_format, grammars.writer)
 
     def chat(
         self,
@@ -81,7 +74,7 @@ class RequestFactory:
         options: Options,
         *,
         tools: Tools | None = None,
-        schema: Mapping[str, Any] | None = None,
+        asked: Format | None = None,
         prompt: PromptOptions = USUAL,
     ) -> GenerationRequest:
         """Raises TemplateError, PromptTooLongError, UnsupportedError or SchemaError."""
@@ -97,31 +90,22 @@ class RequestFactory:
             rendered = self._tokenizer.rendered(messages, given, prompt)
         except OptionError as error:
             raise UnsupportedError(error.parameter, str(error)) from error
-        thinking = rendered.in_thoughts if self._thinks else None
-        return self._checked(
-            GenerationRequest(
-                self._encode(rendered),
-                options,
-                thinking=thinking,
-                tools=self._tool_format if tools is not None else None,
-                wanted=self._wanted(tools, schema),
-                after=self._after(tools, schema) if thinking else None,
-            )
-        )
+        wanted = self._wanted.of(rendered, tools, asked)
+        return self._checked(GenerationRequest(self._encode(rendered), options, wanted))
 
     async def with_grammar(self, request: GenerationRequest, key: str = "") -> GenerationRequest:
         """The request with its grammar compiled, if it has one. Cancelling it ends the compiler.
 
         Raises SchemaError, TrialsBusyError or TrialsEndedError.
         """
-        if request.wanted is None:
+        wanted = request.wanted
+        if wanted.grammar is None:
             return request
         try:
-            grammar = await self._grammars.compile(request.wanted, request.after, key)
+            grammar = await self._grammars.compile(wanted.grammar, wanted.thoughts, key)
             return replace(request, grammar=grammar)
         except SchemaError as error:
-            if request.tools is not None:
-                error.parameter = "tools"
+            error.parameter = wanted.parameter
             raise
 
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
@@ -184,7 +168,9 @@ class RequestFactory:
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         self._check_tokens(request.prompt)
         options = request.options
-        needed = needs_logits(options) or ("response_format" if request.wanted else None)
+        needed = needs_logits(options) or (
+            request.wanted.parameter if request.wanted.grammar else None
+        )
         if needed and not self._has_logits:
             raise UnsupportedError(
                 needed,
@@ -199,32 +185,3 @@ class RequestFactory:
                 f"The vocabulary has the tokens 0 to {self.vocabulary - 1}; {beyond[0]} is none.",
             )
         return request
-
-    def _after(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> int | None:
-        """Thoughts are free: the grammar holds from their end on."""
-        if self._end_think is None and (schema is not None or (tools and tools.force)):
-            raise UnsupportedError(
-                "response_format" if schema is not None else "tool_choice",
-                "This model's thoughts do not end in a token of their own, so what follows "
-                "them cannot be enforced.",
-            )
-        return self._end_think
-
-    def _wanted(self, tools: Tools | None, schema: Mapping[str, Any] | None) -> str | None:
-        if tools is not None and tools.force:
-            return self._forced_call(tools)
-        return None if schema is None else self._grammars.json(schema)
-
-    def _forced_call(self, tools: Tools) -> str:
-        form = self._tool_format
-        if form is None or form.arguments is None:
-            raise UnsupportedError(
-                "tool_choice", "The calls of this model's chat template cannot be enforced."
-            )
-        schemas = [form.schema(f) for f in tools.functions if f["name"] in tools.force]
-        begin, end = (f"{form.begin}\n", f"\n{form.end}") if form.end else ("", "")
-        try:
-            return self._grammars.one_of(begin, schemas, end)
-        except SchemaError as error:
-            error.parameter = "tools"
-            raise

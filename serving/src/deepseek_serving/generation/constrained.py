@@ -11,29 +11,27 @@ threads of the service. In others the masks are computed, while the engine is in
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher
 
 from deepseek_serving.errors import TokenizerError, library_error
-from deepseek_serving.generation.grammar_cost import SchemaError, check_cost
+from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.grammar_queue import Outcome, Trials
-from deepseek_serving.generation.grammar_trial import compiled, complaint, open_tokenizer
+from deepseek_serving.generation.grammar_text import GrammarWriter, Wanted
+from deepseek_serving.generation.grammar_trial import compiled, complaint
+from deepseek_serving.generation.grammar_vocabulary import open_vocabulary
+from deepseek_serving.generation.request import Format
 from deepseek_serving.generation.sampling import SamplingError
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
-# some white space, as people write JSON, but no endless run of it
-JSON_STYLE: JsonCompileOptions = {"whitespace_pattern": r"[ \n]{0,4}"}
 # that compute masks: they run beside the engine's own
 THREADS = 2
 # processor seconds that an answer's masks may take: at once, and for each token
@@ -42,27 +40,49 @@ MASK_SECONDS, MASK_SECONDS_PER_TOKEN = 1.0, 0.005
 Mask = npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Thoughts:
+    """Thoughts before what a grammar holds, by the numbers of tokens.
+
+    They are free, up to their `end`. `begin` may begin them; None where the prompt has. One of
+    `breaks` may part them from what follows.
+    """
+
+    end: int
+    begin: int | None = None
+    breaks: frozenset[int] = frozenset()
+
+
 class Grammar:
     """What an answer must look like; each answer follows a copy of its own."""
 
-    def __init__(self, template: LLMatcher, after: int | None, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, template: LLMatcher, thoughts: Thoughts | None, threads: ThreadPoolExecutor
+    ) -> None:
         self._template = template
-        self._after = after
+        self._thoughts = thoughts
         self._threads = threads
 
     def constraint(self) -> MatcherConstraint:
-        return MatcherConstraint(self._template, self._after, self._threads)
+        return MatcherConstraint(self._template, self._thoughts, self._threads)
 
 
 class MatcherConstraint:
-    """One answer's way through a grammar, from its beginning or after the token `after`.
+    """One answer's way through a grammar, from its beginning or from the end of its thoughts on.
 
     One thread calls it; what takes time is done in others.
     """
 
-    def __init__(self, template: LLMatcher, after: int | None, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, template: LLMatcher, thoughts: Thoughts | None, threads: ThreadPoolExecutor
+    ) -> None:
         self._template = template
-        self._after = after
+        self._thoughts = thoughts
+        self._free = thoughts is not None and thoughts.begin is None
+        # tokens that may come in front of what the grammar holds, once
+        self._before: frozenset[int] = frozenset()
+        if thoughts is not None and thoughts.begin is not None:
+            self._before = frozenset((thoughts.begin,))
         self._threads = threads
         self._matcher: LLMatcher | None = None
         self._mask: Future[Mask | None] | None = None
@@ -72,13 +92,13 @@ class MatcherConstraint:
 
     def begin(self, wake: Callable[[], None]) -> None:
         """Have the next mask computed; `wake` is called, from another thread, when it is there."""
-        if self._after is None and self._mask is None:
+        if not self._free and self._mask is None:
             self._mask = self._threads.submit(self._compute)
             self._mask.add_done_callback(lambda _mask: wake())
 
     def wait(self, seconds: float) -> bool:
         """Whether the next mask is there, at the latest after so long."""
-        if self._after is not None:
+        if self._free:
             return True
         if self._mask is None:
             return False
@@ -101,20 +121,31 @@ class MatcherConstraint:
 
         Raises SamplingError when the grammar asks for more work than a step may take.
         """
-        if self._after is not None:
+        if self._free:
             return None
         assert self._mask is not None
         allowed = self._mask.result(timeout=0)
         if allowed is None:
             raise SamplingError("the grammar: nothing may follow")
+        if self._before:
+            allowed = allowed.copy()
+            allowed[list(self._before)] = True
         return allowed
 
     def accept(self, token: int) -> None:
-        if self._after is None:
+        thoughts = self._thoughts
+        if self._free:
+            assert thoughts is not None
+            if token == thoughts.end:
+                self._free, self._before = False, thoughts.breaks
+            return
+        if token in self._before:
+            # the mask for what comes first may be there, and is for what follows
+            self._free = thoughts is not None and token == thoughts.begin
+        else:
             self._said.append(token)
             self._mask = None
-        elif token == self._after:
-            self._after = None
+        self._before = frozenset()
 
     def _compute(self) -> Mask | None:
         """None where nothing may follow."""
@@ -147,29 +178,19 @@ class MatcherConstraint:
         return np.unpackbits(mask, bitorder="little").astype(np.bool_)
 
 
-def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)
-
-
-def _grammar(make: Callable[[], str]) -> str:
-    try:
-        return make()
-    except BaseException as error:
-        raise SchemaError(str(library_error("llguidance", error))) from error
-
-
 class Grammars:
     """Makes grammars over one tokenizer's vocabulary."""
 
     def __init__(self, directory: Path, vocabulary: int, end_tokens: Collection[int]) -> None:
         path = directory / "tokenizer.json"
         try:
-            self._tokenizer = open_tokenizer(path, vocabulary, sorted(end_tokens))
+            self._vocabulary = open_vocabulary(path, vocabulary, sorted(end_tokens))
         except BaseException as error:
             raise TokenizerError(
                 f"{path}: llguidance cannot read it, so that no answer could be held to a "
                 f"grammar: {library_error('llguidance', error)}"
             ) from error
+        self.writer = GrammarWriter(self._vocabulary.marks)
         self._trials = Trials(path, vocabulary, end_tokens)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mask")
         # so that what is quick does not wait for what is slow
@@ -188,33 +209,15 @@ class Grammars:
     def token_bytes(self, token: int) -> bytes:
         """The token's part of the text; it may be less than a character."""
         try:
-            return bytes(self._tokenizer.decode_bytes([token]))
+            return self._vocabulary.bytes(token)
         except BaseException as error:
             raise library_error("llguidance", error) from error
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """The grammar of text that the schema accepts. Raises SchemaError."""
-        check_cost(schema)
-        return _grammar(
-            lambda: LLMatcher.grammar_from_json_schema(_text(schema), overrides=JSON_STYLE)
-        )
+        return self.writer.write(Wanted(format=Format("json", schema)))
 
-    def one_of(self, before: str, schemas: Sequence[Mapping[str, Any]], behind: str) -> str:
-        """The grammar of text that one of the schemas accepts, between two fixed texts.
-
-        Raises SchemaError.
-        """
-        check_cost(list(schemas))
-        schema = {"anyOf": list(schemas), "x-guidance": JSON_STYLE}
-        parts = [_text(before)] if before else []
-        parts += ["call"] + ([_text(behind)] if behind else [])
-        return _grammar(
-            lambda: LLMatcher.grammar_from_lark(
-                f"start: {' '.join(parts)}\ncall: %json {_text(schema)}"
-            )
-        )
-
-    async def compile(self, grammar: str, after: int | None, key: str) -> Grammar:
+    async def compile(self, grammar: str, thoughts: Thoughts | None, key: str) -> Grammar:
         """Compile a grammar for one request.
 
         Copies of what is compiled share the states that llguidance finds on the way, and their
@@ -229,7 +232,7 @@ class Grammars:
         loop = asyncio.get_running_loop()
         thread = self._slow if outcome.slow else self._quick
         template = await loop.run_in_executor(thread, self._compiled, grammar)
-        return Grammar(template, after, self._threads)
+        return Grammar(template, thoughts, self._threads)
 
     async def _try(self, grammar: str, key: str) -> Outcome:
         trial = self._trials.submit(grammar, key)
@@ -241,7 +244,7 @@ class Grammars:
 
     def _compiled(self, grammar: str) -> LLMatcher:
         try:
-            matcher = compiled(self._tokenizer, grammar)
+            matcher = compiled(self._vocabulary.tokenizer, grammar)
             wrong = complaint(matcher)
         except BaseException as error:
             raise SchemaError(str(library_error("llguidance", error))) from error

@@ -184,7 +184,7 @@ class _Walk:
         """Count what this part asks for; how often its own parts are in every answer."""
         pattern = schema.get("pattern")
         if isinstance(pattern, str):
-            self._pattern(pattern)
+            self.pattern(pattern)
         if isinstance(properties := schema.get("properties"), dict):
             self._properties.add(len(properties))
         if isinstance(named := schema.get("patternProperties"), dict):
@@ -197,7 +197,7 @@ class _Walk:
         self._together(schema)
         return self._least(schema, times)
 
-    def _pattern(self, pattern: str) -> None:
+    def pattern(self, pattern: str) -> None:
         places = len(pattern) if len(pattern) > LARGEST_PATTERN else pattern_places(pattern)
         if places > LARGEST_PATTERN:
             raise SchemaError(
@@ -212,7 +212,7 @@ class _Walk:
                 f"an object has more than {MOST_PATTERN_PROPERTIES} patternProperties"
             )
         for pattern in named:
-            self._pattern(pattern)
+            self.pattern(pattern)
 
     def _divisor(self, divisor: float) -> None:
         states = divisor_states(divisor)
@@ -268,3 +268,10 @@ def _flat(schema: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 def check_cost(schema: object) -> None:
     """Raises SchemaError where a schema asks for more than an answer can be held to."""
     _Walk().run(schema)
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """The same for patterns that stand by themselves."""
+    walk = _Walk()
+    for pattern in patterns:
+        walk.pattern(pattern)

@@ -26,6 +26,8 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from deepseek_serving.generation.grammar_vocabulary import open_vocabulary
+
 # beyond what the process has with its tokenizer
 MEMORY_BYTES = 512 * 2**20
 # answers that are followed, and tokens of each
@@ -52,12 +54,6 @@ def limits() -> LLParserLimits:
         max_grammar_size=100_000,
         verbose_errors=False,
     )
-
-
-def open_tokenizer(path: Path, vocabulary: int, end_tokens: list[int]) -> LLTokenizer:
-    """Raises ValueError for a file that llguidance cannot read."""
-    text = path.read_text(encoding="utf-8")
-    return LLTokenizer(text, n_vocab=vocabulary, eos_token=end_tokens or None)
 
 
 def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -225,8 +221,8 @@ def main() -> None:
     # systemd sends them to all processes of a unit; the service may still answer what it has begun
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    tokenizer = open_tokenizer(Path(path), int(vocabulary), [int(end) for end in end_tokens])
-    _Trials(tokenizer).run()
+    opened = open_vocabulary(Path(path), int(vocabulary), [int(end) for end in end_tokens])
+    _Trials(opened.tokenizer).run()
 
 
 if __name__ == "__main__":

@@ -49,13 +49,31 @@ class Options:
 
 @dataclass(frozen=True)
 class Tools:
-    """Functions that the model may call; `force`: one of these it must call."""
+    """Functions that the model may call; `force`: one of these it must call.
+
+    `parallel`: it may call several in one reply.
+    """
 
     functions: Sequence[Mapping[str, Any]]
     force: Sequence[str] = ()
+    parallel: bool = True
 
     def rendered(self) -> list[Mapping[str, Any]]:
         return [{"type": "function", "function": function} for function in self.functions]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What an answer must look like, as the request's `parameter` asks for it.
+
+    `content` is a schema (`json`), a regular expression (`regex`), a list of texts (`choice`), a
+    grammar in Lark or GBNF (`grammar`), or of free text what tags in it hold to a schema (`tags`):
+    `{"tags": [(begin, schema, end), …], "triggers": […]}`.
+    """
+
+    kind: Literal["json", "regex", "choice", "grammar", "tags"]
+    content: Any
+    parameter: str = "response_format"
 
 
 @dataclass(frozen=True)
@@ -67,8 +85,8 @@ class Chat:
     chosen: Options
     called_tools: Tools | None = None
     prompt: PromptOptions = USUAL
-    # what the answer must look like; None if it is free
-    json_schema: dict[str, Any] | None = None
+    # None if the answer is free
+    answer_format: Format | None = None
     logprobs: bool = False
     prompt_logprobs: int | None = None
     stream: bool = False

@@ -122,11 +122,7 @@ class CompletedAnswer:
                 whole.tokens.extend(chunk.tokens)
                 whole.end += chunk.end
                 whole.scores = chunk.scores if whole.scores is None else whole.scores
-        whole.piece = Piece(
-            "".join(piece.content for piece in pieces),
-            "".join(piece.reasoning for piece in pieces),
-            tuple(call for piece in pieces for call in piece.calls),
-        )
+        whole.piece = Piece.whole(pieces)
         return whole
 
 

@@ -94,22 +94,21 @@ async def _chat_job(
     service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
 ) -> GenerationRequest | None:
     """What is to be answered; None if the client has left meanwhile."""
-    tools, schema = body.called_tools, body.json_schema
+    tools, asked = body.called_tools, body.answer_format
 
     def make() -> GenerationRequest:
         return service.requests.chat(
-            body.messages, body.options(), tools=tools, schema=schema, prompt=body.prompt
+            body.messages, body.options(), tools=tools, asked=asked, prompt=body.prompt
         )
 
     try:
         # a schema is looked through, which may take milliseconds
-        has_grammar = schema is not None or (tools is not None and tools.force)
-        others = body.prompt.variables or body.prompt.documents
-        if has_grammar or tools is not None or others or _work(body.messages) > SMALL:
+        others = asked or tools or body.prompt.variables or body.prompt.documents
+        if others or _work(body.messages) > SMALL:
             job = await off_loop.run(make, who.line)
         else:
             job = make()
-        return await _compiled(service, job, request, who) if has_grammar else job
+        return await _compiled(service, job, request, who) if job.wanted.grammar else job
     except REFUSED as error:
         raise refusal(error, "messages") from error
     except QueueFullError as error:

@@ -7,8 +7,8 @@ from typing import Any
 
 from deepseek_serving.backends.answer import Chunk
 from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.call_reading import ToolCall
 from deepseek_serving.generation.probabilities import Choice, PromptScores
-from deepseek_serving.generation.reply import ToolCall
 from deepseek_serving.http.answers import CompletedAnswer
 from deepseek_serving.http.prompt_scores import prompt_logprobs
 from deepseek_serving.http.shapes import token_shown
@@ -29,7 +29,7 @@ class ChatShape:
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
         # calls so far, by choice
-        self._calls: dict[int, int] = {}
+        self._calls: dict[int, dict[str, int]] = {}
 
     def _token(self, choice: Choice) -> dict[str, Any]:
         best = [token_shown(self._service, top.token, top.logprob) for top in choice.top]
@@ -95,12 +95,16 @@ class ChatShape:
         if piece.content:
             delta["content"] = piece.content
         if piece.calls:
-            first = self._calls.get(index, 0)
-            self._calls[index] = first + len(piece.calls)
-            delta["tool_calls"] = [
-                {"index": first + number, **_call(call)} for number, call in enumerate(piece.calls)
-            ]
+            delta["tool_calls"] = [self._part(index, call) for call in piece.calls]
         return self._delta(index, delta, logprobs=self._listed(chunk.tokens))
+
+    def _part(self, index: int, call: ToolCall) -> dict[str, Any]:
+        """The whole of a call that is new, and of another one what its arguments go on with."""
+        numbers = self._calls.setdefault(index, {})
+        if call.id in numbers:
+            return {"index": numbers[call.id], "function": {"arguments": call.arguments}}
+        numbers[call.id] = len(numbers)
+        return {"index": numbers[call.id], **_call(call)}
 
     def end(self, index: int, finish: str) -> dict[str, Any]:
         called = finish == "stop" and index in self._calls

@@ -16,7 +16,7 @@ def refusal(error: Exception, param: str) -> ApiError:
     if isinstance(error, PromptTooLongError):
         return ApiError(400, str(error), param=param, code="context_length_exceeded")
     if isinstance(error, SchemaError):
-        message = f"The JSON schema cannot be enforced: {error}"
+        message = f"What the answer must look like cannot be enforced: {error}"
         return ApiError(400, message, param=error.parameter, code="invalid_json_schema")
     if isinstance(error, UnsupportedError):
         return ApiError(400, str(error), param=error.parameter, code="unsupported_value")
