@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from support import MODEL, Authority, Running, Token, free_port, serve, serve_app, upstream_settings
-from waiting import http_client
+from waiting import http_client, until
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "Weather?"}]}
@@ -73,7 +73,8 @@ class Engine:
         self.refuse = refuse
         self.asked: list[dict[str, Any]] = []
         self.heads: list[Any] = []
-        paths = [Route(path, self._answer, methods=["POST"]) for path in (CHAT, COMPLETION)]
+        answered = (CHAT, COMPLETION, "/tokenize", "/detokenize")
+        paths = [Route(path, self._answer, methods=["POST"]) for path in answered]
         probes = [Route(path, self._alive) for path in ("/health", "/v1/models")]
         self.app = Starlette(routes=[*paths, *probes])
 
@@ -115,6 +116,8 @@ def front(
 def http(front: Running, authority: Authority, engine: Engine) -> Iterator[httpx.Client]:
     engine.refuse = lambda _path, _body: None
     with http_client(front.url, verify=authority.client("gateway-1")) as client:
+        # what the test before refused may have taken it out
+        until(lambda: client.get("/readyz").status_code == 200)
         yield client
 
 
@@ -252,3 +255,22 @@ def test_it_is_ready_once_it_answers_some_question(
         assert ("cache_salt" in engine.asked[-1]) == is_salted
         log = running.log.read_text(encoding="utf-8")
         assert ("does not take cache_salt" in log) != is_salted
+
+
+def test_it_tells_tokens_and_texts(http: httpx.Client, engine: Engine) -> None:
+    told = {"count": 2, "max_model_len": 4096, "tokens": [1, 2], "token_strs": None}
+    engine.refuse = lambda _path, _body: JSONResponse(told)
+    for body in ({"prompt": "Hello"}, {"model": MODEL, "messages": ASK["messages"]}):
+        reply = http.post("/tokenize", json=body)
+        assert (reply.status_code, reply.json()) == (200, told)
+    engine.refuse = lambda _path, body: JSONResponse({"prompt": str(body)})
+    reply = http.post("/detokenize", json={"tokens": [1, 2], "model": None})
+    assert reply.json() == {"prompt": str({"tokens": [1, 2], "model": "behind"})}
+    assert http.post("/detokenize", json={"tokens": [2**20]}).json()["error"]["param"] == "tokens"
+    assert http.post("/tokenize", json={"model": "x", "prompt": ""}).status_code == 404
+    assert http.post("/tokenize", json=[]).status_code == 400
+    engine.refuse = lambda _path, _body: PlainTextResponse("Not Found", 404)
+    reply = http.post("/tokenize", json={"prompt": "Hello"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+    engine.refuse = lambda _path, _body: PlainTextResponse("no JSON")
+    assert http.post("/tokenize", json={"prompt": "Hello"}).status_code == 502

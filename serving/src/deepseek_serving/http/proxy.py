@@ -36,6 +36,7 @@ from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.responses import ResponsesRequest
 from deepseek_serving.http.upstream_refusals import failed, refusal
+from deepseek_serving.http.upstream_tokens import add_upstream_tokens
 from deepseek_serving.http.validation import (
     ReadForwarded,
     ReadResponse,
@@ -387,6 +388,7 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
         return await forward_response(respond.read(await request.body()), request, who)
 
     return {
+        **add_upstream_tokens(app, upstream),
         **{reading.path: Endpoint(reading, forward) for reading in (chat, complete)},
         "/v1/responses": Endpoint(respond, forward_response, SMALL_BODY),
     }

@@ -304,6 +304,41 @@ class ReadForwarded:
             raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
 
 
+@dataclass(frozen=True)
+class PassedRequest:
+    """A question that costs no tokens, as the upstream gets it."""
+
+    path: str
+    # as the client names it, if it does
+    model: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class ReadPassed:
+    """Reads the body of such a question, for the upstream that knows the model by this name."""
+
+    path: str
+    model: str
+    tokens: KnownTokens = field(default_factory=KnownTokens)
+
+    def read(self, data: bytes) -> PassedRequest:
+        sent = _parsed(data, MOST_NUMBERS)
+        given = sent if isinstance(sent, dict) else {}
+        schema: type[Body] = DetokenizeRequest
+        if self.path == "/tokenize":
+            is_chat = given.get("messages") is not None
+            schema = TokenizeChatRequest if is_chat else TokenizeTextRequest
+        asked = _validated(schema, sent)
+        if isinstance(asked, DetokenizeRequest) and (
+            wrong := self.tokens.wrong_number(asked.tokens)
+        ):
+            raise RefusedError(f"tokens: {wrong}", "tokens", "invalid_value")
+        kept = {name: value for name, value in given.items() if value is not None}
+        body = json.dumps({**kept, "model": self.model}, ensure_ascii=False)
+        return PassedRequest(self.path, str(given.get("model") or ""), body.encode("utf-8"))
+
+
 Asked = TypeVar("Asked", Chat, UpstreamRequest, covariant=True)
 
 
