@@ -143,6 +143,10 @@ bench-ranged-get: packages venv ## what pulls cost with aria2, and with requests
 bench-abuse: packages $(SERVING)/.made ## what one client's abuse does to twenty others: half an hour and more
 	@$(SERVING)/bin/python benchmarks/abuse.py $(ARGUMENTS)
 
+.PHONY: bench-fuzz
+bench-fuzz: packages $(SERVING)/.made ## whether any input is answered with a status of 500 or more: an hour and more
+	@PYTHONPATH=serving/tests $(SERVING)/bin/python benchmarks/fuzz_api.py $(ARGUMENTS)
+
 # Its gateway is that of the unit tests.
 bench-abuse-gateway: packages venv ## the same of the gateway
 	@PYTHONPATH=tests/unit/plugins/gateway python benchmarks/abuse_gateway.py $(ARGUMENTS)

@@ -28,8 +28,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from source_hosts import Site
 from storage import HOSTS, pull, storage
-from test_replica import Site
 
 READ = 1 << 20
 

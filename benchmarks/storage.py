@@ -35,9 +35,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from release_host import Signer, overwrite
 from rich.console import Console
 from rich.table import Table
-from test_replica import Signer, Site, free_port, issue, overwrite, start_nginx
+from source_hosts import Site, free_port, issue, start_nginx
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.hashing import PIECE_SIZE
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import run_command

@@ -52,6 +52,18 @@ missing:
   type: list
   elements: str
   returned: always
+findings:
+  description: The same by the role that puts them there, as M(onprem.deepseek.require) takes them.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    what:
+      description: Which files are missing.
+      type: str
+    remedy:
+      description: What to do.
+      type: str
 """
 
 import os
@@ -71,19 +83,23 @@ def main():
         role: [path for path in paths if not os.path.exists(path)]
         for role, paths in module.params["files"].items()
     }
-    said = [
-        f"{', '.join(paths)} {'is' if len(paths) == 1 else 'are'} missing. "
-        f"Apply the role onprem.deepseek.{role} to this host first."
+    findings = [
+        {
+            "what": f"{', '.join(paths)} {'is' if len(paths) == 1 else 'are'} missing",
+            "remedy": f"Apply the role onprem.deepseek.{role} to this host first",
+        }
         for role, paths in missing.items()
         if paths
     ]
     result = {
         "changed": False,
-        "ready": not said,
+        "ready": not findings,
         "missing": [path for paths in missing.values() for path in paths],
+        "findings": findings,
     }
-    if said and module.params["required"] and not module.check_mode:
-        module.fail_json(msg=" ".join(said), **result)
+    if findings and module.params["required"] and not module.check_mode:
+        said = " ".join(f"{one['what']}. {one['remedy']}." for one in findings)
+        module.fail_json(msg=said, **result)
     module.exit_json(**result)
 
 

@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = ROOT / "roles"
 ASKS = "preflight_asks"
 REFUSING = ("ansible.builtin.assert", "ansible.builtin.fail")
+REQUIRE = "onprem.deepseek.require"
+# Of the site, whose filter has all that is wrong with it.
+TOLD_TOGETHER = {
+    "network_segmentation": "Stop with everything that is wrong, before anything is changed"
+}
 
 
 def tasks_of(file: Path) -> Iterator[dict[str, Any]]:
@@ -54,38 +59,62 @@ def test_preflight_asks_every_role_that_can_refuse() -> None:
     assert set(prechecks()) <= asked
 
 
-def test_preflight_asks_for_nothing_that_other_roles_will_have_made() -> None:
-    """What check mode leaves out since it would have been made by then, preflight leaves out."""
-    left_out = 0
+def requirements() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The requirements of each role."""
     for role, tasks in prechecks().items():
         for task in tasks:
-            condition = str(task.get("when", ""))
-            # it fails in no check mode
-            made = task.get("onprem.deepseek.prerequisites")
-            if "ansible_check_mode" in condition or made:
-                left_out += 1
-                assert ASKS in (condition if made is None else made["required"]), (
-                    role,
-                    task["name"],
-                )
-    assert left_out >= 6
+            if REQUIRE in task:
+                for one in task["vars"][task[REQUIRE]["requirements"]]:
+                    yield role, one
+
+
+def test_a_precheck_tells_all_that_is_wrong_at_once() -> None:
+    """A task that judges one thing would keep the others from being told."""
+    alone = [
+        (role, task["name"])
+        for role, tasks in prechecks().items()
+        for task in tasks
+        if any(module in task for module in REFUSING)
+    ]
+    assert dict(alone) == TOLD_TOGETHER
+    times = [sum(REQUIRE in task for task in tasks) for tasks in prechecks().values()]
+    assert times == [1] * len(times)
+
+
+def test_preflight_asks_for_nothing_that_other_roles_will_have_made() -> None:
+    """What check mode leaves out since it would have been made by then, preflight leaves out."""
+    conditions = [
+        (role, str(task.get("when", ""))) for role, tasks in prechecks().items() for task in tasks
+    ]
+    conditions += [(role, str(one.get("when", ""))) for role, one in requirements()]
+    left_out = [(role, one) for role, one in conditions if "ansible_check_mode" in one]
+    assert len(left_out) >= 6
+    assert [one for one in left_out if ASKS not in one[1]] == []
 
 
 def test_every_refusal_is_told_in_words_with_a_remedy() -> None:
-    for role, tasks in prechecks().items():
-        for task in tasks:
-            for module in REFUSING:
-                said = (task.get(module) or {}).get("fail_msg", "")
-                if said and not str(said).strip().startswith("{{"):
-                    assert re.search(r"[.;:] +\S", " ".join(str(said).split())), (
-                        role,
-                        task["name"],
-                    )
+    """Where a filter has the words, they are those of its error."""
+    wrong = [
+        (role, one)
+        for role, one in requirements()
+        if ("says" in one or "that" not in one) and not one.get("remedy")
+    ]
+    assert wrong == []
+    (in_its_own_words,) = [one["that"] for _role, one in requirements() if "says" not in one]
+    assert in_its_own_words.startswith("inference_workers | onprem.deepseek.workers(")
 
 
 def test_what_preflight_judges_itself_is_what_roles_refuse() -> None:
     names = {task["name"] for tasks in prechecks().values() for task in tasks}
     assert set(COVERED) <= names
+
+
+def test_what_covers_a_requirement_is_a_check_of_preflight() -> None:
+    package = ROOT / "plugins/module_utils/preflight"
+    code = "".join(path.read_text() for path in sorted(package.glob("*.py")))
+    named = {name for _role, one in requirements() for name in one.get("covered_by", ())}
+    assert named >= {"system", "groups", "address"}
+    assert [name for name in sorted(named) if f'"{name}"' not in code] == []
 
 
 def test_every_file_that_a_role_takes_from_the_controller_is_looked_for() -> None:

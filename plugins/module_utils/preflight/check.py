@@ -41,9 +41,9 @@ class Host(site_variables.Host):
     why, and ``broken`` what ended its examination. ``info`` is the result of module host_info, and ``info_error`` why there is none.
     ``needed`` is the number of bytes that the release will take. ``checkpoint`` and ``zones`` are what others found, ``checkpoint_unread``
     whether the serving package, which is not there yet, has still to load the checkpoint's tokenizer and template, ``refusals`` what the
-    roles would refuse (``role``, ``task`` and what it ``says``), and ``role_problems`` what is wrong with the roles' variables (``name``,
-    ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not run; ``custody`` is the result of module
-    key_custody_info; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
+    roles would refuse (``role``, ``task`` and what it ``says``, with the ``findings`` of action require), and ``role_problems`` what is
+    wrong with the roles' variables (``name``, ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not
+    run; ``custody`` is the result of module key_custody_info; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
     """
 
     asked: bool = True

@@ -84,30 +84,11 @@ def _is_of_a_variable(host: Host, text: str) -> bool:
     )
 
 
-# What a role's precheck refuses and preflight judges itself, by the name of the role's task: the check here.
+# Checks that say of a variable that it is missing or cannot be read.
 _OF_VARIABLES = {"variables", "addresses"}
+# What a module of a precheck refuses and preflight judges itself, by the name of the role's task: the check here. Requirements of action
+# require name theirs themselves.
 COVERED: dict[str, Set[str]] = {
-    "Refuse a system that this role was not tested on": {"system"},
-    "Refuse an inventory without exactly one release host": {"groups"},
-    "Require one release host": {"groups"},
-    "Refuse to publish anywhere but on the release host": {"groups"},
-    "Require the release host, the builder and the storage hosts": {"groups"},
-    "Refuse an inventory that cannot reach the quorum": {"groups"},
-    "Require a machine type that has wheels": {"architecture"},
-    "Refuse a host without addresses": _OF_VARIABLES,
-    "Refuse a gateway without a service address": _OF_VARIABLES,
-    "Refuse a gateway without addresses in its zones": _OF_VARIABLES,
-    "Refuse inference hosts without an address in the inference zone": _OF_VARIABLES,
-    "Require an address in the inference zone": _OF_VARIABLES,
-    "Require a listening address of this host": {"address"},
-    "Refuse an address that this host does not have": {"address", "addresses"},
-    "Require the name of the model": _OF_VARIABLES,
-    "Require a port that an unprivileged service can open": _OF_VARIABLES,
-    "Require a precision that the CUDA provider supports": _OF_VARIABLES,
-    "Require a precision that engines are built from": _OF_VARIABLES,
-    "Require a source for the release": _OF_VARIABLES,
-    "Check the description of the workers": {"workers"},
-    "Require the API keys file": _OF_VARIABLES,
     "Refuse a checkpoint that cannot be served, and precisions without their texts": {"checkpoint"},
 }
 
@@ -119,15 +100,25 @@ _UNREADABLE = ("is undefined", "has no attribute")
 def refusal_checks(host: Host, failed: Set[str]) -> Iterator[Check]:
     """Say what roles would refuse on a host, but for what is said already: *failed* are the names of checks of it that are not met."""
     for refusal in host.refusals:
-        if failed & COVERED.get(refusal["task"], set()):
-            continue
-        for text in refusal["says"]:
+        for found, remedy, covered in _refused(refusal, host.name):
             # of a variable that is missing or cannot be read, which is said of the variable
-            if any(words in text for words in _UNREADABLE) and failed & _OF_VARIABLES:
+            unreadable = any(words in found for words in _UNREADABLE)
+            if failed & (covered | _OF_VARIABLES if unreadable else covered):
                 continue
-            found, remedy = _parts(text.removeprefix(f"{host.name}: "))
             hint = remedy or f"See ansible-doc -t role onprem.deepseek.{refusal['role']}"
             yield Check(host.name, refusal["role"], FAILED, found, "", hint)
+
+
+def _refused(refusal: Mapping[str, Any], host: str) -> Iterator[tuple[str, str, Set[str]]]:
+    """What a precheck has found, what to do, and the checks that say the same: of action require as it gives it, otherwise of the texts."""
+    for one in refusal.get("findings") or ():
+        what = f"{one['where']}: {one['what']}"
+        what = what.removeprefix(host).removeprefix(": ").removeprefix(", ")
+        found, remedy = (what, one["remedy"]) if one["remedy"] else _parts(what)
+        yield found, remedy, set(one["covered_by"])
+    if not refusal.get("findings"):
+        for text in refusal["says"]:
+            yield *_parts(text.removeprefix(f"{host}: ")), COVERED.get(refusal["task"], set())
 
 
 def _parts(text: str) -> tuple[str, str]:

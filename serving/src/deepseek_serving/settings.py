@@ -153,6 +153,9 @@ class UpstreamSettings(_Section):
     allow_without_key: bool = Field(
         default=False, description="even if every user of this host can ask it"
     )
+    media: list[Literal["image", "audio", "video"]] = Field(
+        default=[], description="what messages may hold beside text, where its model takes it"
+    )
 
     @field_validator("url")
     @classmethod

@@ -220,6 +220,7 @@ def test_an_answer_comes_in_our_releases_name(
     assert reply.headers["x-deepseek-release"] == f"{MODEL}/{VERSION}@{folder.name[:12]}"
     assert answer.system_fingerprint == folder.name[:12]
     asked = behind.asked[-1]
+    assert re.fullmatch("[0-9a-f]{64}", asked.pop("cache_salt"))
     assert asked == {**ASK, "model": "behind", "temperature": 0, "seed": 7}
 
 

@@ -150,7 +150,7 @@ def test_a_row_of_no_numbers_ends_its_request_alone(
 
     def spoil(kind: str) -> None:
         ticket = victim[0].ticket if victim else None
-        if kind == "decode" and ticket and ticket.generated == 3 and not ticket.ended:
+        if kind == "decode" and ticket and ticket.chosen == 3 and not ticket.ended:
             slot = next(i for i, s in enumerate(scheduler._batch.slots) if s.ticket is ticket)
             for cache in engine.caches.values():
                 cache[slot, :, :4] = value

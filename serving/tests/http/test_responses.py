@@ -190,6 +190,16 @@ def test_thoughts_and_calls_are_items(model: Serve) -> None:
     assert [item.type for item in streamed.output] == [item.type for item in response.output]
 
 
+def test_a_call_that_was_cut_is_incomplete(model: Serve) -> None:
+    with model(HERMES, CALL) as sdk:
+        whole = sdk.responses.create(**ask(tools=[TOOL]))
+        assert whole.usage is not None
+        most = whole.usage.output_tokens - 6
+        cut = sdk.responses.create(**ask(tools=[TOOL], max_output_tokens=most))
+    (call,) = cut.output
+    assert (call.type, call.status, cut.status) == ("function_call", "incomplete", "incomplete")
+
+
 def test_what_comes_out_goes_in_again(model: Serve) -> None:
     """With the prompt that the same conversation has by chat completions."""
     with model(THINKING_HERMES, SAID, ("<think>", "</think>")) as sdk:

@@ -172,6 +172,15 @@ def test_parameters_are_those_of_the_chat_request() -> None:
     assert chat["logprobs"] is True
 
 
+def test_some_of_the_tools_may_be_allowed() -> None:
+    tools = [TOOL, {**TOOL, "name": "move"}]
+    allowed = [{"type": "function", "name": "move"}]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": allowed}
+    called = asked(tools=tools, tool_choice=choice, parallel_tool_calls=False).chat.called_tools
+    assert list(called.force) == ["move"]
+    assert not called.parallel
+
+
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
 def test_every_effort_of_openai_s_is_that_of_the_chat_request(effort: str) -> None:
     assert forwarded(reasoning={"effort": effort})["reasoning_effort"] == effort

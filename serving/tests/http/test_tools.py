@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,14 @@ from typing import Any
 
 import openai
 import pytest
-from parrot import HERMES, LLAMA, THINKING, TURNS, serve_parrot
-from support import MODEL
+from parrot import HERMES, LLAMA, THINKING, TURNS, Parrot, serve_parrot
+from real_tokenizers import RealTokenizers
+from support import MODEL, VERSION, serve_app
+
+from deepseek_serving.backends.local import Service
+from deepseek_serving.generation.scheduler import Limits, Scheduler
+from deepseek_serving.http.app import create_app
+from deepseek_serving.trust.release import Release
 
 USER: Any = [{"role": "user", "content": "Where is the patient?"}]
 TOOLS: Any = [
@@ -229,3 +235,33 @@ def test_thoughts_that_a_model_begins_itself_may_come_before_a_format(
         message = ask(sdk, response_format=wanted, max_tokens=40, temperature=0).choices[0].message
         assert message.reasoning_content == "Hm."
         assert message.content.startswith("{")
+
+
+@pytest.fixture(scope="module")
+def qwen(real_tokenizers: RealTokenizers) -> Iterator[openai.OpenAI]:
+    """Qwen3's own tokenizer, in which the marks of calls and thoughts are tokens."""
+    directory = real_tokenizers.directory("qwen3")
+    tokenizer = real_tokenizers.chat("qwen3")
+    record = json.loads((directory / "export.json").read_text())
+    said = f"<think>\nA <tool_call>?\n</think>\n\n<tool_call>\n{call('find', 3)}\n</tool_call>"
+    end = json.loads((directory / "config.json").read_text())["eos_token_id"]
+    tokens = [*tokenizer.encode(said, whole=False), end]
+    scheduler = Scheduler(Parrot(tokens, record["vocabulary"]), Limits())
+    service = Service(Release(MODEL, VERSION, "0" * 64, directory), scheduler, tokenizer)
+    scheduler.start()
+    with (
+        serve_app(create_app(service)) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0) as sdk,
+    ):
+        yield sdk
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_calls_of_a_published_tokenizer(qwen: openai.OpenAI, choice: Any) -> None:
+    """Behind thoughts that the model begins itself, tried and compiled as for any client."""
+    (answer,) = ask(qwen, tools=TOOLS, tool_choice=choice, temperature=0).choices
+    assert answer.message.reasoning_content.strip() == "A <tool_call>?"
+    (made,) = answer.message.tool_calls
+    assert (made.function.name, json.loads(made.function.arguments)) == ("find", {"bed": 3})
+    assert answer.finish_reason == "tool_calls"
+    assert not answer.message.content

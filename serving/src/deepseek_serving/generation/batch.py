@@ -91,8 +91,12 @@ class Batch:
 
     def ready(self) -> list[int]:
         """Slots past their prompt whose next token can be chosen."""
-        past = [i for i in self.busy if not self.ticket(i).left and not self.ticket(i).full]
-        return sorted(i for i in past if self.can_step(i))
+        found = []
+        for index in sorted(self.busy):
+            ticket = self.ticket(index)
+            if not ticket.left and not ticket.full and self.can_step(index):
+                found.append(index)
+        return found
 
     def written(self, count: int) -> tuple[Sequence[int], Sequence[int]]:
         """Of the first slots the tokens that are next, and where a step may write them."""

@@ -137,6 +137,14 @@ class Sampler:
     # most requests need few of these, and each takes as long as parsing the request
 
     @functools.cached_property
+    def _reshapes(self) -> bool:
+        return self._sampling.reshapes
+
+    @functools.cached_property
+    def _greedy(self) -> bool:
+        return self._sampling.greedy
+
+    @functools.cached_property
     def _generator(self) -> np.random.Generator:
         return self._sampling.generator()
 
@@ -177,7 +185,7 @@ class Sampler:
             raise NotANumberError
         sampling = self._sampling
         allowed = self._constraint.allowed() if self._constraint else None
-        if sampling.reshapes or allowed is not None:
+        if self._reshapes or allowed is not None:
             row = logits()
             if not np.isfinite(row.max()):
                 raise NotANumberError
@@ -189,7 +197,7 @@ class Sampler:
         else:
             token = self._one(values, tokens, logits if sampling.has_row else None)
         self._chosen += 1
-        if sampling.penalises:
+        if self._reshapes:
             self._said[token] += 1
         if self._constraint is not None:
             self._constraint.accept(token)
@@ -201,7 +209,7 @@ class Sampler:
         """One of what is left, the best of it sorted."""
         sampling = self._sampling
         # greedy sequences are never to make the generator
-        if sampling.greedy:
+        if self._greedy:
             return int(tokens[0])
         left = Distribution(values, tokens, row, self._size, sampling.temperature)
         token = left.choose(

@@ -184,11 +184,12 @@ class Steps:
     ) -> None:
         """Choose the sequence's next token, tell its listener, and free the slot at the end."""
         ticket = self._batch.ticket(index)
+        request = ticket.request
         if (token := ticket.scored_next) is not None:
-            ticket.score(scored(logits()[row], token, ticket.request.score or 0))
-            if ticket.scored_next is not None or ticket.request.max_tokens:
+            ticket.score(scored(logits()[row], token, request.score or 0))
+            if ticket.scored_next is not None or request.max_tokens:
                 return
-        if not ticket.request.max_tokens:
+        if not request.max_tokens:
             self._end(index, Event(finish="length", scores=ticket.take_scores()))
             return
         if ticket.chosen and ticket.sampler.complete:
@@ -203,11 +204,11 @@ class Steps:
             self._end(index, Event(finish="refused"))
             return
         ticket.last_token = choice.token
-        ticket.generated += 1
+        ticket.chosen += 1
         finish = ticket.finish(choice.token, self._engine.max_len)
-        is_end = choice.token in ticket.request.end_tokens
+        is_end = choice.token in request.end_tokens
         event = Event(choice, finish, is_end, ticket.take_scores())
-        if finish == "length" and ticket.request.constraint is not None:
+        if finish == "length" and request.constraint is not None:
             # whether it is complete as well is not known yet
             event, ticket.full, ticket.late = Event(choice, scores=event.scores), True, True
             finish = None

@@ -117,7 +117,9 @@ class Ticket:
     started: float | None = None
     read: int = 0
     reused: int = 0
-    generated: int = 0
+    # tokens of the prompt that are scored, and of the answer
+    scored: int = 0
+    chosen: int = 0
     last_token: int = 0
     cancelled: bool = False
     ended: bool = False
@@ -130,32 +132,29 @@ class Ticket:
     _scores: PromptScores | None = None
 
     def __post_init__(self) -> None:
+        # asked for in every step
+        self._head, self._to_score = len(self.request.head), self.request.scored
         if self.request.score is not None:
             self._scores = PromptScores()
 
     @property
     def left(self) -> int:
         """Tokens of the prompt that are still to be read."""
-        return len(self.request.head) - self.read
-
-    @property
-    def chosen(self) -> int:
-        """Tokens of the answer; `generated` counts those of the prompt that are scored as well."""
-        return max(0, self.generated - self.request.scored)
+        return self._head - self.read
 
     @property
     def scored_next(self) -> int | None:
         """The token of the prompt that is to be scored next, if one is."""
-        if self.generated >= self.request.scored:
+        if self.scored >= self._to_score:
             return None
-        return self.request.prompt[self.generated + 1]
+        return self.request.prompt[self.scored + 1]
 
     def score(self, choice: Choice) -> None:
         """Take a token of the prompt as if it had been chosen."""
         assert self._scores is not None
         self._scores.add(choice)
         self.last_token = choice.token
-        self.generated += 1
+        self.scored += 1
 
     def take_scores(self) -> PromptScores | None:
         """All of them, once."""
@@ -164,8 +163,8 @@ class Ticket:
 
     @property
     def length(self) -> int:
-        """Tokens in the slot's cache; the last generated one is written by the next step."""
-        return self.read + max(0, self.generated - 1)
+        """Tokens in the slot's cache; the last decoded one is written by the next step."""
+        return self.read + max(0, self.scored + self.chosen - 1)
 
     @property
     def may_return(self) -> bool:

@@ -179,13 +179,18 @@ def assemble(
     add_probes(app, backend)
     add_models(app, backend, served)
     endpoints = dict(add_answers(app, off_loop))
+    models = dict.fromkeys(endpoints, (backend.release.model, *backend.aliases))
     if keys is not None:
         backend.metrics.registry.register(KeyState(keys))
     if served.embedder is not None:
-        endpoints |= add_embeddings(app, served.embedder, off_loop)
+        added = add_embeddings(app, served.embedder, off_loop)
+        endpoints |= added
+        models |= dict.fromkeys(added, (served.embedder.name,))
     if served.reranker is not None:
-        endpoints |= add_reranking(app, served.reranker, off_loop)
-    publish(app, has_keys=keys is not None)
+        added = add_reranking(app, served.reranker, off_loop)
+        endpoints |= added
+        models |= dict.fromkeys(added, (served.reranker.name,))
+    publish(app, has_keys=keys is not None, models=models, own=list(_cards(backend, served)))
     return UnreadBodies(
         RequestContextMiddleware(OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend)
     )

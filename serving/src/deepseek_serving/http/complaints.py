@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from deepseek_serving.http.error_codes import ErrorCode
+
 Path = tuple[str | int, ...]
 
 # of a text that was given, a message repeats no more than this
@@ -33,7 +35,9 @@ WANTED: Mapping[str, str] = {
 class RefusedError(Exception):
     """A body is not what it should be, in OpenAI's terms."""
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, code: ErrorCode | None = None
+    ) -> None:
         # all of them, so that it can be pickled
         super().__init__(message, param, code)
         self.message = message

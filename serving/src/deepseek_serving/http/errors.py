@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from deepseek_serving.http.error_codes import ErrorCode
+
 # of what a client sent, a refusal repeats no more than this
 LONGEST_MESSAGE = 2000
 LONGEST_PARAM = 256
+# of what the framework itself refuses
+CODES: Mapping[int, ErrorCode] = {404: "not_found", 405: "method_not_allowed"}
 
 
 def _encodable(text: str, most: int) -> str:
@@ -29,7 +34,7 @@ class ApiError(Exception):
         *,
         kind: str = "invalid_request_error",
         param: str | None = None,
-        code: str | None = None,
+        code: ErrorCode | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(_encodable(message, LONGEST_MESSAGE))
@@ -69,7 +74,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.scope['path'][:LONGEST_PARAM]}: {error.detail}"
         headers = dict(error.headers) if error.headers else None
-        return ApiError(error.status_code, message, headers=headers).response()
+        code = CODES.get(error.status_code)
+        return ApiError(error.status_code, message, code=code, headers=headers).response()
 
     async def unexpected(_request: Request, error: Exception) -> JSONResponse:
         return failed().response()

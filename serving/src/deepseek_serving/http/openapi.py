@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -101,14 +102,37 @@ HEALTH: Responses = {
 }
 
 
-def publish(app: FastAPI, *, has_keys: bool) -> None:
-    """Have the application describe itself, once all its routes are there."""
+def _name_models(
+    document: Mapping[str, Any], models: Mapping[str, Sequence[str]], own: Sequence[str]
+) -> None:
+    """Say in every body of an endpoint, and of every path with a name, which models there are."""
+    schemas = document["components"]["schemas"]
+    for path, names in models.items():
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        schema = content["application/json"]["schema"]
+        for one in schema.get("anyOf", [schema]):
+            model = schemas[one["$ref"].rpartition("/")[2]]["properties"]["model"]
+            # where it may be left out it may be empty
+            empty = [""] if "default" in model else []
+            model["enum"] = [*names, *empty]
+    for parameter in document["paths"]["/v1/models/{name}"]["get"]["parameters"]:
+        parameter["schema"]["enum"] = list(own)
+
+
+def publish(
+    app: FastAPI, *, has_keys: bool, models: Mapping[str, Sequence[str]], own: Sequence[str]
+) -> dict[str, Any]:
+    """Have the application describe itself, once all its routes are there: the document.
+
+    `models`: what each endpoint takes as a model; `own`: all that there are.
+    """
     document = get_openapi(
         title="onprem.deepseek inference service",
         version=deepseek_serving.__version__,
         description="The OpenAI API, as far as this service has it.",
         routes=app.routes,
     )
+    _name_models(document, models, own)
     schemas = document["components"]["schemas"]
     for path, operations in document["paths"].items():
         for operation in operations.values():
@@ -130,3 +154,5 @@ def publish(app: FastAPI, *, has_keys: bool) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> dict[str, Any]:
         return document
+
+    return document

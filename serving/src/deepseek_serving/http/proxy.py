@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
@@ -18,7 +17,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.backends.encoders import Encoders
-from deepseek_serving.backends.errors import too_long
 from deepseek_serving.backends.upstream import Upstream, error_text
 from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -27,6 +25,8 @@ from deepseek_serving.http.common import CallerDep, assemble, check_model, queue
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected
+from deepseek_serving.http.headers import REQUEST_ID
+from deepseek_serving.http.middleware import STATE
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
 from deepseek_serving.http.responses import SMALL_BODY, in_terms_of_responses
 from deepseek_serving.http.responses_output import MalformedAnswerError, Output
@@ -35,6 +35,8 @@ from deepseek_serving.http.responses_upstream import response_events, whole_resp
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.responses import ResponsesRequest
+from deepseek_serving.http.upstream_refusals import failed, refusal
+from deepseek_serving.http.upstream_tokens import add_upstream_tokens
 from deepseek_serving.http.validation import (
     ReadForwarded,
     ReadResponse,
@@ -50,15 +52,8 @@ Result = TypeVar("Result")
 
 JSON = {"content-type": "application/json"}
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter"})
-# How vLLM, SGLang and llama.cpp say that a prompt is too long, and for what.
-CONTEXT = re.compile(r"context (?:length|size|window)|maximum allowed length", re.IGNORECASE)
-LENGTH = re.compile(r"context length (?:is |of |\()(?:only )?([0-9]+)")
-TOO_LONG = too_long("", "").split(" is ")[0]
-PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 FORWARDED_PATHS = ("/v1/chat/completions", "/v1/completions")
 FORWARDED: Responses = {**REPLIES, 502: error_response("The engine broke off")}
-# What our client is to blame for, and may put right.
-CLIENT_ERRORS = frozenset({400, 413, 422})
 
 
 class _BrokenError(Exception):
@@ -68,8 +63,11 @@ class _BrokenError(Exception):
 class ProxiedRequest:
     """One request and its answer: what it is counted for, and what it has cost so far."""
 
-    def __init__(self, upstream: Upstream, asked: UpstreamRequest, who: Caller) -> None:
+    def __init__(
+        self, upstream: Upstream, asked: UpstreamRequest, who: Caller, request_id: str
+    ) -> None:
         self._upstream = upstream
+        self._request_id = request_id
         self._asked = asked
         self._who = who
         self._began = time.monotonic()
@@ -105,27 +103,29 @@ class ProxiedRequest:
         self._placed = time.monotonic()
         upstream.outcomes.begin(self)
         try:
+            body = _salted(self._asked.body, upstream.salt(self._who.line))
+            headers = {**JSON, REQUEST_ID: self._request_id}
             request = upstream.client.build_request(
-                "POST", self._asked.path, content=self._asked.body, headers=JSON
+                "POST", self._asked.path, content=body, headers=headers
             )
             response = await upstream.client.send(request, stream=True)
         except httpx2.ConnectError as error:
             upstream.lost()
-            raise _failed(503, "The engine does not answer; try again later.") from error
+            raise failed(503, "The engine does not answer; try again later.") from error
         except httpx2.ReadTimeout as error:
             upstream.silent()
             upstream.outcomes.failed()
-            raise _failed(504, "The engine did not begin to answer in time.") from error
+            raise failed(504, "The engine did not begin to answer in time.") from error
         except httpx2.HTTPError as error:
             upstream.outcomes.failed()
             logger.error("the upstream broke off before it answered: %r", error)
-            raise _failed(502, "The engine broke off before it answered.") from error
+            raise failed(502, "The engine broke off before it answered.") from error
         self._stack.push_async_callback(response.aclose)
         if response.status_code != 200:
-            refusal = await _refusal(response, upstream.max_len, self._asked.path)
-            if refusal.status >= 500:
+            refused = await refusal(response, upstream.max_len, self._asked.path)
+            if refused.status >= 500:
                 upstream.outcomes.failed()
-            raise refusal
+            raise refused
         return response
 
     async def whole(self, response: httpx2.Response) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class ProxiedRequest:
         self._upstream.outcomes.failed()
         if isinstance(error, httpx2.ReadTimeout):
             self._upstream.silent()
-        return _failed(502, "The engine broke off before its answer was complete.")
+        return failed(502, "The engine broke off before its answer was complete.")
 
     async def _next(
         self, source: AsyncIterator[httpx2.ServerSentEvent]
@@ -261,6 +261,11 @@ class ProxiedRequest:
             metrics.generation_length.observe(completion)
 
 
+def _salted(body: bytes, salt: str | None) -> bytes:
+    """The object with one member more: no client's own, which is never passed on."""
+    return body if salt is None else b'{"cache_salt":"%b",' % salt.encode("ascii") + body[1:]
+
+
 def _tokens(
     usage: Mapping[str, Any] | None, asked: UpstreamRequest, events: int
 ) -> tuple[int, int]:
@@ -272,46 +277,6 @@ def _tokens(
     prompt, completion = (count if isinstance(count, int) else None for count in counts)
     seen = events if asked.stream else asked.most
     return asked.prompt if prompt is None else prompt, seen if completion is None else completion
-
-
-def _failed(status: int, message: str) -> ApiError:
-    headers = {"retry-after": "5"} if status == 503 else None
-    return ApiError(
-        status, message, kind="server_error", code="engine_unavailable", headers=headers
-    )
-
-
-def _context_exceeded(message: str, longest: int | None, path: str) -> ApiError | None:
-    """What servers say in many ways, as clients know it; None for another message."""
-    if not CONTEXT.search(message):
-        return None
-    if not message.startswith(TOO_LONG):
-        message = too_long(longest or next(iter(LENGTH.findall(message)), "fewer"), message)
-    return ApiError(400, message, param=PROMPTS[path], code="context_length_exceeded")
-
-
-async def _refusal(response: httpx2.Response, longest: int | None, path: str) -> ApiError:
-    """What another status than 200 is to our client; `longest` is the upstream's context."""
-    try:
-        message = error_text(await response.aread())
-    except httpx2.HTTPError:
-        message = ""
-    status = response.status_code
-    if status in CLIENT_ERRORS and (exceeded := _context_exceeded(message, longest, path)):
-        return exceeded
-    if status in CLIENT_ERRORS and message:
-        return ApiError(413 if status == 413 else 400, message, code="invalid_value")
-    if status == 429:
-        return ApiError(
-            429,
-            "The engine has too much to do; try again later.",
-            kind="rate_limit_error",
-            code="queue_full",
-            headers={"retry-after": response.headers.get("retry-after", "1")},
-        )
-    # what it says may name paths and programs, which are not for our clients
-    logger.error("the upstream answered with status %d: %s", status, message[:500])
-    return _failed(503 if status == 503 else 502, "The engine failed to answer.")
 
 
 class _Events(StreamingResponse):
@@ -367,7 +332,7 @@ async def _forward(
     answer: Callable[[ProxiedRequest, UpstreamRequest], Coroutine[Any, Any, Response]] = _answer,
 ) -> Response:
     check_model(upstream, asked.model)
-    proxied = ProxiedRequest(upstream, asked, who)
+    proxied = ProxiedRequest(upstream, asked, who, request.scope["state"][STATE])
     answering = asyncio.ensure_future(answer(proxied, asked))
     gone = asyncio.ensure_future(disconnected(request))
     try:
@@ -386,7 +351,10 @@ async def _forward(
 
 def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
     chat, complete = (
-        ReadForwarded(path, upstream.settings.model, upstream.tokens) for path in FORWARDED_PATHS
+        ReadForwarded(
+            path, upstream.settings.model, upstream.tokens, tuple(upstream.settings.media)
+        )
+        for path in FORWARDED_PATHS
     )
 
     async def forward(asked: UpstreamRequest, request: Request, who: Caller) -> Response:
@@ -420,6 +388,7 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
         return await forward_response(respond.read(await request.body()), request, who)
 
     return {
+        **add_upstream_tokens(app, upstream),
         **{reading.path: Endpoint(reading, forward) for reading in (chat, complete)},
         "/v1/responses": Endpoint(respond, forward_response, SMALL_BODY),
     }

@@ -44,6 +44,12 @@ from deepseek_serving.http.schema.tokens import (
     TokenizeChatRequest,
     TokenizeTextRequest,
 )
+from deepseek_serving.http.upstream_parameters import (
+    TOKENS_OF_MEDIA,
+    own_part,
+    passed_on,
+    rendered,
+)
 from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128
@@ -210,23 +216,32 @@ class UpstreamRequest:
 
     @classmethod
     def of(
-        cls, path: str, asked: Chat | Completion, sent: Mapping[str, Any], model: str
+        cls,
+        path: str,
+        asked: Chat | Completion,
+        own: Mapping[str, Any],
+        sent: Mapping[str, Any],
+        model: str,
+        media: int,
     ) -> UpstreamRequest:
-        """`sent` is the body as it came: what we have no field for cannot be in it."""
-        forwarded = {**sent, "model": model}
+        """`sent` is the body as it came, and `own` what every engine here has of it.
+
+        What neither we nor the upstream's list have a field for cannot be in it.
+        """
+        forwarded = {**passed_on(path, sent), "model": model}
         if asked.stream:
             every = {"continuous_usage_stats": True} if asked.usage == "every" else {}
             forwarded["stream_options"] = {"include_usage": True, **every}
         options = asked.options()
         prompts = len(asked.prompts) if isinstance(asked, Completion) else 1
-        text = json.dumps(sent.get("messages", sent.get("prompt")), ensure_ascii=False)
+        text = json.dumps(own.get("messages", own.get("prompt")), ensure_ascii=False)
         return cls(
             path,
             asked.model,
             json.dumps(forwarded, ensure_ascii=False, separators=(",", ":")).encode("utf-8"),
             stream=asked.stream,
             usage=asked.usage,
-            prompt=len(text.encode("utf-8")) // BYTES_PER_TOKEN,
+            prompt=len(text.encode("utf-8")) // BYTES_PER_TOKEN + media * TOKENS_OF_MEDIA,
             most=options.n * prompts * (options.max_tokens or 0),
         )
 
@@ -248,6 +263,8 @@ class ReadForwarded:
     path: str
     model: str
     tokens: KnownTokens = field(default_factory=KnownTokens)
+    # what messages may hold beside text
+    media: tuple[str, ...] = ()
 
     def read(self, data: bytes) -> UpstreamRequest:
         _schema, most = FORWARDED[self.path]
@@ -256,26 +273,70 @@ class ReadForwarded:
     def asked(self, sent: object) -> UpstreamRequest:
         """What a body asks for that is parsed already. Raises RefusedError."""
         schema, _most = FORWARDED[self.path]
-        asked = _validated(schema, sent).asked()
+        if not isinstance(sent, dict):
+            _validated(schema, sent)
         assert isinstance(sent, dict)
-        self._refuse_unknown(asked, sent)
-        return UpstreamRequest.of(self.path, asked, sent, self.model)
+        own, media = own_part(self.path, sent, self.media, _validated)
+        asked = _validated(schema, own).asked()
+        self._refuse_unknown(asked, own, sent)
+        return UpstreamRequest.of(self.path, asked, own, sent, self.model, media)
 
-    def _refuse_unknown(self, asked: Chat | Completion, sent: Mapping[str, Any]) -> None:
+    def _refuse_unknown(
+        self, asked: Chat | Completion, own: Mapping[str, Any], sent: Mapping[str, Any]
+    ) -> None:
         """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
-        biased = self.tokens.wrong_number(asked.options().logit_bias)
-        if biased:
-            raise RefusedError(f"logit_bias: {biased}", "logit_bias", "unsupported_value")
+        numbered = {
+            "logit_bias": asked.options().logit_bias,
+            "allowed_token_ids": sent.get("allowed_token_ids") or (),
+        }
+        for name, given in numbered.items():
+            if unknown := self.tokens.wrong_number(given):
+                raise RefusedError(f"{name}: {unknown}", name, "unsupported_value")
         wrong, param = None, "messages"
         if isinstance(asked, Completion):
             param = "prompt"
             numbers = [prompt for prompt in asked.prompts if not isinstance(prompt, str)]
             wrong = next(filter(None, map(self.tokens.wrong_number, numbers)), None)
         if not wrong and self.tokens.beyond:
-            rendered = [sent.get(name) for name in ("messages", "tools", "prompt")]
-            wrong = self.tokens.wrong_text(json.dumps(rendered, ensure_ascii=False))
+            texts = rendered(self.path, own, sent)
+            wrong = self.tokens.wrong_text(json.dumps(texts, ensure_ascii=False))
         if wrong:
             raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
+
+
+@dataclass(frozen=True)
+class PassedRequest:
+    """A question that costs no tokens, as the upstream gets it."""
+
+    path: str
+    # as the client names it, if it does
+    model: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class ReadPassed:
+    """Reads the body of such a question, for the upstream that knows the model by this name."""
+
+    path: str
+    model: str
+    tokens: KnownTokens = field(default_factory=KnownTokens)
+
+    def read(self, data: bytes) -> PassedRequest:
+        sent = _parsed(data, MOST_NUMBERS)
+        given = sent if isinstance(sent, dict) else {}
+        schema: type[Body] = DetokenizeRequest
+        if self.path == "/tokenize":
+            is_chat = given.get("messages") is not None
+            schema = TokenizeChatRequest if is_chat else TokenizeTextRequest
+        asked = _validated(schema, sent)
+        if isinstance(asked, DetokenizeRequest) and (
+            wrong := self.tokens.wrong_number(asked.tokens)
+        ):
+            raise RefusedError(f"tokens: {wrong}", "tokens", "invalid_value")
+        kept = {name: value for name, value in given.items() if value is not None}
+        body = json.dumps({**kept, "model": self.model}, ensure_ascii=False)
+        return PassedRequest(self.path, str(given.get("model") or ""), body.encode("utf-8"))
 
 
 Asked = TypeVar("Asked", Chat, UpstreamRequest, covariant=True)

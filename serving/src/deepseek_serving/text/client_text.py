@@ -56,20 +56,23 @@ class ClientText:
         known = sorted(edges | {mark[0] for mark in words})[:MOST_EDGES]
         self._swapped = {c: chr(FIRST + number) for number, c in enumerate(known)}
         self._originals = {swapped: c for c, swapped in self._swapped.items()}
-        self._edges = [(c, self._swapped[c]) for c in known if c in edges]
-        self._words = [
+        whole = [
             (mark, self._swapped[mark[0]] + mark[1:])
             for mark in sorted(words, key=len, reverse=True)
             if mark[0] in self._swapped
         ]
+        self._swaps = (*whole, *((c, self._swapped[c]) for c in known if c in edges))
 
     def mark(self, value: Any) -> Any:
         """A value with the texts in it marked, keys of mappings too."""
         if isinstance(value, str):
-            for text, swapped in (*self._words, *self._edges):
+            for text, swapped in self._swaps:
                 value = value.replace(text, swapped)
             return value
-        if isinstance(value, Mapping):
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        # asking for the class first costs a tenth of asking whether it is a kind of mapping
+        if isinstance(value, dict | Mapping):
             return {self.mark(key): self.mark(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.mark(item) for item in value]

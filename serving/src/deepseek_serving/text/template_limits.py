@@ -109,7 +109,7 @@ def weight(value: object, most: int) -> int:
         total += 1
         if isinstance(item, str | bytes):
             total += len(item)
-        elif isinstance(item, Mapping):
+        elif item is not None and isinstance(item, dict | Mapping):
             waiting.extend(item.keys())
             waiting.extend(item.values())
         elif isinstance(item, list | tuple | set | frozenset):

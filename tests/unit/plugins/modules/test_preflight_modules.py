@@ -88,6 +88,7 @@ def test_what_other_roles_put_on_a_host_is_required(run: Run, tmp_path: Path) ->
         "changed": False,
         "ready": True,
         "missing": [],
+        "findings": [],
     }
     files = {
         "tls": [str(there), "/nowhere/a", "/nowhere/b"],
@@ -95,6 +96,16 @@ def test_what_other_roles_put_on_a_host_is_required(run: Run, tmp_path: Path) ->
         "model_storage": [str(there)],
     }
     refused = run("prerequisites", files=files)
+    assert [tuple(one.values()) for one in refused["findings"]] == [
+        (
+            "/nowhere/a, /nowhere/b are missing",
+            "Apply the role onprem.deepseek.tls to this host first",
+        ),
+        (
+            "/nowhere/c is missing",
+            "Apply the role onprem.deepseek.serving_environment to this host first",
+        ),
+    ]
     assert refused["failed"]
     assert refused["msg"] == (
         "/nowhere/a, /nowhere/b are missing. Apply the role onprem.deepseek.tls to this host first."
@@ -109,6 +120,7 @@ def test_what_other_roles_put_on_a_host_is_required(run: Run, tmp_path: Path) ->
             "changed": False,
             "ready": False,
             "missing": ["/nowhere/a", "/nowhere/b", "/nowhere/c"],
+            "findings": refused["findings"],
         }
         assert result.keys() - {"changed"} == documented("prerequisites").keys()
 

@@ -16,13 +16,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, core_schema
 
-UNSUPPORTED = "unsupported_value"
+from deepseek_serving.http.error_codes import ErrorCode
+
+UNSUPPORTED: ErrorCode = "unsupported_value"
 # an error for each of them would be made
 MOST_MEMBERS = 128
 
 
 def refused(
-    message: str, param: str = "", code: str = "invalid_value", **shown: str
+    message: str, param: str = "", code: ErrorCode = "invalid_value", **shown: str
 ) -> PydanticCustomError:
     """What a validator raises: the message, and the member that it is about if not its own value.
 

@@ -90,7 +90,22 @@ class Called(Body):
 class Message(Body):
     """Unknown fields are ignored: clients send an assistant's message back with all its fields."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(
+        extra="ignore",
+        # what `has_content` asks for
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"role": {"const": "assistant"}}},
+                {
+                    "required": ["content"],
+                    "properties": {
+                        "content": {"type": ["string", "array"]},
+                        "tool_calls": {"type": ["array", "null"], "maxItems": 0},
+                    },
+                },
+            ]
+        },
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[Part], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None

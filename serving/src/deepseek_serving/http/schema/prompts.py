@@ -79,6 +79,26 @@ def _variables(value: object) -> object:
     return value
 
 
+# the same for the document, as far as it can be said there
+VARIABLES = {
+    "anyOf": [
+        {
+            "type": "object",
+            "maxProperties": MOST_VARIABLES,
+            "propertyNames": {
+                "pattern": f"^[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}$",
+                "not": {"anyOf": [{"enum": sorted(RESERVED)}, {"pattern": "_token$"}]},
+            },
+            "properties": {
+                **{name: {"type": ["boolean", "null"]} for name in sorted(SWITCHES)},
+                EFFORT: {"type": ["string", "null"]},
+            },
+        },
+        {"type": "null"},
+    ]
+}
+
+
 def _switch(value: object) -> object:
     """DeepSeek's switch is an object with a type."""
     if not isinstance(value, dict):
@@ -114,7 +134,9 @@ Switch = Annotated[
 class PromptRequest(Body):
     """The part of a chat request that is about its prompt."""
 
-    chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(_variables)] = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None, BeforeValidator(_variables), WithJsonSchema(VARIABLES)
+    ] = None
     enable_thinking: bool | None = None
     thinking: Switch | None = None
     reasoning_effort: Effort | None = None

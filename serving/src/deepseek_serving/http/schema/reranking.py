@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Scoring
-from deepseek_serving.http.schema.body import INTEGER, Body, refused
+from deepseek_serving.http.schema.body import Body, refused
 from deepseek_serving.http.schema.bounds import MOST_TEXTS, Count, Name
 
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
@@ -17,17 +17,11 @@ class _Scored(Body):
     """What both have; `truncate_prompt_tokens`: -1 stands for as many as the model reads."""
 
     model: Name
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
+    truncate_prompt_tokens: Literal[-1] | Count | None = None
     use_activation: bool | None = None
 
     # no effect on the scores
     user: str | None = None
-
-    @model_validator(mode="after")
-    def leaves_something(self) -> _Scored:
-        if self.truncate_prompt_tokens == 0:
-            raise refused("'{path}' is -1 or at least 1.", "truncate_prompt_tokens")
-        return self
 
     def scoring(self, questions: list[str], documents: list[str], **more: Any) -> Scoring:
         most = self.truncate_prompt_tokens

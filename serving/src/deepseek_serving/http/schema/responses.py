@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from deepseek_serving.http.schema.body import INTEGER, Body, only_at, refused
 from deepseek_serving.http.schema.bounds import (
@@ -144,7 +144,7 @@ def _kept_nowhere(value: object) -> object:
 
 
 # for what would need a response that was kept
-Kept = Annotated[Any, BeforeValidator(_kept_nowhere)]
+Kept = Annotated[Any, BeforeValidator(_kept_nowhere), WithJsonSchema({"type": "null"})]
 
 
 def _not_stored(value: object) -> object:
@@ -198,7 +198,9 @@ class ResponsesAccepted(Body):
     max_tool_calls: Count | None = None
 
     # this service keeps nothing
-    store: Annotated[bool, BeforeValidator(_not_stored)] | None = None
+    store: (
+        Annotated[bool, BeforeValidator(_not_stored), WithJsonSchema({"const": False})] | None
+    ) = None
     previous_response_id: Kept = None
     conversation: Kept = None
     prompt: Kept = None
@@ -229,7 +231,7 @@ class ResponsesRequest(ResponsesAccepted):
     max_output_tokens: Count | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    top_logprobs: Annotated[int, INTEGER, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), INTEGER] | None = None
     include: Annotated[list[Included], Field(max_length=MOST_INCLUDED, fail_fast=True)] | None = (
         None
     )

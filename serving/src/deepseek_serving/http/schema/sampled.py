@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from typing_extensions import Self
 
 from deepseek_serving.generation.request import Options, Usage
@@ -71,6 +71,19 @@ class Sampled(Accepted):
         Field(max_length=MOST_BIASES),
         BeforeValidator(_few_biases),
         AfterValidator(_bias),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {
+                        "type": "object",
+                        "maxProperties": MOST_BIASES,
+                        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+                        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+                    },
+                    {"type": "null"},
+                ]
+            }
+        ),
     ] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), INTEGER] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), INTEGER] | None = None

@@ -659,3 +659,27 @@ def test_what_cannot_be_read_is_said_of_the_variable_and_not_of_each_role(says: 
     assert list(refusal_checks(host, {"addresses"})) == []
     (check,) = refusal_checks(host, {"cpus"})
     assert check.found == says
+
+
+def test_each_requirement_that_a_role_has_told_is_a_row() -> None:
+    findings = [
+        {"where": "a, port", "what": "it is 80", "remedy": "Set it", "covered_by": ["variables"]},
+        {"where": "a", "what": "it runs Debian 9", "remedy": "Go", "covered_by": ["system"]},
+        {"where": "a", "what": "worker 1: odd. Set its name", "remedy": "", "covered_by": []},
+        {"where": "a, b", "what": "'c' is undefined", "remedy": "Set c", "covered_by": []},
+    ]
+    refusal = {"role": "tls", "task": "Any", "says": ["all"], "findings": findings}
+    host = Host(name="a", refusals=[refusal])
+
+    def rows(*failed: str) -> list[tuple[str, str]]:
+        return [(check.found, check.remedy) for check in refusal_checks(host, set(failed))]
+
+    port, system, worker, undefined = (
+        ("port: it is 80", "Set it"),
+        ("it runs Debian 9", "Go"),
+        ("worker 1: odd", "Set its name"),
+        ("b: 'c' is undefined", "Set c"),
+    )
+    assert rows() == [port, system, worker, undefined]
+    assert rows("system") == [port, worker, undefined]
+    assert rows("variables") == [system, worker]

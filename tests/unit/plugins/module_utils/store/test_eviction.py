@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_replica import SMALL, Site, overwrite, signer, site, write_checkpoint
+from release_host import SMALL, overwrite, signer, write_checkpoint
+from source_hosts import Site, site
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import release_path
 from ansible_collections.onprem.deepseek.plugins.module_utils.common.commands import run_command

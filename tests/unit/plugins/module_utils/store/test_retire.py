@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_replica import Signer, overwrite, plan, signer, tree, write_checkpoint
+from release_host import Signer, overwrite, plan, signer, tree, write_checkpoint
 from waiting import PATIENCE
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.build import describe

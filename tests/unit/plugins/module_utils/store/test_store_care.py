@@ -13,19 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from test_replica import (
-    LARGE,
-    PIECE,
-    Engines,
-    Site,
-    engines,
-    overwrite,
-    plan,
-    same,
-    signer,
-    site,
-    tree,
-)
+from release_host import LARGE, PIECE, overwrite, plan, signer, tree
+from source_hosts import Site, same, site
+from stored_engines import Engines, engines
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.artifacts.names import (
     ArtifactError,
