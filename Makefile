@@ -207,6 +207,7 @@ $(CLIENTS)/.made: $(wildcard serving/tests/clients/requirements-*.txt) serving/t
 	@mkdir -p $(CLIENTS)/node
 	@cp $(addprefix serving/tests/clients/node/,package.json package-lock.json .npmrc) $(CLIENTS)/node/
 	@cd $(CLIENTS)/node && npm ci --silent --ignore-scripts
+	@touch $@
 
 .PHONY: judge
 judge: $(JUDGE)/.made ## lm-eval, for the test of docs/how-to/model_judge.md: 640 MB

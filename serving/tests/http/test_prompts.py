@@ -153,5 +153,5 @@ def test_a_long_prompt_is_refused_in_the_words_that_clients_look_for(client: htt
         error = client.post(f"/v1/{path}", json={"model": MODEL, **body}).json()["error"]
         assert error["code"] == "context_length_exceeded"
         assert error["message"].startswith(
-            "This model's maximum context length is 2000 tokens. However, "
+            "This model's maximum context length is 2000 tokens. However, the prompt is too long: "
         )

@@ -235,6 +235,7 @@ def test_what_was_asked_is_repeated() -> None:
         {"include": ["reasoning.encrypted_content", "web_search_call.results"]},
         {"truncation": "disabled", "service_tier": "auto", "max_tool_calls": 3},
         {"prompt_cache_key": "k", "safety_identifier": "s", "user": "u"},
+        {"client_metadata": {"x-codex-turn-metadata": "{}"}},
         {"reasoning": {"summary": "auto", "generate_summary": None}},
         {"text": {"verbosity": "high"}},
         {"stream": True, "stream_options": {"include_obfuscation": False}},

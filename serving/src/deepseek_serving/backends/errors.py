@@ -8,7 +8,8 @@ from collections.abc import Mapping
 def too_long(max_len: object, found: str) -> str:
     """What clients are told of what is too long; libraries look for the first sentence.
 
-    LangChain, LiteLLM and others tell by it, as OpenAI has it, that a context was exceeded.
+    LiteLLM and others tell by it, as OpenAI has it, that a context was exceeded; LangChain by the
+    words "prompt is too long".
     """
     return f"This model's maximum context length is {max_len} tokens. However, {found}"
 
@@ -22,8 +23,8 @@ class PromptTooLongError(ValueError):
         super().__init__(
             too_long(
                 max_len,
-                f"the prompt is {at_least}{tokens} tokens and leaves no room for an answer. "
-                "Shorten it.",
+                f"the prompt is too long: it has {at_least}{tokens} tokens and leaves no room for "
+                "an answer. Shorten it.",
             )
         )
 

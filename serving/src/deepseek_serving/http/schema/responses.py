@@ -185,6 +185,7 @@ class ResponsesAccepted(Body):
 
     # no effect on the answer
     metadata: Annotated[dict[MetadataKey, MetadataValue], BeforeValidator(_few_pairs)] | None = None
+    client_metadata: dict[str, Any] | None = None
     user: Name | None = None
     safety_identifier: Name | None = None
     prompt_cache_key: Name | None = None
