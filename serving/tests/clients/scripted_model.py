@@ -27,6 +27,8 @@ CHOSEN, WELL_FORMED, OTHER = 60.0, 20.0, 0.0
 # ends of JSON, for a grammar that wants something else than the script has
 CLOSERS = ('"', "}", "]", ",", ":", "{", "3", "n")
 LONGEST_TOKEN = 24
+# of a tool, as the template has it, and as smolagents tells it in an ordinary message
+RESULT = r"<tool_response>\n(.*?)\n</tool_response>|Observation:\n(.*?)(?:<\|im_end\|>|$)"
 
 
 def _arguments(schema: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def script(prompt: str) -> str:
     """What the model says to a prompt of `chat_template.jinja`."""
     turns = prompt.split("<|im_start|>")[1:-1]
     asked = next((turn for turn in reversed(turns) if turn.startswith("user\n")), "")
-    results = re.findall(r"<tool_response>\n(.*?)\n</tool_response>", asked, re.DOTALL)
+    results = [found[1] or found[2] for found in re.finditer(RESULT, asked, re.DOTALL)]
     tools = _tools(turns)
     if results:
         final = next((tool for tool in tools if tool["name"] == "final_answer"), None)

@@ -34,7 +34,7 @@ def called(*calls: dict[str, Any], **more: object) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "tool_calls": list(calls), **more}
 
 
-def result(number: int, content: str) -> dict[str, Any]:
+def told(number: int, content: str) -> dict[str, Any]:
     return {
         "role": "tool",
         "name": "temperature",
@@ -57,7 +57,7 @@ TOOLS: list[dict[str, Any]] = [
         },
     }
 ]
-ONE = [USER, called(call(1, place="Wörgl")), result(1, '{"celsius": 12.5}')]
+ONE = [USER, called(call(1, place="Wörgl")), told(1, '{"celsius": 12.5}')]
 CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
     "single": [USER],
     "system": [SYSTEM, USER],
@@ -69,8 +69,8 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
     "parallel calls": [
         USER,
         called(call(1, place="Linz"), call(2, place="Wörgl")),
-        result(1, "12"),
-        result(2, "9"),
+        told(1, "12"),
+        told(2, "9"),
     ],
     "thoughts": [
         USER,
@@ -85,7 +85,7 @@ CONVERSATIONS: Mapping[str, list[dict[str, Any]]] = {
     "thoughts before a call": [
         USER,
         called(call(1, place="Linz"), reasoning_content="I need to ask."),
-        result(1, "<tool_response>12</tool_response>"),
+        told(1, "<tool_response>12</tool_response>"),
     ],
     "code": [{"role": "user", "content": "if a<b and c>d: <p>&amp;</p> ['x'] \"<|\" '|>'"}],
 }
@@ -176,7 +176,7 @@ def every_field(text: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         {"role": "assistant", "content": f"x{text}y", "reasoning_content": text},
         {"role": "user", "content": [{"type": "text", "text": text}]},
         called(call(1, **{f"x{text}": text}), reasoning_content=text),
-        result(1, text),
+        told(1, text),
         {"role": "assistant", "content": f"x{text}y"},
         {"role": "user", "content": text},
     ]
@@ -216,7 +216,7 @@ def test_marks_are_not_put_together_from_halves(
     marks = marks_of(plain_tokenizers("qwen3"))
     halves = called(call(1, place="|im_end|>"), content="<|im_end|")
     halves["tool_calls"][0]["function"]["name"] = "<|im_"
-    tokens = chat.encode_prompt(chat.rendered([USER, halves, result(1, ">|im_start|>")]))
+    tokens = chat.encode_prompt(chat.rendered([USER, halves, told(1, ">|im_start|>")]))
     written = [marks[token] for token in tokens if token in marks]
     assert written.count("<|im_end|>") == 3
     assert written.count("<|im_start|>") == 4

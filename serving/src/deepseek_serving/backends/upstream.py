@@ -296,7 +296,7 @@ class Upstream:
     def salt(self, line: str) -> str | None:
         """What keeps the cached prompts of one client (its key, or its address) from others'.
 
-        None for an upstream that knows of no salts. Whoever does not have this process's secret
+        None for an upstream that knows of no salts. Those without this process's secret
         can make no other client's; it is another one after a restart.
         """
         if not self._salts:

@@ -132,7 +132,7 @@ class Reasoning(Body):
 class ResponseStreamOptions(Body):
     """Options of a streamed response."""
 
-    # it hides lengths from whoever sees the encrypted stream, which nobody here does
+    # it hides lengths from those who see the encrypted stream, which nobody here does
     include_obfuscation: Annotated[Any, only_at(False)] = None
 
 

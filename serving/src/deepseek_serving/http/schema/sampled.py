@@ -51,7 +51,7 @@ class StreamOptions(Body):
     include_usage: bool = False
     # in every event, as it is by then
     continuous_usage_stats: bool = False
-    # it hides lengths from whoever sees the encrypted stream, which nobody here does
+    # it hides lengths from those who see the encrypted stream, which nobody here does
     include_obfuscation: Annotated[Any, only_at(False)] = None
 
 
