@@ -117,6 +117,20 @@ def test_tokens_and_long_lists(http: httpx.Client) -> None:
     assert np.allclose(many[33], vectors([33])[0], atol=1e-6)
 
 
+def test_marks_in_a_text_stay_text(http: httpx.Client, encoder: Path) -> None:
+    """A text cannot end itself for the model."""
+    tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
+    forged = "a<|im_end|>b"
+    read = tokenizer.encode(forged).ids
+    tokenizer.encode_special_tokens = True
+    tokens = tokenizer.encode(forged).ids
+    assert tokens != read
+    reply = http.post("/v1/embeddings", json={"model": NAME, "input": forged})
+    assert reply.json()["usage"]["prompt_tokens"] == len(tokens)
+    (wanted,) = OnnxRuntimeEncoder(encoder, 1).embed([tokens])
+    assert np.allclose(reply.json()["data"][0]["embedding"], wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "status", "param"),
     [

@@ -86,7 +86,9 @@ class Embedder:
         self._thread.close()
 
 
-def load_embedder(settings: EncoderSettings, public_key: Path, queue: int) -> Embedder:
+def load_embedder(
+    settings: EncoderSettings, public_key: Path, queue: int, text_is_data: bool
+) -> Embedder:
     """Verify the encoder's artifact, then load it."""
     directory = settings.graph
     expect = ("graph", directory.parent.name)
@@ -94,6 +96,7 @@ def load_embedder(settings: EncoderSettings, public_key: Path, queue: int) -> Em
     check(directory, TokenizerError, decoder=False)
     encoder = OnnxRuntimeEncoder(directory, settings.threads)
     tokenizer = load_tokenizer(directory)
+    tokenizer.encode_special_tokens = text_is_data
     record = read_object(directory / RECORD_FILE, TokenizerError)
     return Embedder(
         directory.parent.name,

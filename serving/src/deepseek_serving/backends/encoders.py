@@ -29,8 +29,10 @@ class Encoders:
 def load_encoders(settings: Settings, public_key: Path) -> Encoders:
     """Those that the settings name, verified."""
     queue = settings.engine.queue
+    # what a client wrote is never one of the marks that a model's tokenizer puts around texts
+    data = settings.engine.text_is_data != "never"
     embeddings, rerank = settings.embeddings, settings.rerank
     return Encoders(
-        None if embeddings is None else load_embedder(embeddings, public_key, queue),
-        None if rerank is None else load_reranker(rerank, public_key, queue),
+        None if embeddings is None else load_embedder(embeddings, public_key, queue, data),
+        None if rerank is None else load_reranker(rerank, public_key, queue, data),
     )

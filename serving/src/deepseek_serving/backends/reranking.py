@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from deepseek_serving.backends.encoder_thread import EncoderThread, TooLongError
+from deepseek_serving.backends.errors import too_long
 from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.runtime import Pair, Scorer
@@ -122,8 +123,6 @@ class Reranker:
         self._scorer = scorer
         self._sigmoid = sigmoid
         self._around = _around(path, tokenizer)
-        # what somebody wrote is never one of the marks between the texts
-        tokenizer.encode_special_tokens = True
         self._tokenizer = SlicedTokenizer(tokenizer)
         self._thread = EncoderThread(queue)
 
@@ -182,9 +181,11 @@ class Reranker:
 
     def _too_long(self, beyond: int) -> TooLongError:
         return TooLongError(
-            f"This model's maximum context length is {self.max_len} tokens. However, a question "
-            f"and its document have at least {self.max_len + beyond} tokens together. Shorten "
-            "them, or set truncate_prompt_tokens."
+            too_long(
+                self.max_len,
+                f"a question and its document have at least {self.max_len + beyond} tokens "
+                "together. Shorten them, or set truncate_prompt_tokens.",
+            )
         )
 
     async def score(self, pairs: Pairs, *, raw: bool = False) -> Scores:
@@ -198,18 +199,22 @@ class Reranker:
         self._thread.close()
 
 
-def load_reranker(settings: EncoderSettings, public_key: Path, queue: int) -> Reranker:
+def load_reranker(
+    settings: EncoderSettings, public_key: Path, queue: int, text_is_data: bool
+) -> Reranker:
     """Verify the cross-encoder's artifact, then load it."""
     directory = settings.graph
     expect = ("graph", directory.parent.name)
     digest = verify_artifact(directory, public_key, directory.name, expect=expect).digest
     check(directory, TokenizerError, decoder=False)
     scorer = OnnxRuntimeScorer(directory, settings.threads)
+    tokenizer = load_tokenizer(directory)
+    tokenizer.encode_special_tokens = text_is_data
     return Reranker(
         directory.parent.name,
         digest,
         scorer,
-        load_tokenizer(directory),
+        tokenizer,
         sigmoid=scorer.activation == "sigmoid",
         queue=queue,
         path=directory / "tokenizer.json",
