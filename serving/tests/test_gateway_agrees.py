@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import yaml
 from support import ROOT
 
 from deepseek_serving.http.admission import LARGEST_BODY
+from deepseek_serving.http.error_codes import ErrorCode, GatewayCode
 from deepseek_serving.http.headers import ONCE
 from deepseek_serving.http.middleware import ID
 from deepseek_serving.http.routes import ROUTES
@@ -60,6 +61,7 @@ def test_the_page_has_every_error_of_the_gateway() -> None:
         for code, error in variables("vars")["__gateway_errors"].items()
     }
     assert documented == made
+    assert set(made) - set(get_args(ErrorCode)) == set(get_args(GatewayCode))
     template = (ROLE / "templates/haproxy.cfg.j2").read_text(encoding="utf-8")
     used = set(re.findall(r"(?:error|refuse)\('(\w+)'", template))
     assert used == set(made)

@@ -1,7 +1,7 @@
-"""Behaviour that the tests of vLLM, SGLang and llama.cpp's server hold theirs to, asked of ours.
+"""What clients of vLLM, SGLang and llama.cpp's server have come to rely on, asked of ours.
 
-Parameters, validation, streaming and usage: what clients of those servers have come to rely on, in
-the words of this API. Everything is asked of one running service.
+Parameters, validation, streaming and usage, in the words of this API. Everything is asked of one
+running service.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The one list of what `code` of an error may be; docs/reference/api.md has it, too.
 
-The gateway's own are in its role, and in the second table of that page.
+Status and type of what the gateway says itself are in its role; tests compare role, page and this.
 """
 
 from __future__ import annotations
@@ -35,4 +35,20 @@ ErrorCode = Literal[
     "schema_queue_full",
     "unknown_parameter",
     "unsupported_value",
+]
+# what the gateway alone says
+GatewayCode = Literal[
+    "address_rate_limit",
+    "certificate_required",
+    "forbidden",
+    "gateway_failed",
+    "invalid_request",
+    "key_rate_limit",
+    "not_implemented",
+    "origin_not_allowed",
+    "worker_breakage_limit",
+    "worker_broke_off",
+    "worker_stopping",
+    "worker_timeout",
+    "wrong_host",
 ]
