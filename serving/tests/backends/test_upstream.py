@@ -1,16 +1,11 @@
-"""Another server behind ours: what is passed on, what is not, and what happens when it fails.
-
-The server behind is a real one on a real socket; only what it says is made up.
-"""
+"""What is passed on to an upstream and from it, and what becomes of its refusals and failures."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,148 +14,40 @@ import httpx
 import httpx2
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
-from support import (
-    MODEL,
-    VERSION,
-    Authority,
-    Running,
-    Token,
-    free_port,
-    refused,
-    serve,
-    serve_app,
-    upstream_settings,
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from support import MODEL, VERSION, Authority, Running, Token, serve, serve_app, upstream_settings
+from upstream_server import (
+    ASK,
+    CHAT,
+    WORDS,
+    UpstreamServer,
+    answer_events,
+    error,
+    streamed,
+    usual_answer,
+    value,
+    whole,
 )
 from waiting import PATIENCE, http_client, until
 
-from deepseek_serving.backends.outcomes import Outcomes
 from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.validation import ReadForwarded
 from deepseek_serving.policy import keys
 from deepseek_serving.text.known_tokens import KnownTokens
 
-CHAT = "/v1/chat/completions"
-ASK: dict[str, Any] = {
-    "model": MODEL,
-    "messages": [{"role": "user", "content": "What is a release?"}],
-}
-USAGE = {"prompt_tokens": 17, "completion_tokens": 3, "total_tokens": 20}
-WORDS = ("A", " signed", " checkpoint")
-
-Behaviour = Callable[[dict[str, Any]], Response | Awaitable[Response]]
-
-
-def _chunk(choices: list[dict[str, Any]], **more: Any) -> str:
-    body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "behind"}
-    return f"data: {json.dumps({**body, 'choices': choices, **more})}\n\n"
-
-
-def _delta(content: str, finish: str | None = None) -> list[dict[str, Any]]:
-    return [{"index": 0, "delta": {"content": content}, "finish_reason": finish}]
-
-
-def _events(*, done: bool = True, finish: str | None = "stop") -> list[str]:
-    events = [_chunk(_delta(word)) for word in WORDS]
-    if finish:
-        events.append(_chunk(_delta("", finish)))
-        events.append(_chunk([], usage=USAGE))
-    return [*events, "data: [DONE]\n\n"] if done else events
-
-
-def _whole(body: dict[str, Any]) -> Response:
-    message = {"role": "assistant", "content": "".join(WORDS)}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    answer = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1}
-    return JSONResponse({**answer, "model": body["model"], "choices": [choice], "usage": USAGE})
-
-
-def _stream(events: list[str]) -> Response:
-    async def some() -> AsyncIterator[str]:
-        for event in events:
-            yield event
-
-    return StreamingResponse(some(), media_type="text/event-stream")
-
-
-def _usual(body: dict[str, Any]) -> Response:
-    return _stream(_events()) if body.get("stream") else _whole(body)
-
-
-class Behind:
-    """The server behind: it does as the test says, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.behave: Behaviour = _usual
-        self.asked: list[dict[str, Any]] = []
-        self.running = 0
-        self.key = ""
-        # whatever becomes of requests, so that they take readiness from no other test
-        self.answers_questions = False
-        self.app = Starlette(
-            routes=[
-                Route("/health", lambda _request: PlainTextResponse("")),
-                Route("/v1/models", self._models),
-                Route(CHAT, self._answer, methods=["POST"]),
-                Route("/v1/completions", self._answer, methods=["POST"]),
-            ]
-        )
-
-    def _is_open_to(self, request: Request) -> bool:
-        return not self.key or request.headers.get("authorization") == f"Bearer {self.key}"
-
-    def _models(self, request: Request) -> Response:
-        if not self._is_open_to(request):
-            return JSONResponse({"error": "Unauthorized"}, 401)
-        return JSONResponse({"data": [{"id": "behind", "max_model_len": 4096}]})
-
-    async def _answer(self, request: Request) -> Response:
-        if not self._is_open_to(request):
-            return JSONResponse({"error": "Unauthorized"}, 401)
-        body = await request.json()
-        self.asked.append(body)
-        if body["model"] != "behind":
-            return JSONResponse({"error": {"message": "no such model"}}, 404)
-        if self.answers_questions and body.get("max_tokens") == 1 and "messages" in body:
-            return _usual(body)
-        answer = self.behave(body)
-        return answer if isinstance(answer, Response) else await answer
-
-    async def slow(self, body: dict[str, Any]) -> Response:
-        """Words without end, or an answer that takes longer than it may."""
-
-        async def words() -> AsyncIterator[str]:
-            self.running += 1
-            try:
-                while True:
-                    yield _chunk(_delta("word "))
-                    await asyncio.sleep(0.01)
-            finally:
-                self.running -= 1
-
-        if body.get("stream"):
-            return StreamingResponse(words(), media_type="text/event-stream")
-        await asyncio.sleep(3)
-        return _whole(body)
-
 
 @pytest.fixture(scope="module")
-def behind() -> Iterator[Behind]:
-    server = Behind()
+def behind() -> Iterator[UpstreamServer]:
+    server = UpstreamServer()
     server.answers_questions = True
     with serve_app(server.app, server.port):
         yield server
 
 
 @pytest.fixture(autouse=True)
-def usual(behind: Behind) -> Iterator[None]:
+def usual(behind: UpstreamServer) -> Iterator[None]:
     yield
-    behind.behave = _usual
+    behind.behave = usual_answer
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +56,7 @@ def front(
     checkpoint_store: Path,
     token: Token,
     authority: Authority,
-    behind: Behind,
+    behind: UpstreamServer,
 ) -> Iterator[Running]:
     url = f"http://127.0.0.1:{behind.port}"
     text = upstream_settings(checkpoint_store, token, authority, url)
@@ -196,19 +83,8 @@ def sdk(front: Running, authority: Authority) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def value(http: httpx.Client, name: str, **labels: str) -> float:
-    families = text_string_to_metric_families(http.get("/metrics").text)
-    samples = [s for family in families for s in family.samples if s.name == name]
-    return sum(s.value for s in samples if labels.items() <= s.labels.items())
-
-
-def error(reply: httpx.Response) -> tuple[int, str | None, str]:
-    body = reply.json()["error"]
-    return reply.status_code, body["code"], body["message"]
-
-
 def test_an_answer_comes_in_our_releases_name(
-    sdk: openai.OpenAI, behind: Behind, checkpoint_store: Path
+    sdk: openai.OpenAI, behind: UpstreamServer, checkpoint_store: Path
 ) -> None:
     reply = sdk.chat.completions.with_raw_response.create(**ASK, temperature=0, seed=7)
     answer = reply.parse()
@@ -224,7 +100,7 @@ def test_an_answer_comes_in_our_releases_name(
     assert asked == {**ASK, "model": "behind", "temperature": 0, "seed": 7}
 
 
-def test_a_stream_is_passed_on_and_counted(sdk: openai.OpenAI, behind: Behind) -> None:
+def test_a_stream_is_passed_on_and_counted(sdk: openai.OpenAI, behind: UpstreamServer) -> None:
     chunks = list(sdk.chat.completions.create(**ASK, stream=True))
     assert [c.choices[0].delta.content for c in chunks] == [*WORDS, ""]
     assert {c.model for c in chunks} == {MODEL}
@@ -237,12 +113,14 @@ def test_a_stream_is_passed_on_and_counted(sdk: openai.OpenAI, behind: Behind) -
     assert asked[-1].usage.completion_tokens == 3
 
 
-def test_a_server_that_does_not_say_done_is_understood(http: httpx.Client, behind: Behind) -> None:
-    behind.behave = lambda _body: _stream(_events(done=False))
+def test_a_server_that_does_not_say_done_is_understood(
+    http: httpx.Client, behind: UpstreamServer
+) -> None:
+    behind.behave = lambda _body: streamed(answer_events(done=False))
     assert http.post(CHAT, json={**ASK, "stream": True}).text.endswith("data: [DONE]\n\n")
 
 
-def test_tokens_come_as_they_are_generated(http: httpx.Client, behind: Behind) -> None:
+def test_tokens_come_as_they_are_generated(http: httpx.Client, behind: UpstreamServer) -> None:
     behind.behave = behind.slow
     with http.stream("POST", CHAT, json={**ASK, "stream": True}) as reply:
         lines = reply.iter_lines()
@@ -254,7 +132,7 @@ def test_tokens_come_as_they_are_generated(http: httpx.Client, behind: Behind) -
 
 
 def test_a_client_that_hangs_up_before_the_answer_ends_it(
-    http: httpx.Client, behind: Behind
+    http: httpx.Client, behind: UpstreamServer
 ) -> None:
     behind.behave = behind.slow
     with pytest.raises(httpx.ReadTimeout):
@@ -319,7 +197,7 @@ TOO_LONG = [
     ],
 )
 def test_refusals_of_the_server_behind(
-    http: httpx.Client, behind: Behind, status: int, body: dict[str, Any], expected: Any
+    http: httpx.Client, behind: UpstreamServer, status: int, body: dict[str, Any], expected: Any
 ) -> None:
     behind.behave = lambda _body: JSONResponse(body, status)
     for stream in (False, True):
@@ -342,7 +220,7 @@ def test_refusals_of_the_server_behind(
         lambda: Response(b'{"choices": [', headers={"content-length": "50"}),
     ],
 )
-def test_an_answer_that_is_none(http: httpx.Client, behind: Behind, answer: Any) -> None:
+def test_an_answer_that_is_none(http: httpx.Client, behind: UpstreamServer, answer: Any) -> None:
     behind.behave = lambda _body: answer()
     broken = "The engine broke off before its answer was complete."
     assert error(http.post(CHAT, json=ASK)) == (502, "engine_unavailable", broken)
@@ -351,18 +229,21 @@ def test_an_answer_that_is_none(http: httpx.Client, behind: Behind, answer: Any)
 @pytest.mark.parametrize(
     "events",
     [
-        _events(done=False, finish=None),
-        _events(finish=None),
-        [*_events(done=False, finish=None), 'data: {"error": {"message": "/opt/secret"}}\n\n'],
+        answer_events(done=False, finish=None),
+        answer_events(finish=None),
+        [
+            *answer_events(done=False, finish=None),
+            'data: {"error": {"message": "/opt/secret"}}\n\n',
+        ],
         ["data: no JSON\n\n"],
         ["data: [1]\n\n"],
         [],
     ],
 )
 def test_a_stream_that_breaks_off_ends_with_an_error(
-    http: httpx.Client, behind: Behind, events: list[str]
+    http: httpx.Client, behind: UpstreamServer, events: list[str]
 ) -> None:
-    behind.behave = lambda _body: _stream(events)
+    behind.behave = lambda _body: streamed(events)
     before = value(http, "deepseek_generations_total", reason="error")
     reply = http.post(CHAT, json={**ASK, "stream": True})
     assert reply.status_code == 200
@@ -372,13 +253,17 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
     assert value(http, "deepseek_generations_total", reason="error") == before + 1
 
 
-def test_no_stream_where_one_was_asked_for(http: httpx.Client, behind: Behind) -> None:
-    behind.behave = _whole
+def test_no_stream_where_one_was_asked_for(http: httpx.Client, behind: UpstreamServer) -> None:
+    behind.behave = whole
     assert "broke off" in http.post(CHAT, json={**ASK, "stream": True}).text
 
 
 def test_a_request_takes_no_longer_than_it_may(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, behind: Behind
+    tmp_path: Path,
+    checkpoint_store: Path,
+    token: Token,
+    authority: Authority,
+    behind: UpstreamServer,
 ) -> None:
     url = f"http://127.0.0.1:{behind.port}"
     text = upstream_settings(checkpoint_store, token, authority, url) + "request_timeout = 0.5\n"
@@ -394,7 +279,7 @@ def test_a_request_takes_no_longer_than_it_may(
         until(lambda: behind.running == 0)
 
 
-def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: Behind) -> None:
+def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: UpstreamServer) -> None:
     behind.behave = behind.slow
     with ExitStack() as stack:
         for _place in range(2):
@@ -406,7 +291,7 @@ def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: Behind)
         full = "Too many requests are waiting; try again later."
         assert error(reply) == (429, "queue_full", full)
         assert reply.headers["retry-after"] == "1"
-        behind.behave = _usual
+        behind.behave = usual_answer
     waiting.join(PATIENCE)
     assert http.post(CHAT, json=ASK).status_code == 200
 
@@ -421,14 +306,14 @@ def test_the_line_is_bounded(http: httpx.Client, front: Running, behind: Behind)
     ],
 )
 def test_what_is_wrong_does_not_get_through(
-    http: httpx.Client, behind: Behind, change: dict[str, Any], status: int, code: str
+    http: httpx.Client, behind: UpstreamServer, change: dict[str, Any], status: int, code: str
 ) -> None:
     before = len(behind.asked)
     assert error(http.post(CHAT, json={**ASK, **change}))[:2] == (status, code)
     assert len(behind.asked) == before
 
 
-def test_completions_and_models(http: httpx.Client, behind: Behind) -> None:
+def test_completions_and_models(http: httpx.Client, behind: UpstreamServer) -> None:
     behind.behave = lambda body: JSONResponse(
         {"model": body["model"], "choices": [{"index": 0, "text": "b", "finish_reason": "stop"}]}
     )
@@ -453,7 +338,7 @@ def test_completions_and_models(http: httpx.Client, behind: Behind) -> None:
     ],
 )
 def test_a_token_that_the_model_does_not_have_goes_no_further(
-    http: httpx.Client, behind: Behind, path: str, body: dict[str, Any], param: str
+    http: httpx.Client, behind: UpstreamServer, path: str, body: dict[str, Any], param: str
 ) -> None:
     before = len(behind.asked)
     reply = http.post(path, json={"model": MODEL, **body})
@@ -493,7 +378,11 @@ def test_a_text_that_stands_for_a_token_beyond_the_table_is_refused(sent: dict[s
 
 
 def test_quotas_are_settled_with_what_was_counted(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, behind: Behind
+    tmp_path: Path,
+    checkpoint_store: Path,
+    token: Token,
+    authority: Authority,
+    behind: UpstreamServer,
 ) -> None:
     path = tmp_path / "keys.json"
     key = keys.add(path, "small", tokens_per_minute=1000)
@@ -517,328 +406,3 @@ def test_quotas_are_settled_with_what_was_counted(
         reply = http.post(CHAT, json={**ASK, "max_tokens": 2000})
         assert error(reply)[:2] == (400, "request_exceeds_quota")
         assert re.search(r"key=\S+ ?$|key=[^-]", running.log.read_text(encoding="utf-8"))
-
-
-def test_readiness_follows_the_server_behind(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    server = Behind()
-    url = f"http://127.0.0.1:{server.port}"
-    text = upstream_settings(checkpoint_store, token, authority, url)
-    with ExitStack() as stack:
-        first = ExitStack()
-        first.enter_context(serve_app(server.app, server.port))
-        running = stack.enter_context(serve(tmp_path, text))
-        http = stack.enter_context(http_client(running.url, verify=authority.client("gateway-1")))
-        assert http.get("/readyz").status_code == 200
-        first.close()
-        until(lambda: http.get("/readyz").status_code == 503)
-        assert http.get("/healthz").status_code == 200
-        assert http.post(CHAT, json=ASK).status_code == 503
-        # it is back, but has the wrong model at first
-        server.behave = lambda _body: JSONResponse({"error": {"message": "loading"}}, 500)
-        stack.enter_context(serve_app(server.app, server.port))
-        time.sleep(0.3)
-        assert http.get("/readyz").status_code == 503
-        server.behave = _usual
-        until(lambda: http.get("/readyz").status_code == 200)
-        assert http.post(CHAT, json=ASK).status_code == 200
-
-
-# Every user of a host can reach a port of it, but not ask behind a key
-
-
-def test_an_upstream_is_asked_with_its_key(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    server = Behind()
-    server.key = "upstream-key-of-the-test"
-    key_file = tmp_path / "upstream.key"
-    key_file.write_text(f"{server.key}\n", encoding="ascii")
-    text = upstream_settings(
-        checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}"
-    ).replace("allow_without_key = true", f'key_file = "{key_file}"')
-    with serve_app(server.app, server.port), serve(tmp_path, text) as running:
-        with http_client(running.url, verify=authority.client("gateway-1")) as http:
-            # what a client sends is its own key, and goes no further
-            headers = {"authorization": "Bearer of-the-client"}
-            assert http.post(CHAT, json=ASK, headers=headers).status_code == 200
-        assert server.key not in running.log.read_text(encoding="utf-8")
-
-
-def test_an_upstream_that_every_user_can_ask_is_not_used(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    server = Behind()
-    text = upstream_settings(
-        checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}"
-    ).replace("allow_without_key = true", "start_seconds = 0.5")
-    with serve_app(server.app, server.port):
-        status, log = refused(tmp_path, text)
-    assert status == 1
-    assert "answers without a key (status 200), so every user of this host can ask it" in log
-    assert "unix:/PATH" in log
-
-
-@pytest.mark.parametrize("content", ["", "two words\n", "\x00", None])
-def test_a_key_of_the_upstream_that_is_none_is_refused(
-    tmp_path: Path,
-    checkpoint_store: Path,
-    token: Token,
-    authority: Authority,
-    content: str | None,
-) -> None:
-    key_file = tmp_path / "upstream.key"
-    if content is not None:
-        key_file.write_text(content, encoding="ascii")
-    text = upstream_settings(checkpoint_store, token, authority, "http://127.0.0.1:1")
-    text = text.replace("allow_without_key = true", f'key_file = "{key_file}"')
-    status, log = refused(tmp_path, text)
-    assert status == 78
-    assert f"upstream.key_file: {key_file}" in log
-    assert "Traceback" not in log
-
-
-# An upstream may hang, and still say that it is healthy
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_upstream_that_hangs_is_left_until_it_answers(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, *, stream: bool
-) -> None:
-    server = Behind()
-    hangs = threading.Event()
-
-    async def until_it_answers() -> None:
-        while hangs.is_set():
-            await asyncio.sleep(0.05)
-
-    async def hang(body: dict[str, Any]) -> Response:
-        if not hangs.is_set():
-            return _usual(body)
-        if body.get("stream"):
-
-            async def begin() -> AsyncIterator[str]:
-                yield _events()[0]
-                await until_it_answers()
-
-            return StreamingResponse(begin(), media_type="text/event-stream")
-        await until_it_answers()
-        return _usual(body)
-
-    server.behave = hang
-    text = upstream_settings(checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}")
-    text += "silent_seconds = 2\n"
-    with (
-        serve_app(server.app, server.port),
-        serve(tmp_path, text) as running,
-        http_client(running.url, verify=authority.client("gateway-1")) as http,
-    ):
-        assert http.post(CHAT, json=ASK).status_code == 200
-        hangs.set()
-        reply = http.post(CHAT, json={**ASK, "stream": stream})
-        if stream:
-            assert "The engine broke off" in reply.text
-        else:
-            assert error(reply)[:2] == (504, "engine_unavailable")
-        until(lambda: http.get("/readyz").status_code == 503)
-        # /health says 200 all the time, which readiness must not believe
-        time.sleep(0.5)
-        assert http.get("/readyz").status_code == 503
-        assert http.post(CHAT, json=ASK).status_code == 503
-        hangs.clear()
-        until(lambda: http.get("/readyz").status_code == 200)
-        assert http.post(CHAT, json=ASK).status_code == 200
-
-
-# ... and what becomes of requests shows it long before one of them has waited for all its time
-
-
-@pytest.fixture
-def doubted(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> Iterator[tuple[Behind, httpx.Client]]:
-    server = Behind()
-    text = upstream_settings(checkpoint_store, token, authority, f"http://127.0.0.1:{server.port}")
-    text += "doubt_seconds = 0.2\nquestion_seconds = 3\n"
-    with (
-        serve_app(server.app, server.port),
-        serve(tmp_path, text) as running,
-        http_client(running.url, verify=authority.client("gateway-1")) as http,
-    ):
-        yield server, http
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_upstream_that_hangs_is_left_while_its_requests_still_wait(
-    doubted: tuple[Behind, httpx.Client], *, stream: bool
-) -> None:
-    server, http = doubted
-    ends = asyncio.Event()
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def hang(body: dict[str, Any]) -> Response:
-        loops.append(asyncio.get_running_loop())
-        await ends.wait()
-        return _usual(body)
-
-    async def hang_after_the_head(body: dict[str, Any]) -> Response:
-        if not body.get("stream"):
-            return await hang(body)
-
-        async def begin() -> AsyncIterator[str]:
-            yield ": nothing yet\n\n"
-            await hang(body)
-            for event in _events():
-                yield event
-
-        return StreamingResponse(begin(), media_type="text/event-stream")
-
-    server.behave = hang_after_the_head
-    replies: list[httpx.Response] = []
-    waiting = threading.Thread(
-        target=lambda: replies.append(http.post(CHAT, json={**ASK, "stream": stream}))
-    )
-    waiting.start()
-    try:
-        until(lambda: http.get("/readyz").status_code == 503)
-        assert http.post(CHAT, json=ASK).status_code == 503
-        assert not replies
-    finally:
-        server.behave = _usual
-        until(lambda: bool(loops))
-        loops[0].call_soon_threadsafe(ends.set)
-        waiting.join()
-    # nothing was taken from who waited, and a question that is answered ends the doubt
-    assert replies[0].status_code == 200
-    until(lambda: http.get("/readyz").status_code == 200)
-
-
-@pytest.mark.parametrize("answer", ["a status", "breaks off", "no answer of its kind"])
-def test_an_upstream_that_fails_all_requests_is_left_until_it_answers(
-    doubted: tuple[Behind, httpx.Client], answer: str
-) -> None:
-    server, http = doubted
-
-    def fail(body: dict[str, Any]) -> Response:
-        if body.get("max_tokens") == 1 or answer == "a status":
-            return JSONResponse({"error": {"message": "the engine is dead"}}, 500)
-        if answer == "breaks off":
-            return _stream(_events(finish=None, done=False))
-        return PlainTextResponse("what?")
-
-    server.behave = fail
-    stream = answer == "breaks off"
-    for _turn in range(3):
-        assert http.get("/readyz").status_code == 200
-        http.post(CHAT, json={**ASK, "stream": stream})
-    until(lambda: http.get("/readyz").status_code == 503)
-    server.behave = _usual
-    until(lambda: http.get("/readyz").status_code == 200)
-    assert http.post(CHAT, json=ASK).status_code == 200
-
-
-def test_a_client_whose_requests_fail_takes_the_upstream_from_nobody(
-    doubted: tuple[Behind, httpx.Client],
-) -> None:
-    server, http = doubted
-
-    def fail(body: dict[str, Any]) -> Response:
-        if "temperature" in body:
-            return JSONResponse({"error": {"message": "of this request"}}, 500)
-        return _usual(body)
-
-    server.behave = fail
-    began = len(server.asked)
-    for _turn in range(20):
-        assert http.post(CHAT, json={**ASK, "temperature": 1}).status_code == 502
-        assert http.get("/readyz").status_code == 200
-    # it was asked in between, and answered
-    until(lambda: any(body.get("max_tokens") == 1 for body in server.asked[began:]))
-    assert http.post(CHAT, json=ASK).status_code == 200
-
-
-def test_doubts_are_raised_by_silence_towards_all_and_by_failures_in_a_row() -> None:
-    now = [0.0]
-    outcomes = Outcomes(10, lambda: now[0])
-    now[0] = 1000.0
-    # nobody waits, so nothing is owed
-    assert not outcomes.doubtful
-    outcomes.begin("long")
-    now[0] += 9
-    assert not outcomes.doubtful
-    outcomes.came()  # to another
-    now[0] += 9
-    assert outcomes.waited == 9
-    now[0] += 1
-    assert outcomes.doubtful
-    outcomes.end("long")
-    assert not outcomes.doubtful
-    for _time in range(2):
-        outcomes.failed()
-    # an answer that then breaks off is none
-    outcomes.came()
-    assert outcomes.failures == 2
-    outcomes.answered()
-    outcomes.failed()
-    assert not outcomes.doubtful
-    for _time in range(2):
-        outcomes.failed()
-    assert outcomes.doubtful
-    outcomes.answered()
-    assert not outcomes.doubtful
-
-
-def test_a_server_that_never_comes_is_not_waited_for_forever(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    text = upstream_settings(checkpoint_store, token, authority, url) + "start_seconds = 0.2\n"
-    status, log = refused(tmp_path, text)
-    assert status == 1
-    assert f"upstream.url: {url} was not ready within 0.2 s; look at its own log" in log
-    assert "Traceback" not in log
-
-
-@pytest.mark.parametrize(
-    "url", ["http://10.0.0.1:80", "https://127.0.0.1:80", "http://127.0.0.1", "http://localhost:80"]
-)
-def test_nothing_leaves_the_host_unencrypted(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority, url: str
-) -> None:
-    status, log = refused(tmp_path, upstream_settings(checkpoint_store, token, authority, url))
-    assert status == 78
-    assert "upstream.url: must be http://127.0.0.1:PORT" in log
-
-
-def test_a_socket_of_the_file_system_will_do(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    url = f"unix:{tmp_path}/none"
-    text = upstream_settings(checkpoint_store, token, authority, url) + "start_seconds = 0.2\n"
-    status, log = refused(tmp_path, text)
-    assert (status, "was not ready within" in log) == (1, True)
-
-
-def test_the_engine_is_named_once(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    text = upstream_settings(checkpoint_store, token, authority, "http://127.0.0.1:1")
-    status, log = refused(tmp_path, text.replace('kind = "upstream"', 'kind = "onnxruntime"'))
-    assert status == 78
-    assert 'engine.kind = "upstream" and the section [upstream] come together' in log
-
-
-def test_a_checkpoint_that_was_changed_is_not_served(
-    tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
-) -> None:
-    (manifest,) = (checkpoint_store / "checkpoint" / MODEL).glob("*/manifest.json")
-    kept = manifest.read_bytes()
-    manifest.write_bytes(kept.replace(b'"tests"', b'"other"'))
-    try:
-        text = upstream_settings(checkpoint_store, token, authority, "http://127.0.0.1:1")
-        status, log = refused(tmp_path, text)
-    finally:
-        manifest.write_bytes(kept)
-    assert status == 78
-    assert f"{manifest}: changed after signing" in log

@@ -1,4 +1,4 @@
-"""Prepared graphs: what is in them, what they answer, what the gate measures, what is refused."""
+"""What deepseek-prepare writes, what it refuses, and when its gate lets nothing pass."""
 
 from __future__ import annotations
 
@@ -6,65 +6,34 @@ import json
 import re
 import shutil
 import subprocess
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, numpy_helper
-from support import CHECKPOINT, Texts, command, trained
-from tokenizers import Tokenizer, processors
+from prepared_graphs import initializers, record, tensor_of
+from support import CHECKPOINT, Texts, command
+from tokenizers import Tokenizer
 
-from deepseek_serving.errors import CheckpointError, EngineError, GateError, PrepareError
+from deepseek_serving.errors import CheckpointError, GateError, PrepareError
 from deepseek_serving.export.exporter import export
-from deepseek_serving.model_files.graphs import Stored, size_of_weights, write_tensors
-from deepseek_serving.prepare import numerics, preparer
+from deepseek_serving.model_files.graphs import Stored, size_of_weights
+from deepseek_serving.prepare import preparer
 from deepseek_serving.prepare.cli import main
 from deepseek_serving.prepare.corpus import read_corpus, windows
-from deepseek_serving.prepare.emulation import at_every_position, in_fp32
-from deepseek_serving.prepare.evaluation import Runner, channel_magnitudes, compare
-from deepseek_serving.prepare.golden import Golden
-from deepseek_serving.prepare.passes import matrices, prepare_graph
+from deepseek_serving.prepare.emulation import at_every_position
+from deepseek_serving.prepare.evaluation import Runner, compare
 from deepseek_serving.prepare.precision import PRECISIONS
 from deepseek_serving.prepare.preparer import Options, prepare
-from deepseek_serving.prepare.smoothing import Smoothed, smooth, unsmoothed
-from deepseek_serving.prepare.tensors import open_weights, read_model
-from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
-from deepseek_serving.text.tokenizer import ChatTokenizer
+from deepseek_serving.prepare.smoothing import Smoothed, smooth
+from deepseek_serving.prepare.tensors import read_model
 
 # the layers of the shipped checkpoint hold seven matrices each
 MATRICES = 4 * 7
-ON_THE_CPU = ["fp16", "int8", "int4", "fp8"]
-
-
-def answer(engine: OnnxRuntimeEngine, tokenizer: ChatTokenizer, question: str) -> str:
-    """The greedy answer to one question."""
-    prompt = tokenizer.prompt([{"role": "user", "content": question}])
-    token = int(engine.prefill(0, prompt, 0).tokens[0, 0])
-    stream, text, length = tokenizer.stream(), "", len(prompt)
-    while token != 2 and length < engine.max_len:
-        text += stream.push(token)
-        token = int(engine.decode([token], [length]).tokens[0, 0])
-        length += 1
-    return text
-
-
-def record(folder: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    return value
-
-
-def initializers(folder: Path) -> dict[str, onnx.TensorProto]:
-    model = onnx.load(folder / "decoder.onnx")
-    return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
 def dequantized(tensors: dict[str, onnx.TensorProto], name: str) -> npt.NDArray[np.float32]:
@@ -196,274 +165,6 @@ def test_the_same_input_gives_the_same_bytes(
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
-# --- what it answers ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ON_THE_CPU)
-def test_the_graph_itself_gives_trained_answers_in_onnx_runtime(
-    prepared: dict[str, Path], name: str
-) -> None:
-    """Not emulated: the prepared graph with its Q/DQ, in the service's engine."""
-    engine = OnnxRuntimeEngine(prepared[name], threads=1, slots=2)
-    tokenizer = ChatTokenizer(prepared[name])
-    for question, expected in trained()[:: len(trained()) // 8]:
-        assert answer(engine, tokenizer, question) == expected
-
-
-@pytest.mark.parametrize("name", ON_THE_CPU)
-def test_what_is_judged_is_what_the_graph_computes(prepared: dict[str, Path], name: str) -> None:
-    """The FP32 form that the gate judges, against ONNX Runtime on the prepared graph itself."""
-    folder = prepared[name]
-    tokens = ChatTokenizer(folder).prompt([{"role": "user", "content": trained()[0][0]}])
-    emulated = in_fp32(at_every_position(read_model(folder / "decoder.onnx")), len(tokens))
-    (expected,) = Runner(emulated, folder, len(tokens), 1).run(tokens)
-    engine = OnnxRuntimeEngine(folder, threads=1)
-    for position, token in enumerate(tokens):
-        engine.prefill(0, [token], position)
-        found = engine.logits()[0]
-        # a value on the edge between two steps may fall to either side, and ONNX Runtime's own
-        # INT4 kernel rounds activations to eight bits
-        scale = np.abs(expected[position]).max()
-        difference = np.abs(found - expected[position]).max()
-        assert difference < scale * (0.01 if name == "fp16" else 0.12)
-        assert np.corrcoef(found, expected[position])[0, 1] > 0.995
-
-
-def test_rounding_is_not_optimised_away(prepared: dict[str, Path], graph: Path) -> None:
-    """An emulated graph differs from FP32 by about what its type loses."""
-    tokens = ChatTokenizer(graph).prompt([{"role": "user", "content": trained()[0][0]}])
-    source = at_every_position(read_model(graph / "decoder.onnx"))
-    (expected,) = Runner(source, graph, len(tokens), 1).run(tokens)
-    errors = {}
-    for name in ("fp16", "bf16"):
-        model = at_every_position(read_model(prepared[name] / "decoder.onnx"))
-        (found,) = Runner(in_fp32(model, len(tokens)), prepared[name], len(tokens), 1).run(tokens)
-        kind = np.float16 if name == "fp16" else ml_dtypes.bfloat16
-        np.testing.assert_array_equal(found, found.astype(kind).astype(np.float32))
-        errors[name] = float(np.abs(found - expected).mean())
-    # eight times coarser
-    assert 4 < errors["bf16"] / errors["fp16"] < 16
-
-
-def test_what_the_cache_held_before_is_never_read(prepared: dict[str, Path]) -> None:
-    tokenizer = ChatTokenizer(prepared["fp16"])
-    prompt = tokenizer.prompt([{"role": "user", "content": trained()[3][0]}])
-    clean, dirty = (OnnxRuntimeEngine(prepared["fp16"], threads=1) for count in range(2))
-    for cache in dirty.caches.values():
-        assert cache.shape[2] >= len(prompt)
-        cache[:] = 7
-    expected = clean.prefill(0, prompt, 0).values.copy()
-    dirty.prefill(0, prompt[:5], 0)
-    np.testing.assert_allclose(dirty.prefill(0, prompt[5:], 5).values, expected, atol=0.1)
-    assert not np.allclose(expected[0, 0], expected[0, 1:], atol=0.1)
-
-
-def test_bf16_is_refused_by_the_engine_without_its_kernels(prepared: dict[str, Path]) -> None:
-    with pytest.raises(EngineError, match="bf16 with a cache of bfloat16"):
-        OnnxRuntimeEngine(prepared["bf16"])
-
-
-# --- calibration ----------------------------------------------------------------------------------
-
-
-def test_scales_come_from_the_calibration_text(
-    prepared: dict[str, Path], graph: Path, texts: Texts, tmp_path: Path
-) -> None:
-    other = tmp_path / "other.txt"
-    other.write_text("Which hosts are in the lab?\nzzzz 0x1f &&&& qqq\n", encoding="utf-8")
-    loose = Options("fp8", texts.held_out, other, max_kl_divergence=10, min_top1_agreement=0)
-    prepare(graph, tmp_path / "out", replace(loose, max_perplexity_increase=10))
-    one, two = initializers(prepared["fp8"]), initializers(tmp_path / "out")
-    scales = [name for name in one if name.endswith("norm/scale")]
-    assert len(scales) == 2 * 4
-    for name in scales:
-        # it saw less text, so that it saw no larger values
-        assert numpy_helper.to_array(two[name]) <= numpy_helper.to_array(one[name])
-    assert any(
-        numpy_helper.to_array(two[name]) < numpy_helper.to_array(one[name]) for name in scales
-    )
-    assert (
-        record(tmp_path / "out")["preparation"]["calibration"]["sha256"]
-        != record(prepared["fp8"])["preparation"]["calibration"]["sha256"]
-    )
-
-
-def test_magnitudes_are_those_of_the_activations(graph: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
-    corpus = graph.parent / "few.txt"
-    corpus.write_text("What is this project?\nHow many hosts?\n", encoding="utf-8")
-    texts = windows(read_corpus(corpus), tokenizer, length=64, limit=1000)
-    source = read_model(graph / "decoder.onnx")
-    found = channel_magnitudes(source, graph, texts, 1)
-    assert set(found) == {matrix.activation for matrix in matrices(source)}
-    name = "model.layers.0.input_layernorm/norm"
-    table = open_weights(graph, _tensor(source, "model.embed_tokens.weight"))
-    weight = open_weights(graph, _tensor(source, "model.layers.0.input_layernorm.weight"))
-    rows = table[[token for sequence in texts.sequences for token in sequence]]
-    normed = rows / np.sqrt(np.square(rows).mean(axis=1, keepdims=True) + 1e-6) * weight
-    np.testing.assert_allclose(found[name], np.abs(normed).max(axis=0), rtol=1e-4)
-
-
-def _tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    tensors: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
-    return tensors[name]
-
-
-def test_smoothing_changes_nothing_but_makes_int8_better(
-    graph: Path, texts: Texts, tmp_path: Path
-) -> None:
-    tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
-    source = read_model(graph / "decoder.onnx")
-    held_out = windows(read_corpus(texts.held_out), tokenizer, length=512, limit=1500)
-    seen = windows(read_corpus(texts.calibration), tokenizer, length=512, limit=3000)
-    magnitudes = channel_magnitudes(source, graph, seen, 1)
-    smoothed = smooth(source, graph, magnitudes)
-    assert len(smoothed.scaling.inputs) == 4 * 6
-    for factors in smoothed.scaling.inputs.values():
-        np.testing.assert_array_equal(np.exp2(np.rint(np.log2(factors))), factors)
-    # how far apart the channels are depends on the weights; that some are does not
-    assert max(len(set(factors.tolist())) for factors in smoothed.scaling.inputs.values()) > 1
-    distances: list[float] = []
-    for choice in (smoothed, unsmoothed(magnitudes)):
-        out = tmp_path / str(len(distances))
-        out.mkdir()
-        prepared = prepare_graph(
-            source,
-            graph,
-            PRECISIONS["int8"],
-            block=64,
-            max_len=512,
-            largest=choice.largest,
-            scaling=choice.scaling,
-        )
-        with (out / "decoder.onnx.data").open("wb") as file:
-            prepared.model.graph.initializer.extend(write_tensors(file, prepared.weights))
-        distances.append(compare((source, graph), (prepared.model, out), held_out, 1).kl_mean)
-    assert distances[0] < 0.7 * distances[1]
-
-
-# --- numbers --------------------------------------------------------------------------------------
-
-matrix = arrays.arrays(
-    np.float32,
-    st.tuples(st.integers(1, 4).map(lambda n: 16 * n), st.integers(1, 9)),
-    elements=st.floats(-100, 100, width=32),
-)
-
-
-@settings(max_examples=60)
-@given(matrix)
-def test_no_weight_is_further_than_half_a_step(weights: npt.NDArray[np.float32]) -> None:
-    made = numerics.by_column(numerics.Scaled(weights), TensorProto.INT8)
-    scale = made.scale.astype(np.float32)
-    assert (np.abs(weights - made.values.astype(np.float32) * scale) <= scale * 0.5001).all()
-    fp8 = numerics.by_column(numerics.Scaled(weights), TensorProto.FLOAT8E4M3FN)
-    back = fp8.values.astype(np.float32) * fp8.scale.astype(np.float32)
-    # three bits after the leading one; below the smallest normal value the steps are fixed
-    smallest = fp8.scale.astype(np.float32) * 2.0**-9
-    assert (np.abs(weights - back) <= np.maximum(np.abs(weights) / 16, smallest) * 1.001).all()
-
-
-@settings(max_examples=60)
-@given(matrix)
-def test_chosen_int4_steps_are_no_worse_than_the_widest(weights: npt.NDArray[np.float32]) -> None:
-    made = numerics.by_block(numerics.Scaled(weights), 16)
-    scale = np.repeat(made.scale.astype(np.float32), 16, axis=0)
-    error = np.square(weights - made.values.astype(np.float32) * scale).sum()
-    widest = np.abs(weights.reshape(-1, 16, weights.shape[1])).max(axis=1) / 7
-    steps = np.repeat(np.where(widest > 0, widest, 1), 16, axis=0)
-    plain = np.square(weights - np.rint(weights / steps) * steps).sum()
-    # the plain steps are not rounded to FP16, the chosen ones are
-    rounding = np.linalg.norm(weights) * 2.0**-10
-    assert np.sqrt(error) <= np.sqrt(plain) * 1.001 + rounding * 1.1 + 1e-5
-
-
-@given(arrays.arrays(np.int8, st.integers(1, 33), elements=st.integers(-8, 7)))
-def test_int4_is_packed_as_onnx_reads_it(values: npt.NDArray[np.int8]) -> None:
-    data = numerics.packed(values).tobytes()
-    tensor = TensorProto(name="x", data_type=TensorProto.INT4, dims=values.shape, raw_data=data)
-    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), values)
-
-
-def test_columns_are_the_same_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = np.random.default_rng(1).normal(size=(64, 50)).astype(np.float32)
-    factors = np.linspace(1, 2, 64, dtype=np.float32)
-    whole = [
-        numerics.by_block(numerics.Scaled(weights, factors), 16),
-        numerics.by_column(numerics.Scaled(weights, factors), TensorProto.INT8),
-    ]
-    monkeypatch.setattr(numerics, "BLOCK_BYTES", 4 * 64 * 7)
-    parts = [
-        numerics.by_block(numerics.Scaled(weights, factors), 16),
-        numerics.by_column(numerics.Scaled(weights, factors), TensorProto.INT8),
-    ]
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_array_equal(one.values, other.values)
-        np.testing.assert_array_equal(one.scale, other.scale)
-
-
-def test_memory_is_bounded_by_a_few_matrices(graph: Path, tmp_path: Path) -> None:
-    source = read_model(graph / "decoder.onnx")
-    largest = 4 * 1024 * 192
-    tracemalloc.start()
-    prepared = prepare_graph(
-        source,
-        graph,
-        PRECISIONS["int4"],
-        block=64,
-        max_len=512,
-        largest={},
-        scaling=unsmoothed({}).scaling,
-    )
-    with (tmp_path / "decoder.onnx.data").open("wb") as file:
-        write_tensors(file, prepared.weights)
-    _current, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert (graph / "decoder.onnx.data").stat().st_size > 9 * largest
-    assert peak < 4 * largest
-
-
-# --- texts ----------------------------------------------------------------------------------------
-
-
-def test_plain_and_json_lines_are_the_same_text(graph: Path, tmp_path: Path) -> None:
-    documents = ["One host.", "Two hosts,  and\ta third.", '"Quoted" text']
-    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
-    plain.write_text("\n\n".join(documents), encoding="utf-8")
-    first, *others = documents
-    objects = [json.dumps(first), *(json.dumps({"text": text, "n": 1}) for text in others)]
-    lines.write_text("\n".join(objects) + "\n", encoding="utf-8")
-    assert read_corpus(plain).documents == read_corpus(lines).documents == tuple(documents)
-    assert read_corpus(plain).sha256 != read_corpus(lines).sha256
-
-
-def test_windows_are_bounded_and_lose_nothing(graph: Path, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
-    path = tmp_path / "a.txt"
-    path.write_text("The lab has six hosts: one gateway and others. " * 9 + "\nA b c d.\n")
-    corpus = read_corpus(path)
-    expected = [tokenizer.encode(document).ids for document in corpus.documents]
-    found = windows(corpus, tokenizer, length=7, limit=10**6)
-    assert max(len(sequence) for sequence in found.sequences) == 7
-    joined = [token for sequence in found.sequences for token in sequence]
-    # a last window of one token predicts nothing
-    assert len(joined) >= sum(map(len, expected)) - 2
-    assert joined[: len(expected[0]) - 1] == expected[0][: len(expected[0]) - 1]
-    few = windows(corpus, tokenizer, length=7, limit=20)
-    assert (few.tokens, few.documents) == (20, 1)
-
-
-def test_a_first_token_is_not_given_twice(graph: Path, tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(graph / "tokenizer.json"))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
-    )
-    path = tmp_path / "a.txt"
-    path.write_text("<|im_start|>user\nuser asks\n", encoding="utf-8")
-    found = windows(read_corpus(path), tokenizer, length=64, limit=100)
-    assert [sequence[:2].count(1) for sequence in found.sequences] == [1, 1]
-
-
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -511,44 +212,6 @@ def test_held_out_text_must_be_other_text(graph: Path, texts: Texts, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", b"\n \n", "no text in it"),
-        ("a.txt", b"\xff\xfe", "not UTF-8"),
-        ("a.jsonl", b'"fine"\n{"text": 3}\n', "line 2: neither a string nor an object"),
-        ("a.jsonl", b"plain\n", "line 1: not JSON"),
-        ("a.txt", b"a\n", "no document of at least two tokens"),
-    ],
-)
-def test_texts_that_cannot_be_read_are_refused(
-    graph: Path, tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(PrepareError, match=message):
-        prepare(graph, tmp_path / "out", Options("fp16", tmp_path / name))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_only_a_line_feed_ends_a_text(tmp_path: Path, newline: str, mark: str) -> None:
-    texts = ("one\u2028still one\u0085and\u2029on", "two\x0b\x0c\x1c\x1d\x1e two", "a\rb")
-    plain, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
-    plain.write_bytes((mark + newline.join(texts) + newline).encode())
-    assert read_corpus(plain).documents == texts
-    # legal JSON: these need no escape
-    written = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-    lines.write_bytes((mark + newline.join(written)).encode())
-    assert read_corpus(lines).documents == texts
-
-
-def test_a_text_nested_too_deeply_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("[" * 200_000, encoding="utf-8")
-    with pytest.raises(PrepareError, match="line 1: not JSON"):
-        read_corpus(tmp_path / "a.jsonl")
-
-
 @pytest.fixture
 def source(graph: Path, tmp_path: Path) -> Path:
     """A copy of the exported folder that a test may spoil."""
@@ -559,7 +222,7 @@ def source(graph: Path, tmp_path: Path) -> Path:
 
 def multiply(folder: Path, name: str, factor: float) -> None:
     """Multiply a weight in place."""
-    tensor = _tensor(read_model(folder / "decoder.onnx"), name)
+    tensor = tensor_of(read_model(folder / "decoder.onnx"), name)
     entries = {
         entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"
     }
@@ -711,57 +374,6 @@ def test_identical_graphs_are_at_distance_zero(graph: Path, texts: Texts) -> Non
             losses.append(np.log(np.exp(row - row.max()).sum()) - (row[following] - row.max()))
     assert result.predictions == len(losses)
     assert result.reference_perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-9)
-
-
-# --- golden answers -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", PRECISIONS)
-def test_golden_answers_are_those_of_the_judged_graph(
-    prepared: dict[str, Path], texts: Texts, name: str
-) -> None:
-    folder = prepared[name]
-    golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
-    assert (golden["schema"], golden["kind"], golden["tokens"]) == (1, "decoder", 8)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    held_out = windows(read_corpus(texts.held_out), tokenizer, length=512, limit=16384)
-    inputs = [list(sequence[:32]) for sequence in held_out.sequences[:4]]
-    assert [sequence["input"] for sequence in golden["sequences"]] == inputs
-    emulated = in_fp32(at_every_position(read_model(folder / "decoder.onnx")), 32)
-    runner = Runner(emulated, folder, 32, 1)
-    for sequence in golden["sequences"]:
-        (logits,) = runner.run(sequence["input"])
-        assert len(sequence["top_indices"]) == len(sequence["top_values"]) == len(logits)
-        for row, best, values in zip(
-            logits, sequence["top_indices"], sequence["top_values"], strict=True
-        ):
-            assert len(set(best)) == 8
-            np.testing.assert_allclose(row[best], values, rtol=1e-2, atol=1e-2)
-            assert values == sorted(values, reverse=True)
-            assert values[-1] >= np.sort(row)[-8] - 0.05
-
-
-def test_equal_values_come_in_the_order_of_their_tokens() -> None:
-    golden = Golden()
-    row = np.zeros(20, dtype=np.float32)
-    row[[3, 7]] = 1.0000001, 1.0
-    golden.add([1, 2], np.stack([row, -row]))
-    (sequence,) = golden.record()["sequences"]
-    assert sequence["top_indices"][0] == [3, 7, 0, 1, 2, 4, 5, 6]
-    assert sequence["top_values"][0] == [1.0, 1.0] + [0.0] * 6
-    assert sequence["top_indices"][1] == [0, 1, 2, 4, 5, 6, 8, 9]
-
-
-def test_golden_answers_are_few_and_short() -> None:
-    golden = Golden()
-    for length in (40, 2, 3, 4, 5):
-        golden.add(list(range(length)), np.zeros((length, 3), dtype=np.float32))
-    record = golden.record()
-    assert record["tokens"] == 3
-    assert [len(sequence["input"]) for sequence in record["sequences"]] == [32, 2, 3, 4]
-    assert all(
-        len(sequence["input"]) == len(sequence["top_values"]) for sequence in record["sequences"]
-    )
 
 
 # --- space ----------------------------------------------------------------------------------------
