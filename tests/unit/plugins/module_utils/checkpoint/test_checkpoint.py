@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import io
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from whole_checkpoint import JSON_NAMES, change_config, problems, shard, write
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import (
     files as checkpoint_files,
@@ -29,40 +27,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import 
 )
 
 REPOSITORY = Path(__file__).resolve().parents[5]
-
-
-def shard(tensors: dict[str, int], missing: int = 0) -> bytes:
-    """A safetensors file with one-dimensional U8 tensors of the given sizes."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, size in tensors.items():
-        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [position, position + size]}
-        position += size
-    raw = json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + bytes(position - missing)
-
-
-def write(path: Path, architecture: str = "Qwen2ForCausalLM") -> Path:
-    path.mkdir()
-    (path / "config.json").write_text(
-        json.dumps({"architectures": [architecture], "model_type": "qwen2"})
-    )
-    (path / "tokenizer.json").write_text("{}")
-    (path / "tokenizer_config.json").write_text("{}")
-    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (path / "model-00001-of-00002.safetensors").write_bytes(shard({"a": 100}))
-    (path / "model-00002-of-00002.safetensors").write_bytes(shard({"b": 50}))
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write(tmp_path / "checkpoint")
-
-
-def problems(path: Path) -> dict[str, str]:
-    return {item.file: item.problem for item in checkpoint.inspect(str(path)).problems}
 
 
 def exported(module: str, table: str) -> list[str]:
@@ -130,11 +94,6 @@ def test_without_an_export_any_architecture_will_do(tmp_path: Path) -> None:
         "modeling_deepseek.py",
         "tokenizer.json",
     ]
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +251,7 @@ def test_all_problems_are_reported_at_once(folder: Path) -> None:
     assert set(problems(folder)) == {"tokenizer.json", "x.pkl", "model-00001-of-00002.safetensors"}
 
 
-# --- code, and the publisher's digests ------------------------------------------------------------
+# --- code ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -325,117 +284,7 @@ def test_a_safetensors_header_is_not_taken_for_code(folder: Path) -> None:
     assert problems(folder) == {}
 
 
-def digests(folder: Path, line: str = "{digest}  {name}") -> str:
-    return "".join(
-        line.format(digest=hashlib.sha256(path.read_bytes()).hexdigest(), name=path.name) + "\n"
-        for path in sorted(folder.iterdir())
-    )
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["{digest}  {name}", "{digest} *{name}", "{digest}  ./{name}", "SHA256 ({name}) = {digest}"],
-)
-def test_a_list_of_digests_is_read_as_sha256sum_writes_it(
-    folder: Path, tmp_path: Path, line: str
-) -> None:
-    path = tmp_path / "SHA256SUMS"
-    path.write_text("# by the publisher\n\n" + digests(folder, line))
-    read = checkpoint_files.read_checksums(str(path))
-    assert sorted(read) == sorted(item.name for item in folder.iterdir())
-    assert checkpoint.inspect(str(folder), checksums=str(path)).problems == []
-    assert list(checkpoint.checksum_problems(str(path), read)) == []
-
-
-def test_every_file_that_is_not_as_the_publisher_says_is_named(
-    folder: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "SHA256SUMS"
-    path.write_text(digests(folder))
-    found = checkpoint_files.read_checksums(str(path))
-    wrong = {**found, "config.json": "0" * 64, "tokenizer.json": "1" * 64, "more": "2" * 64}
-    problems = list(checkpoint.checksum_problems(str(path), wrong))
-    assert [problem.file for problem in problems] == ["config.json", "tokenizer.json"]
-    assert f"its SHA-256 is {'0' * 64}, and {path} says {found['config.json']}" in str(problems[0])
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "lists no file"),
-        ("abc  config.json\n", "line 1 is not"),
-        (f"{'0' * 64}  a\n{'1' * 64}  ./a\n", "line 2 gives a another digest"),
-        (f"{'0' * 64}  config.json\n", "has no digest of it"),
-    ],
-)
-def test_a_list_that_says_too_little_is_refused(
-    folder: Path, tmp_path: Path, text: str, says: str
-) -> None:
-    path = tmp_path / "SHA256SUMS"
-    path.write_text(text)
-    report = checkpoint.inspect(str(folder), checksums=str(path))
-    assert any(says in problem.problem for problem in report.problems)
-
-
-def test_a_list_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name in ("nowhere", "binary"):
-        report = checkpoint.inspect(str(folder), checksums=str(tmp_path / name))
-        assert [problem.file for problem in report.problems] == [str(tmp_path / name)]
-
-
-@pytest.mark.parametrize(
-    ("encoding", "change"),
-    [
-        ("utf-8-sig", lambda text: text),
-        ("utf-16", lambda text: text),
-        ("utf-16", lambda text: text.replace("\n", "\r\n")),
-        ("utf-8", lambda text: text.replace("\n", "\r\n")),
-        ("utf-8", lambda text: text.replace("  ", "\t")),
-        ("utf-8", lambda text: text.replace("\n", " \t\n")),
-        ("utf-8", lambda text: text.upper().replace("MODEL", "model").rstrip("\n")),
-    ],
-    ids=["bom", "utf-16", "utf-16 and crlf", "crlf", "tab", "trailing blanks", "upper case"],
-)
-def test_a_list_of_digests_is_taken_as_editors_elsewhere_leave_it(
-    folder: Path, tmp_path: Path, encoding: str, change: Callable[[str], str]
-) -> None:
-    name = "model-00001-of-00002.safetensors"
-    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    path = tmp_path / "SHA256SUMS"
-    text = change(f"{digest}  {name}\n")
-    path.write_bytes(text.encode(encoding))
-    assert list(checkpoint_files.read_checksums(str(path)).values()) == [digest]
-
-
-def test_a_name_in_a_list_of_digests_may_hold_what_python_takes_for_the_end_of_a_line(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "SHA256SUMS"
-    path.write_text(
-        f"{'0' * 64}  a\u2028b\x0cc\n{'1' * 64}  d\u0085\n", encoding="utf-8", newline=""
-    )
-    assert list(checkpoint_files.read_checksums(str(path))) == ["a\u2028b\x0cc", "d\u0085"]
-
-
 # --- what would only be noticed when it is served -------------------------------------------------
-
-POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 7031645\n"
-JSON_NAMES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [*JSON_NAMES, "model.safetensors.index.json", "model-00002-of-00002.safetensors", "x.txt"],
-)
-def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(
-    folder: Path, name: str
-) -> None:
-    (folder / name).write_text(POINTER)
-    found = {item.file: item for item in checkpoint.inspect(str(folder)).problems}
-    assert list(found) == [name]
-    assert "git-lfs pointer" in found[name].problem
-    assert "git lfs pull" in found[name].remedy
 
 
 @pytest.mark.parametrize("name", [*JSON_NAMES, "special_tokens_map.json"])
@@ -482,87 +331,6 @@ def test_a_list_where_an_object_is_needed_is_refused(folder: Path, name: str) ->
     (folder / name).write_text("{}")
     (folder / "modules.json").write_text("[]")
     assert problems(folder) == {}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model-00003-of-00003.safetensors.aria2",
-        "model.safetensors.part",
-        "model-00001-of-00002.safetensors.incomplete",
-        "Unconfirmed 12345.crdownload",
-        "tokenizer.json.lock",
-        "deep/model.safetensors.PARTIAL",
-        ".cache/huggingface/download/abc.incomplete",
-        ".model.safetensors.aria2",
-    ],
-)
-def test_what_a_download_leaves_while_it_runs_is_refused(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(b"x")
-    assert "download is not finished" in problems(folder)[name]
-
-
-def test_what_a_finished_download_leaves_is_not(folder: Path) -> None:
-    hidden = folder / ".cache" / "huggingface" / "download"
-    hidden.mkdir(parents=True)
-    (hidden / "config.json.lock").write_bytes(b"")
-    (hidden / "config.json.metadata").write_text("x")
-    assert problems(folder) == {}
-
-
-def run_of_zeros(folder: Path, before: int, zeros: int) -> None:
-    """One tensor of 5 MiB, with zeros in it that were written."""
-    size = 5 * 2**20
-    data = shard({"model.w": size, "other": 9})
-    start = len(data) - size - 9
-    body = b"\x01" * before + bytes(zeros) + b"\x01" * (size - before - zeros) + b"\x01" * 9
-    (folder / "model-00001-of-00002.safetensors").write_bytes(data[:start] + body)
-    index = folder / "model.safetensors.index.json"
-    names = {"model.w": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    index.write_text(json.dumps({"weight_map": names}))
-
-
-@pytest.mark.parametrize("before", [0, 1, 2**19, 2**19 + 1, 2**20 - 1, 3_000_001, 4 * 2**20])
-def test_a_part_that_was_never_downloaded_is_found_wherever_it_begins(
-    folder: Path, before: int
-) -> None:
-    run_of_zeros(folder, before, 2**20)
-    (found,) = checkpoint.inspect(str(folder)).problems
-    assert "tensor model.w has over 1048576 zeros in a row" in found.problem
-    assert "model_release_zero_tensors" in found.remedy
-    for accepted in (["model.w"], ["model.*"]):
-        assert checkpoint.inspect(str(folder), zero_tensors=accepted).problems == []
-
-
-def test_less_than_that_is_weights(folder: Path) -> None:
-    run_of_zeros(folder, 700_000, 2**20 - 1)
-    assert problems(folder) == {}
-
-
-@given(before=st.integers(0, 3 * 2**20), zeros=st.integers(2**20 - 2, 2**20 + 2))
-@settings(max_examples=20, deadline=None)
-def test_any_run_of_zeros_is_found_if_and_only_if_it_is_long(before: int, zeros: int) -> None:
-    body = b"\x01" * before + bytes(zeros) + b"\x01" * 100
-    found = checkpoint_weights._zeros(io.BytesIO(body), 0, len(body))
-    assert found == (before if zeros >= 2**20 else None)
-
-
-def test_space_that_was_reserved_and_never_written_is_found_without_reading(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_of_zeros(folder, 0, 0)
-    path = folder / "model-00001-of-00002.safetensors"
-    size = path.stat().st_size
-    data = path.read_bytes()
-    path.write_bytes(data[:8192])
-    with path.open("r+b") as stream:
-        stream.truncate(size)
-        stream.seek(size - 100_000)
-        stream.write(data[-100_000:])
-    monkeypatch.setattr(checkpoint, "READ_LIMIT", 0)
-    monkeypatch.setattr(checkpoint_weights, "_zeros", None)
-    assert "zeros in a row" in problems(folder)[path.name]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "consolidated.safetensors"])

@@ -1,166 +1,36 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What preflight says of hosts and of the network between them, in a table and as a page."""
+"""What preflight says of hosts, of their GPUs and of the network between them."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import html.parser
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
-from ansible.errors import AnsibleFilterError
+from faultless_site import (
+    ADDRESSES,
+    PAIRS,
+    everywhere,
+    host,
+    info,
+    judged,
+    measured,
+    with_info,
+    wrong,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.filter.preflight_report import preflight_report
-from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.requirements import DEFAULTS
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report as preflight
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import OK, SKIPPED
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.hosts import refusal_checks
-from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.pairs import pairs
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import (
     Check,
     Host,
     Network,
-    checks,
-    lines,
-    table,
 )
-
-ROOT = Path(__file__).resolve().parents[5]
-GROUPS = {
-    "gateway": ["gateway-1"],
-    "inference": ["inference-1"],
-    "storage": ["storage-1", "storage-2", "storage-3"],
-    "release": ["inference-1"],
-}
-ADDRESSES = {
-    "gateway-1": {"management": "10.0.1.1", "service": "10.0.2.1", "inference": "10.0.3.1"},
-    "inference-1": {"management": "10.0.1.2", "inference": "10.0.3.2", "storage": "10.0.4.2"},
-    "storage-1": {"management": "10.0.1.3", "storage": "10.0.4.3"},
-    "storage-2": {"management": "10.0.1.4", "storage": "10.0.4.4"},
-    "storage-3": {"management": "10.0.1.5", "storage": "10.0.4.5"},
-}
-SITE = {
-    "deepseek_service_name": "deepseek.example.org",
-    "deepseek_model_name": "r1",
-    "deepseek_model_version": "1.0.0",
-    "deepseek_checkpoint": "/srv/import/r1",
-    "deepseek_config_dir": "/etc/deepseek",
-    "deepseek_tls_dir": "/etc/deepseek/tls",
-    "deepseek_release_public_key_file": "/etc/deepseek/release.pub",
-    "deepseek_pkcs11_module": "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
-    "deepseek_store_dir": "/srv/deepseek/store",
-    "deepseek_store_sources": ["https://10.0.4.3:8443"],
-    "deepseek_venv_dir": "/opt/deepseek/serving",
-    "deepseek_storage_port": 8443,
-    "deepseek_inference_port": 8000,
-    "deepseek_gateway_port": 443,
-}
-PAIRS = pairs(GROUPS)
-
-
-def measured(name: str, zone: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "zone": zone,
-        "source": "10.0.0.1",
-        "address": "10.0.0.2",
-        "port": 8442,
-        "mtu": 9000,
-        "problem": "",
-        "blocked": "",
-        "sent": 50,
-        "lost": 0,
-        "rtt_ms": {"min": 0.1, "median": 0.2, "p99": 1.5, "max": 2.0},
-        "path_mtu": 9000,
-        "bandwidth_mbps": {"to": 9400.0, "from": 9410.5},
-        **changes,
-    }
-
-
-def info(name: str) -> dict[str, Any]:
-    return {
-        "nics": {
-            zone: {
-                "address": address,
-                "interface": f"eno{place}",
-                "mtu": 9000,
-                "speed_mbps": 10000,
-                "unknown": "",
-            }
-            for place, (zone, address) in enumerate(ADDRESSES[name].items())
-        },
-        "clock": {
-            "service": "chronyd",
-            "max_error_ms": 20.5,
-            "synchronised": True,
-            "offset_seconds": -0.2,
-        },
-        "disk": {
-            "path": "/srv",
-            "size": 2 * 10**12,
-            "free": 10**12,
-            "read_mb_s": 2500.0,
-            "read_from": "/dev/nvme0n1",
-            "unknown": "",
-        },
-        "gpu": {"pci": ["0000:3b:00.0"], "driver": "580.1", "venv": True},
-    }
-
-
-def host(name: str, /, **changes: Any) -> Host:
-    """A host on which nothing is wrong, but for the changes."""
-    right = Host(
-        name=name,
-        addresses=ADDRESSES[name],
-        variables={**SITE, "deepseek_zone_addresses": ADDRESSES[name]},
-        facts={
-            "distribution": "Debian",
-            "distribution_major_version": "12",
-            "architecture": "x86_64",
-            "service_mgr": "systemd",
-            "all_ipv4_addresses": list(ADDRESSES[name].values()),
-            "all_ipv6_addresses": [],
-            "processor_vcpus": 64,
-            "memtotal_mb": 515000,
-        },
-        info=info(name),
-        needed=10**9,
-        probes=[measured(pair.server, pair.zone) for pair in PAIRS if pair.client == name],
-        transfers=[measured(pair.server, pair.zone) for pair in PAIRS if pair.client == name],
-    )
-    return dataclasses.replace(right, **changes)
-
-
-def judged(*changed: Host, network: Network | None = None) -> list[Check]:
-    by_name = {one.name: one for one in changed}
-    hosts = [by_name.get(name) or host(name) for name in ADDRESSES]
-    return checks(GROUPS, hosts, network or Network("full", 8442, 30))
-
-
-def wrong(*changed: Host, network: Network | None = None) -> list[str]:
-    """What failed, in one line each."""
-    return [
-        f"{check.host} {check.name}: {check.found} | {check.expected} | {check.remedy}"
-        for check in judged(*changed, network=network)
-        if check.status == preflight.FAILED
-    ]
-
-
-def everywhere(**variables: Any) -> list[Host]:
-    return [host(n, variables={**host(n).variables, **variables}) for n in ADDRESSES]
-
-
-def with_info(name: str, part: str, **changes: Any) -> Host:
-    changed = copy.deepcopy(info(name))
-    changed[part].update(changes)
-    return host(name, info=changed)
 
 
 def test_a_site_without_faults_passes_everything() -> None:
@@ -490,71 +360,6 @@ def test_a_site_without_gpus_says_nothing_of_them() -> None:
     assert not [one for one in judged() if one.name.startswith("gpu")]
 
 
-# The report
-
-
-def as_mappings(*changed: Host) -> list[dict[str, Any]]:
-    by_name = {one.name: one for one in changed}
-    return [dataclasses.asdict(by_name.get(name) or host(name)) for name in ADDRESSES]
-
-
-def test_report_of_a_site_without_faults() -> None:
-    report = preflight_report(as_mappings(), GROUPS, {"mode": "full", "port": 1, "turns": 9}, "now")
-    assert (report["ok"], report["failed"], report["at"]) == (True, 0, "now")
-    assert report["lines"] == ["5 hosts and the inventory are as they must be."]
-    assert report["minimums"] == DEFAULTS
-    assert report["network"] == {"mode": "full", "port": 1, "turns": 9}
-
-
-def test_everything_is_reported_at_once() -> None:
-    report = preflight_report(
-        as_mappings(
-            host("gateway-1", facts=None, error="no sudo", probes=[]),
-            with_info("storage-1", "clock", offset_seconds=100.0),
-            host("storage-2", variables={**SITE, "deepseek_x": 1}),
-        ),
-        {**GROUPS, "storage": ["storage-1", "storage-2"]},
-    )
-    assert (report["ok"], report["failed"]) == (False, 4)
-    head, columns, *rows = report["lines"]
-    assert head == "4 things to put right; nothing was changed."
-    assert columns.split() == ["HOST", "CHECK", "FOUND", "EXPECTED", "REMEDY"]
-    assert [row.split()[0] for row in rows[:4]] == ["group", "deepseek_x", "gateway-1", "storage-1"]
-    assert rows[4] == "Not judged yet:"
-    assert rows[5] == "gateway-1 -> inference-1, network: not measured: gateway-1 was not reached"
-
-
-def test_one_thing_is_one_thing() -> None:
-    assert lines([Check("a", "b", "failed", "c")], 1)[0].startswith("1 thing to put right")
-
-
-def test_a_host_that_is_not_described_as_expected() -> None:
-    with pytest.raises(AnsibleFilterError, match="not described as expected"):
-        preflight_report([{"colour": "red"}], GROUPS)
-    with pytest.raises(AnsibleFilterError, match="not described as expected"):
-        preflight_report([], GROUPS, {"speed": 1})
-
-
-text = st.text()
-
-
-@given(cells=st.lists(st.tuples(text, text, text, text, text)))
-def test_a_table_has_one_line_for_each_check(cells: list[tuple[str, ...]]) -> None:
-    rows = [Check(host, name, "failed", *rest) for host, name, *rest in cells]
-    found = table(rows)
-    assert len(found) == (len(rows) + 1 if rows else 0)
-    assert all(line == line.rstrip() and "\n" not in line for line in found)
-
-
-def test_columns_are_below_each_other() -> None:
-    first, second, third = table(
-        [Check("a", "b", "failed", "c", "d", "e f"), Check("long-name", "x", "failed", "y" * 70)]
-    )
-    assert first.index("CHECK") == second.index("b") == third.index("x")
-    assert first.index("EXPECTED") == second.index("d")
-    assert third.endswith("  -")
-
-
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
@@ -567,73 +372,6 @@ def test_whatever_the_inventory_says_is_answered(addresses: Any, minimums: Any) 
     hosts = everywhere(deepseek_minimums=minimums)
     hosts[0] = dataclasses.replace(hosts[0], addresses=addresses)
     assert all(check.found for check in judged(*hosts))
-
-
-# The page
-
-
-class Page(html.parser.HTMLParser):
-    """The text of the page, and what it would fetch or run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.fetches: list[tuple[str, str | None]] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.fetches += [one for one in attrs if one[0] in ("src", "href", "onload", "onerror")]
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
-# As in Ansible nothing is escaped unless the template does it.
-TEMPLATE = jinja2.Environment(
-    autoescape=jinja2.select_autoescape(default_for_string=False), undefined=jinja2.StrictUndefined
-).from_string((ROOT / "roles/preflight/templates/report.html.j2").read_text())
-
-
-def page(report: dict[str, Any]) -> Page:
-    parsed = Page()
-    parsed.feed(TEMPLATE.render(preflight_report=report))
-    return parsed
-
-
-def test_the_page_of_a_site_without_faults_is_green() -> None:
-    parsed = page(preflight_report(as_mappings(), GROUPS, at="2026-01-02 03:04:05 UTC"))
-    assert "Passed" in parsed.words
-    assert "2026-01-02 03:04:05 UTC" in "".join(parsed.words)
-    assert parsed.fetches == []
-    assert parsed.tags.count("table") == 1
-
-
-def test_the_page_shows_every_check() -> None:
-    report = preflight_report(as_mappings(host("storage-1", needed=10**13)), GROUPS)
-    parsed = page(report)
-    assert "1 to put right" in parsed.words
-    said = " ".join(parsed.words)
-    assert all(check["found"] in said for check in report["checks"])
-    assert parsed.words.count("To put right") == 1
-
-
-@given(evil=st.text(alphabet="<>&\"'ab/= ;{}%") | st.just("</td><script>alert(1)</script>"))
-def test_nothing_in_the_page_is_taken_for_html(evil: str) -> None:
-    check = dataclasses.asdict(Check(evil, evil, "failed", evil, evil, evil))
-    report = {
-        "ok": False,
-        "failed": 1,
-        "at": evil,
-        "hosts": [evil],
-        "checks": [check],
-        "network": {"mode": evil},
-    }
-    plain = {**report, "hosts": ["a"], "at": "a", "network": {"mode": "a"}}
-    plain["checks"] = [dataclasses.asdict(Check("a", "a", "failed", "a", "a", "a"))]
-    parsed = page(report)
-    assert parsed.tags == page(plain).tags
-    assert parsed.fetches == []
 
 
 def test_what_is_wrong_with_the_zones_is_said_once() -> None:
