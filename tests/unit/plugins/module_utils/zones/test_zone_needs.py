@@ -5,27 +5,19 @@
 
 from __future__ import annotations
 
-import copy
 import ipaddress
 import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from example_site import ADDRESSES, SERVES, site, standard_flows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_exports
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones import ruleset as zone_rules
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones.dependencies import dependencies
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.model import Matrix
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.needs import (
     clients_at,
-    dependency_problems,
     need_problems,
     needs,
     samples,
@@ -35,91 +27,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation i
     MOST_NEEDS,
     sample,
 )
-
-ROOT = Path(__file__).resolve().parents[5]
-# What a site needs, written down here a second time: a role that exports less than this is wrong.
-READERS = ["storage/inference", "storage/release", "storage/storage"]
-SERVES = {
-    "client_zones": ["clients", "service"],
-    "flows": [
-        {
-            "from": ["clients", "service"],
-            "to": ["service/gateway"],
-            "ports": [443],
-            "why": "clients ask the gateways",
-        },
-        {
-            "from": ["inference/gateway"],
-            "to": ["inference/inference"],
-            "ports": [8000],
-            "why": "gateways ask workers",
-        },
-        {
-            "from": READERS,
-            "to": ["storage/storage"],
-            "ports": [8443],
-            "why": "models and wheels are read",
-        },
-        {
-            "from": READERS,
-            "to": ["storage/release"],
-            "ports": [8443],
-            "why": "models and wheels are read",
-        },
-    ],
-}
-ADDRESSES = {
-    "gateway-1": ("gateway", {"management": 11, "service": 11, "inference": 11}),
-    "gateway-2": ("gateway", {"management": 12, "service": 12, "inference": 12}),
-    "inference-1": ("inference", {"management": 21, "inference": 21, "storage": 21}),
-    "storage-1": ("storage", {"management": 31, "storage": 31}),
-    "storage-2": ("storage", {"management": 32, "storage": 32}),
-}
-OCTETS = {"management": 10, "service": 20, "inference": 30, "storage": 40}
-
-
-PORTS = {
-    "{{ network_segmentation_ssh_port }}": 22,
-    "{{ deepseek_gateway_port }}": 443,
-    "{{ gateway_metrics_port }}": 8405,
-    "{{ deepseek_storage_port }}": 8443,
-    "{{ preflight_network_port }}": 8442,
-}
-
-
-def standard_flows() -> list[dict[str, Any]]:
-    """What the roles export, with its templates filled in."""
-    found = []
-    for _role, flow in role_exports.flows():
-        ports = flow.get("ports", [])
-        # an expression gives all ports of the workers
-        filled = [8000] if isinstance(ports, str) else [PORTS.get(port, port) for port in ports]
-        found.append({**flow, "ports": filled} if ports else flow)
-    return found
-
-
-def site(**changes: Any) -> dict[str, Any]:
-    """As inventories/production.example has it: without a zone for clients or an HSM."""
-    made: dict[str, Any] = {
-        "zones": {name: {"networks": [f"10.1.{octet}.0/24"]} for name, octet in OCTETS.items()},
-        "flows": [],
-        "standard": standard_flows(),
-        "groups": ["gateway", "inference", "storage", "release"],
-        "hosts": [
-            [
-                name,
-                [group],
-                {zone: f"10.1.{OCTETS[zone]}.{last}" for zone, last in zones.items()},
-                {},
-            ]
-            for name, (group, zones) in ADDRESSES.items()
-        ],
-    }
-    made["zones"]["management"]["ranges"] = {
-        "controllers": ["10.1.10.1"],
-        "infrastructure": ["10.1.10.2"],
-    }
-    return {**made, **copy.deepcopy(changes)}
 
 
 def problems(site_: dict[str, Any], **serves: Any) -> list[str]:
@@ -280,86 +187,6 @@ def test_router_advertisements_are_let_in_by_no_table() -> None:
             assert "nd-neighbor-solicit" in table
 
 
-# What hosts are set up to ask
-
-
-def asked_by(outputs: dict[str, str]) -> Any:
-    def ask(argv: Any) -> tuple[int, str]:
-        key = " ".join(argv[:2]) if argv[0] != "getent" else f"getent {argv[2]}"
-        return (0, outputs[key]) if key in outputs else (2, "")
-
-    return ask
-
-
-INDEX = (
-    "http://deb.example/dists/x/Packages\nhttps://sec.example:8443/y\ncdrom:[x]/z\nfile:/mnt/a\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("config", "wanted"),
-    [
-        ("", [("10.7.0.1", 80), ("10.7.0.2", 8443)]),
-        ('Acquire::http::Proxy "http://10.8.0.1:3142/";\n', [("10.8.0.1", 3142)]),
-        (
-            'Acquire::http::Proxy "http://10.8.0.1:3142/";\nAcquire::https::Proxy "DIRECT";\n',
-            [("10.7.0.2", 8443), ("10.8.0.1", 3142)],
-        ),
-        (
-            (
-                'Acquire::http::Proxy "http://10.8.0.1";\n'
-                'Acquire::http::Proxy::deb.example "DIRECT";\n'
-            ),
-            [("10.7.0.1", 80), ("10.8.0.1", 80)],
-        ),
-    ],
-)
-def test_apts_indexes_and_proxies_are_found(
-    config: str, wanted: list[tuple[str, int]], tmp_path: Path
-) -> None:
-    ask = asked_by(
-        {
-            "apt-config dump": config,
-            "apt-get indextargets": INDEX,
-            "getent deb.example": "10.7.0.1 STREAM deb.example\n10.7.0.1 DGRAM\n",
-            "getent sec.example": "10.7.0.2 STREAM\n",
-        }
-    )
-    found, unresolved = dependencies(ask, [str(tmp_path / "none")])
-    assert sorted((item["address"], item["port"]) for item in found) == wanted
-    assert unresolved == []
-
-
-def test_name_servers_are_found_and_what_has_no_address_is_said(tmp_path: Path) -> None:
-    config = tmp_path / "resolv.conf"
-    config.write_bytes(
-        b"# \xff\nnameserver 127.0.0.53\nnameserver 10.7.0.3\n"
-        b"nameserver fe80::1%eth0\nnameserver x\n"
-    )
-    found, unresolved = dependencies(asked_by({"apt-get indextargets": INDEX}), [str(config)])
-    assert [(item["address"], item["protocol"], item["port"]) for item in found] == [
-        ("10.7.0.3", "udp", 53),
-        ("fe80::1", "udp", 53),
-    ]
-    assert len(unresolved) == 2
-
-
-def test_a_mirror_without_a_flow_is_told_before_the_rules_block_it() -> None:
-    matrix, _unused = read(site())
-    wanted = [
-        {"what": "a package index of apt", "address": "10.7.0.1", "protocol": "tcp", "port": 80},
-        {"what": "the proxy of apt", "address": "10.1.10.2", "protocol": "tcp", "port": 443},
-        {"what": "a name server of x", "address": "10.1.10.2", "protocol": "udp", "port": 53},
-        {"what": "a name server of x", "address": "10.1.10.31", "protocol": "udp", "port": 53},
-    ]
-    lines = [str(problem) for problem in dependency_problems(matrix, {"storage-1": wanted})]
-    assert len(lines) == 1
-    assert (
-        "storage-1: a package index of apt is at 10.7.0.1, "
-        "and no flow lets the host reach tcp port 80" in lines[0]
-    )
-
-
 # More than can be tried
 
 
@@ -427,147 +254,6 @@ def test_a_sample_has_of_each_kind_its_edges_and_no_place_is_lost(
             assert {f"10.0.{kind}.0", f"10.0.{kind}.{size - 1}"} <= {
                 need["source"] for need in taken
             }
-
-
-# With packets
-
-SIMULATE = """
-import json, subprocess, sys
-sys.path.insert(0, sys.argv[1])
-from ansible_collections.onprem.deepseek.plugins.module_utils.zones.simulation import simulate
-
-def run(argv, data):
-    done = subprocess.run(argv, input=data, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
-
-asked = json.load(sys.stdin)
-print(json.dumps([simulate(run, table, asked["needs"], 0.3) for table in asked["tables"]]))
-"""
-
-
-def simulated(tables: list[str], wanted: list[dict[str, Any]]) -> Any:
-    done = subprocess.run(
-        [
-            "unshare",
-            "--map-root-user",
-            "--net",
-            sys.executable,
-            "-c",
-            SIMULATE,
-            str(ROOT / ".cache/collections"),
-        ],
-        input=json.dumps({"tables": tables, "needs": wanted}),
-        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_clients_are_let_in_by_the_rules_and_not_by_rules_that_lack_their_flow() -> None:
-    matrix, _unused = read(site())
-    without, _unused = read(
-        site(standard=[flow for flow in standard_flows() if "service/gateway" not in flow["to"]])
-    )
-    gateway = matrix.host("gateway-1")
-    wanted = [need.plain() for need in needs(matrix, SERVES) if need.target_host == "gateway-1"]
-    assert len(wanted) == 3
-    stranger = {"source": "10.66.0.1", "target": "10.1.20.11", "port": 443}
-    asked = [*wanted, stranger]
-    tables = [
-        zone_rules.ruleset(matrix, gateway),
-        zone_rules.ruleset(without, without.host("gateway-1")),
-        zone_rules.closed_ruleset(matrix, gateway),
-    ]
-    right, wrong, closed = simulated(tables, asked)
-    assert right == ["reached"] * 3 + ["silent"]
-    assert wrong == closed == ["silent"] * 4
-
-
-def test_a_host_whose_rules_cannot_be_loaded_lets_administration_in_and_nothing_else() -> None:
-    matrix, _unused = read(site())
-    asked = [
-        {"source": "10.1.10.1", "target": "10.1.10.31", "port": 22},
-        {"source": "10.1.10.11", "target": "10.1.10.31", "port": 22},
-        {"source": "10.1.10.1", "target": "10.1.10.31", "port": 8443},
-        {"source": "10.1.40.21", "target": "10.1.40.31", "port": 8443},
-    ]
-    closed = zone_rules.closed_ruleset(matrix, matrix.host("storage-1"))
-    assert simulated([closed], asked) == [["reached", "silent", "silent", "silent"]]
-
-
-WATCH = ROOT / "roles/network_segmentation/files/deepseek-zones-watch"
-
-
-@pytest.fixture
-def watched(tmp_path: Path) -> Any:
-    """Run the program that watches; for nft and systemctl, files stand in for table and timer."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    loaded = tmp_path / "loaded"
-    (tools / "nft").write_text(
-        f'#!/bin/sh\nif [ "$1" = -s ]; then cat {loaded} 2>/dev/null; else cp "$2" {loaded}; fi\n'
-    )
-    (tools / "systemctl").write_text(f"#!/bin/sh\n[ -e {tmp_path}/pending ]\n")
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    (tmp_path / "boot.nft").write_text("right\n")
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["sh", str(WATCH), *words],
-            env={"PATH": f"{tools}:{os.environ['PATH']}", "RUNTIME_DIRECTORY": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
-
-
-@pytest.mark.parametrize("now", [None, "right\nand more\n", ""])
-def test_rules_that_were_flushed_or_changed_are_noticed_and_loaded_again(
-    watched: Any, tmp_path: Path, now: str | None
-) -> None:
-    loaded = tmp_path / "loaded"
-    loaded.write_text("right\n")
-    assert watched("record").returncode == 0
-    assert watched("compare", str(tmp_path / "boot.nft")).returncode == 0
-    if now is None:
-        loaded.unlink()
-    else:
-        loaded.write_text(now)
-    noticed = watched("compare", str(tmp_path / "boot.nft"))
-    assert noticed.returncode == 1
-    assert ("was changed by hand" if now else "was flushed") in noticed.stderr
-    assert loaded.read_text() == "right\n"
-    assert watched("compare", str(tmp_path / "boot.nft")).returncode == 0
-
-
-def test_a_change_that_waits_for_its_confirmation_is_left_alone(
-    watched: Any, tmp_path: Path
-) -> None:
-    loaded = tmp_path / "loaded"
-    loaded.write_text("right\n")
-    watched("record")
-    loaded.write_text("new\n")
-    (tmp_path / "pending").touch()
-    assert watched("compare", str(tmp_path / "boot.nft")).returncode == 0
-    assert loaded.read_text() == "new\n"
-    (tmp_path / "pending").unlink()
-    with subprocess.Popen(
-        ["flock", str(tmp_path / "lock"), "sh", "-c", "echo held; read _"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        assert watched("compare", str(tmp_path / "boot.nft")).returncode == 0
-        assert loaded.read_text() == "new\n"
-        assert holder.stdin is not None
-        holder.stdin.close()
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
