@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from counting_engine import Client, CountingEngine, let_go
 from support import MODEL, serve_app
-from test_scheduler import Client, CountingEngine, let_go
 from waiting import PATIENCE, until
 
 from deepseek_serving.backends.local import Service

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import gc
 import json
 import os
-import pickle
-import signal
 import socket
-import sys
 import threading
-import tracemalloc
-import weakref
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from readings import Where, Wicked
 from support import CHECKPOINT, MODEL, free_port, serve_app
 from test_faults import Hanging
 from tokenizers import Tokenizer
 from waiting import PATIENCE, http_client, until
+from wicked_bodies import ASKED, CHAT, COMPLETIONS, EMBEDDINGS, ENCODER, NAMED, WICKED
 
 from deepseek_serving.backends.embedding import Embedder
 from deepseek_serving.backends.encoders import Encoders
@@ -40,80 +31,19 @@ from deepseek_serving.http import validation as judging
 from deepseek_serving.http import validation_pool as judges
 from deepseek_serving.http.app import create_app
 from deepseek_serving.http.complaints import RefusedError, explained
-from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.proxy import create_forwarding_app
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.http.validation import (
     ReadChat,
-    ReadCompletion,
-    ReadEmbedding,
     ReadForwarded,
-    Reading,
 )
-from deepseek_serving.http.validation_pool import ValidationPool, _answer
-from deepseek_serving.http.validation_process import LENGTH_BYTES, PIECE
 from deepseek_serving.settings import UpstreamSettings
 from deepseek_serving.text.prompts import Prompt
 from deepseek_serving.text.slices import SLICE, SlicedTokenizer
 from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.trust.release import Release
-
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-ENCODER = "tiny-encoder"
-LARGE = 2**20
-# nothing but the text
-END = pickle.dumps(None)
-NAMED = f'{{"model":"{MODEL}",'.encode()
-ASKED = NAMED + b'"messages":[{"role":"user","content":"a"}],'
-
-
-def filled(head: bytes, unit: bytes, tail: bytes, size: int = LARGE) -> bytes:
-    return head + unit * ((size - len(head) - len(tail)) // len(unit)) + tail
-
-
-def numbered(head: bytes, entry: bytes, tail: bytes, count: int) -> bytes:
-    return head + b",".join(entry % number for number in range(count)) + tail
-
-
-# Each of as many parts as a body can have.
-WICKED: dict[str, tuple[str, bytes]] = {
-    "messages": (CHAT, filled(NAMED + b'"messages":[', b"{},", b"{}]}", 8 * 2**20)),
-    "content": (
-        CHAT,
-        filled(NAMED + b'"messages":[{"role":"user","content":[', b"0,", b"0]}]}"),
-    ),
-    "tools": (CHAT, filled(ASKED + b'"tools":[', b"[],", b"[]]}")),
-    "stop": (CHAT, filled(ASKED + b'"stop":[', b'"a",', b'"a"]}')),
-    "logit_bias": (CHAT, numbered(ASKED + b'"logit_bias":{', b'"%d":"x"', b"}}", 200_000)),
-    "metadata": (CHAT, filled(ASKED + b'"metadata":[', b"1.5,", b"1]}")),
-    "arguments": (CHAT, numbered(NAMED, b'"k%d":1', b"}", 200_000)),
-    "nested": (CHAT, ASKED + b'"metadata":' + b"[" * 500_000 + b"]" * 500_000 + b"}"),
-    "prompt": (COMPLETIONS, filled(NAMED + b'"prompt":[', b"0,", b"0]}")),
-    "prompts": (COMPLETIONS, filled(NAMED + b'"prompt":[', b"[0],", b"[0]]}")),
-    "input": (
-        EMBEDDINGS,
-        filled(f'{{"model":"{ENCODER}","input":['.encode(), b'"",', b'""]}'),
-    ),
-    "quotes that are escaped": (
-        CHAT,
-        filled(NAMED + b'"messages":[{"role":"user","content":"', rb"\",[", b'"}]}'),
-    ),
-    "a number": (CHAT, filled(ASKED + b'"seed":', b"9", b"}")),
-    "a key": (CHAT, filled(ASKED + b'"', b"k", b'":1}')),
-    "a model": (
-        CHAT,
-        filled(b'{"messages":[{"role":"user","content":"a"}],"model":"', b"m", b'"}'),
-    ),
-    "spaces": (CHAT, b" " * LARGE),
-}
-READINGS: dict[str, Reading] = {
-    CHAT: ReadChat(),
-    COMPLETIONS: ReadCompletion(),
-    EMBEDDINGS: ReadEmbedding(),
-}
 
 
 class Flat:
@@ -285,139 +215,6 @@ def test_of_duplicate_keys_one_is_read_and_forwarded() -> None:
     assert json.loads(asked.body)["model"] == "behind"
 
 
-# in other processes
-
-
-@pytest.fixture
-def _tests_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = os.environ.get("PYTHONPATH", "")
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}{os.pathsep}{given}")
-
-
-@pytest.mark.usefixtures("_tests_importable")
-def test_a_judge_that_fails_refuses_one_body_and_is_started_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # what ends the one that spins is its processor time, on a busy machine, too
-    monkeypatch.setattr(judges, "JUDGE_SECONDS", 600.0)
-
-    async def judged() -> list[object]:
-        pool = ValidationPool(count=1)
-        found: list[object] = []
-        try:
-            wicked = [Wicked(does) for does in ("spin", "hoard", "exit", "kill")]
-            readings: list[Reading] = [Where(), *wicked, Where()]
-            for reading in readings:
-                try:
-                    found.append(await pool.judge(reading, [b"a" * 9, b"b"]))
-                except RefusedError as error:
-                    found.append(error.code)
-        finally:
-            await pool.close()
-        return found
-
-    first, *refusals, last = asyncio.run(judged())
-    assert refusals == ["request_too_complex"] * 4
-    assert isinstance(first, tuple)
-    assert isinstance(last, tuple)
-    assert first[1] == last[1] == 10
-    assert os.getpid() not in (first[0], last[0])
-
-
-@pytest.mark.usefixtures("_tests_importable")
-def test_a_judge_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judges, "JUDGE_SECONDS", 0.3)
-
-    async def judged() -> int:
-        pool = ValidationPool(("sleep", "1000"), count=1)
-        with pytest.raises(ApiError) as caught:
-            await pool.judge(Where(), [b"a" * 2**20])
-        await pool.close()
-        return caught.value.status
-
-    assert asyncio.run(judged()) == 429
-
-
-def test_a_judge_that_was_only_not_kept_refuses_nobody(tmp_path: Path) -> None:
-    """A body may come just as the process of the last one ends."""
-    flag = tmp_path / "ended"
-    script = (
-        f"import os, sys\nif not os.path.exists({str(flag)!r}):\n    open({str(flag)!r}, 'w')\n"
-        "    sys.exit(0)\nfrom deepseek_serving.http.validation_process import main\nmain()"
-    )
-
-    async def judged() -> Any:
-        pool = ValidationPool((sys.executable, "-c", script), count=1)
-        try:
-            return await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
-        finally:
-            await pool.close()
-
-    assert asyncio.run(judged()).model == MODEL
-    assert flag.exists()
-
-
-def test_a_judge_that_is_told_to_end_goes_on_until_the_service_has() -> None:
-    """Systemd tells every process of a unit to end at once, and requests are still answered."""
-
-    async def judged() -> Any:
-        pool = ValidationPool(count=1)
-        try:
-            await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
-            process = pool._all[0]._process
-            assert process is not None
-            process.send_signal(signal.SIGTERM)
-            await pool.judge(ReadChat(), [ASKED, b'"n":1}'])
-            assert pool._all[0]._process is process
-        finally:
-            await pool.close()
-        return process.returncode
-
-    assert asyncio.run(judged()) == -signal.SIGKILL
-
-
-def test_a_long_text_comes_back_as_it_was() -> None:
-    text = "word \U0001f600\u4e2d" * PIECE
-
-    async def judged() -> Any:
-        pool = ValidationPool(count=1)
-        body = json.dumps({"role": "user", "content": text}, ensure_ascii=False)
-        try:
-            return await pool.judge(ReadChat(), [NAMED, f'"messages":[{body}]}}'.encode()])
-        finally:
-            await pool.close()
-
-    assert asyncio.run(judged()).messages[0]["content"] == text
-
-
-class Frames:
-    """What a process writes of one text, made as it is read."""
-
-    def __init__(self, pieces: int) -> None:
-        text = b"x" * PIECE
-        frames = [pickle.dumps([pieces]), *[text] * pieces]
-        self._parts = chain.from_iterable(
-            (len(frame).to_bytes(LENGTH_BYTES, "big"), frame) for frame in [*frames, END]
-        )
-
-    async def readexactly(self, count: int) -> bytes:
-        part = next(self._parts)
-        assert len(part) == count
-        return part
-
-
-def test_a_long_text_grows_where_it_is() -> None:
-    """To copy all of it at once would hold the event loop."""
-    pieces = 64
-    asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces))))
-    tracemalloc.start()
-    try:
-        assert asyncio.run(_answer(cast(asyncio.StreamReader, Frames(pieces)))) is None
-        assert tracemalloc.get_traced_memory()[1] < (pieces + 16) * PIECE
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize(
     ("last", "count", "accepted"),
     [
@@ -439,76 +236,6 @@ def test_a_text_is_refused_that_one_character_makes_four_times_as_large(
     with pytest.raises(RefusedError, match="emoji") as caught:
         ReadChat().read(body)
     assert caught.value.code == "request_too_complex"
-
-
-class Weak(list[bytes]):
-    """One that can be referred to weakly."""
-
-
-@pytest.fixture
-def _no_collector() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("_no_collector")
-def test_a_refusal_does_not_keep_the_body() -> None:
-    async def refused() -> object:
-        pool = ValidationPool(count=1)
-        body = Weak([b"[]"])
-        with contextlib.suppress(RefusedError):
-            await pool.judge(ReadChat(), body)
-        kept = weakref.ref(body)
-        del body
-        await pool.close()
-        return kept()
-
-    assert asyncio.run(refused()) is None
-
-
-@pytest.mark.usefixtures("_no_collector")
-def test_work_off_the_loop_that_fails_keeps_nothing() -> None:
-    def fail(given: Weak) -> None:
-        raise ValueError(len(given))
-
-    async def failed() -> object:
-        off_loop, given = OffLoop(), Weak()
-        with contextlib.suppress(ValueError):
-            await off_loop.run(functools.partial(fail, given))
-        kept = weakref.ref(given)
-        del given
-        # the thread has it for a moment longer, and the loop what woke this task
-        off_loop._pool.shutdown()
-        await asyncio.sleep(0)
-        return kept()
-
-    assert asyncio.run(failed()) is None
-
-
-def test_judges_are_there_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judges, "BEGIN_SECONDS", 0)
-
-    async def begun() -> list[bool]:
-        pool = ValidationPool(("sleep", "1000"), count=2)
-        pool.begin()
-        assert pool._beginning is not None
-        await pool._beginning
-        started = [judge._process is not None for judge in pool._all]
-        await pool.close()
-        return started
-
-    assert asyncio.run(begun()) == [True, True]
-
-
-def test_judges_that_nobody_needed_need_not_begin() -> None:
-    async def begun() -> list[bool]:
-        pool = ValidationPool(("sleep", "1000"), count=2)
-        pool.begin()
-        await pool.close()
-        return [judge._process is not None for judge in pool._all]
-
-    assert asyncio.run(begun()) == [False, False]
 
 
 def test_large_bodies_are_not_read_in_this_process(
