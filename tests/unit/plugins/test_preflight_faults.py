@@ -146,7 +146,7 @@ def test_one_broken_host_hides_nothing_of_the_others(tmp_path: Path) -> None:
         "down reachable: it cannot be used: ",
         "no-python reachable: it cannot be used: ",
         "sudo reachable: it cannot be used: ",
-        "good serving_environment: The folder ",
+        "good serving_environment: serving_environment_wheels_dir: ",
     ]
     for text in expected:
         assert len([row for row in rows if row.startswith(text)]) >= 1, (text, rows)
@@ -157,7 +157,7 @@ def test_one_broken_host_hides_nothing_of_the_others(tmp_path: Path) -> None:
         "--ask-vault-pass"
         in by_start["deepseek_service_name variables: it cannot be read for vaulted: "]
     )
-    wheels = by_start["good serving_environment: The folder "]
+    wheels = by_start["good serving_environment: serving_environment_wheels_dir: "]
     assert "holds no fetched wheels" in wheels
     assert "| Run playbooks/bundle_fetch.yml" in wheels
     assert not [row for row in rows if "One or more items failed" in row]

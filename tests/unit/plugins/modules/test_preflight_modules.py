@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from waiting import PATIENCE
 
 COLLECTION = "ansible_collections.onprem.deepseek.plugins"
 ROOT = Path(__file__).resolve().parents[4]
-TOKEN = "a token of this test"
+# names a socket of this network namespace, which another run of these tests may share
+TOKEN = f"a token of this test, {uuid.uuid4().hex}"
 Run = Callable[..., dict[str, Any]]
 
 

@@ -66,7 +66,11 @@ def test_a_module_ends_with_a_result(capsys: pytest.CaptureFixture[str], end: st
 
 def test_every_module_ends_so() -> None:
     """Kind: one module that writes its own result, where all others go through one writer."""
+    actions = {file.name for file in (MODULES.parent / "action").glob("*.py")}
     for file in sorted(MODULES.glob("*.py")):
+        # of an action there is the documentation alone: nothing runs on a host
+        if file.name in actions and "def main" not in file.read_text():
+            continue
         used = {
             node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)
         }
