@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +18,12 @@ from support import command
 
 from deepseek_serving.compile.builder import Outcome, Request, build
 from deepseek_serving.compile.cli import main
-from deepseek_serving.compile.host import Gpus
+from deepseek_serving.compile.host import Gpu, Gpus
 from deepseek_serving.compile.target import Wish
 
 A100 = Wish("tensorrt_rtx", "8.0")
 CPU = Wish("onnxruntime")
+H100 = Gpu("NVIDIA H100 80GB HBM3", "GPU-00000000-1111-2222-3333-444444444444", "9.0")
 NO_GPU = Gpus((), None, "NVML: no driver")
 
 
@@ -103,3 +107,16 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def settled(path: Path, data: bytes, age: float = 10) -> Path:
+    """A file that was last written `age` seconds ago."""
+    path.write_bytes(data)
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path

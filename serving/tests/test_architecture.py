@@ -48,7 +48,6 @@ ALLOWED: dict[str, set[str]] = {
 }  # fmt: skip
 # What verifies is small, and loads nothing that parses or runs models.
 MODEL_LIBRARIES = {"ml_dtypes", "numpy", "onnx", "onnxruntime", "tokenizers"}
-LONGEST = 500
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -129,11 +128,3 @@ def test_what_verifies_loads_no_library_of_models(graph: Graph, package: str) ->
     loaded = reached(graph, package)
     assert f"{PACKAGE}.{package}" in {name.rpartition(".")[0] for name in loaded}
     assert not {name.split(".")[0] for name in loaded} & MODEL_LIBRARIES
-
-
-def test_no_file_is_longer_than_one_can_read() -> None:
-    lengths = {
-        module: len(path.read_text(encoding="utf-8").splitlines())
-        for module, path in sources().items()
-    }
-    assert {module: lines for module, lines in lengths.items() if lines > LONGEST} == {}

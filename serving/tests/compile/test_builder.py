@@ -1,4 +1,4 @@
-"""Engines built for real with TensorRT-RTX and ONNX Runtime: once, whole, and again when needed."""
+"""When an engine is built again: another key, damage, a wish, an interruption."""
 
 from __future__ import annotations
 
@@ -16,50 +16,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from engines import (
-    A100,
-    CPU,
-    Place,
-    arguments,
-    edit,
-    hidden,
-    run_build,
-    snapshot,
-)
+from engines import A100, CPU, Place, arguments, digest, edit, hidden, settled, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_values import json_values
+from key_changes import CHANGES
 from safetensors.torch import load_file, save_file
-from support import CHECKPOINT, Texts, trained
-from test_encoder import encoder_checkpoint
+from support import CHECKPOINT, Texts
 from waiting import PATIENCE, until
 
 from deepseek_serving.compile import builder
 from deepseek_serving.compile.builder import Outcome
 from deepseek_serving.compile.cli import main
-from deepseek_serving.compile.compiler import Options
-from deepseek_serving.compile.hashes import HashCache
-from deepseek_serving.compile.key import Key, Target, Tensorrt, differences, read_fields, summary
+from deepseek_serving.compile.key import read_fields
 from deepseek_serving.compile.progress import Progress
-from deepseek_serving.compile.target import Wish
 from deepseek_serving.errors import BuildError
-from deepseek_serving.export.exporter import export, export_encoder
+from deepseek_serving.export.exporter import export
 from deepseek_serving.prepare.preparer import Options as Precision
 from deepseek_serving.prepare.preparer import prepare
-from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
-from deepseek_serving.text.tokenizer import ChatTokenizer
 
-TARGETS = {"fp16": "8.0", "int8": "8.0", "int4": "8.0", "fp8": "8.9"}
 KEPT = {".engine.lock", ".hashes.json"}
 # of the graph with one layer
 TENSORS = 4 + 2
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=8,
-)
 
 
 @pytest.fixture(scope="session")
@@ -105,57 +84,6 @@ def cpu_place(built_for_cpu: Place, tmp_path: Path) -> Place:
     return built_for_cpu.copy(tmp_path)
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-# --- what is built --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("precision", "capability"), TARGETS.items())
-def test_every_precision_is_built_once(
-    prepared: dict[str, Path], tmp_path: Path, precision: str, capability: str
-) -> None:
-    graph, dest = prepared[precision] / "decoder.onnx", tmp_path / "store" / "engine"
-    wish = Wish("tensorrt_rtx", capability)
-    first = run_build(graph, dest, wish)
-    assert first["changed"] is True
-    assert first["rebuild_reason"] == f"there is no engine at {dest} yet"
-    names = {"engine.plan", "key.json", "inspector.json", "build.log", "build.json"}
-    names |= {path.name for path in prepared[precision].glob("golden.json")}
-    assert {path.name for path in dest.iterdir()} == names
-    assert {path.stat().st_mode & 0o777 for path in dest.iterdir()} == {0o644}
-    assert dest.stat().st_mode & 0o777 == 0o755
-    assert (dest / "engine.plan").stat().st_size > 10**6
-    assert first["key"] == digest(dest / "key.json")
-    fields = read_fields(dest / "key.json")
-    assert fields == first["after"]
-    assert fields["target"] == {"compute_capability": capability, "product": None}
-    assert fields["graph"] == {
-        path.name: digest(path) for path in prepared[precision].glob("decoder.onnx*")
-    }
-    assert (fields["calibration"] is not None) == (precision in ("int8", "fp8"))
-    layers = json.loads((dest / "inspector.json").read_text())["Layers"]
-    kinds = [layer["LayerType"] for layer in layers]
-    assert kinds.count("KV_CACHE_UPDATE") == 2 * 4
-    assert ("QUANTIZE" in kinds) == (precision in ("int8", "fp8"))
-    assert "decoder.onnx" in (dest / "build.log").read_text()
-    before = snapshot(dest)
-    second = run_build(graph, dest, wish)
-    assert (second["changed"], second["rebuild_reason"]) == (False, "")
-    assert (second["key"], second["build"]) == (first["key"], first["build"])
-    assert snapshot(dest) == before
-
-
-def test_golden_inputs_come_along(prepared: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(prepared["fp16"], tmp_path / "graph")
-    (tmp_path / "graph" / "golden.json").write_text('{"schema": 1}\n')
-    place = Place(tmp_path, CPU)
-    outcome = place.build()
-    assert (place.dest / "golden.json").read_text() == '{"schema": 1}\n'
-    assert "golden.json" in outcome.build["files"]
-
-
 def test_nothing_to_do_does_not_import_tensorrt(place: Place) -> None:
     script = (
         "import sys; from deepseek_serving.compile.cli import main; status = main(sys.argv[1:]); "
@@ -167,117 +95,6 @@ def test_nothing_to_do_does_not_import_tensorrt(place: Place) -> None:
     assert done.returncode == 0
     assert json.loads(done.stdout)["changed"] is False
     assert done.stderr == "[]\n"
-
-
-def test_a_text_encoder_is_built(tmp_path: Path) -> None:
-    export_encoder(encoder_checkpoint(tmp_path / "checkpoint"), tmp_path / "graph")
-    graph, dest = tmp_path / "graph" / "encoder.onnx", tmp_path / "engine"
-    first = run_build(graph, dest, A100)
-    assert first["after"]["preparation"] is None
-    (profile,) = first["after"]["builder"]["profiles"]
-    longest = json.loads((tmp_path / "graph" / "export.json").read_text())["parameters"]["max_len"]
-    assert set(profile) == {"attention_mask", "input_ids", "token_type_ids"}
-    assert all(shape["max"] == [32, longest] for shape in profile.values())
-    assert (dest / "engine.plan").stat().st_size > 10**4
-    assert run_build(graph, dest, A100)["changed"] is False
-
-
-@pytest.mark.parametrize("precision", TARGETS)
-def test_an_engine_for_the_cpu_answers_as_its_graph(
-    prepared: dict[str, Path], tmp_path: Path, precision: str
-) -> None:
-    graph, dest = prepared[precision], tmp_path / "engine"
-    outcome = run_build(graph / "decoder.onnx", dest, CPU)
-    assert {"engine.onnx", "engine.onnx.data"} <= set(outcome["build"]["files"])
-    assert outcome["after"]["target"] == {"compute_capability": None, "product": None}
-    operators = json.loads((dest / "inspector.json").read_text())["operators"]
-    assert operators["GroupQueryAttention"] == 4
-    # query, key and value at once, their output, and three of the MLP
-    assert operators.get("MatMulNBits", 0) == (4 * 5 if precision == "int4" else 0)
-    prompt = ChatTokenizer(graph).prompt([{"role": "user", "content": trained()[0][0]}])
-    engines = [
-        OnnxRuntimeEngine(graph, threads=1, optimized=optimized)
-        for optimized in (None, dest / "engine.onnx")
-    ]
-    expected, found = (engine.prefill(0, prompt, 0) for engine in engines)
-    for length in range(len(prompt), len(prompt) + 8):
-        np.testing.assert_array_equal(found.tokens[:, :8], expected.tokens[:, :8])
-        np.testing.assert_allclose(found.values, expected.values, atol=1e-2)
-        last = [int(expected.tokens[0, 0])]
-        expected, found = (engine.decode(last, [length]) for engine in engines)
-
-
-# --- the key --------------------------------------------------------------------------------------
-
-
-def _rewrite_graph(place: Place) -> dict[str, Any]:
-    model = onnx.load(place.graph, load_external_data=False)
-    model.doc_string = "another"
-    place.graph.write_bytes(model.SerializeToString())
-    return {}
-
-
-def _append_to_weights(place: Place) -> dict[str, Any]:
-    with place.graph.with_name("decoder.onnx.data").open("ab") as file:
-        file.write(b"\0")
-    return {}
-
-
-def _other_tool(place: Place) -> dict[str, Any]:
-    edit(place.record, lambda record: record["preparation"]["tools"].update(numpy="2.0.0"))
-    return {}
-
-
-def _other_argument(place: Place) -> dict[str, Any]:
-    edit(place.record, lambda record: record["preparation"]["arguments"].update(window=256))
-    return {}
-
-
-def _own_profiles(place: Place) -> dict[str, Any]:
-    """One profile in place of two."""
-    (profile, _prefill) = read_fields(place.dest / "key.json")["builder"]["profiles"]
-    path = place.folder / "profiles.json"
-    path.write_text(json.dumps([profile]))
-    return {"profiles": path}
-
-
-CHANGES: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
-    "graph": (_rewrite_graph, 'graph.decoder.onnx was "{graph}", is "'),
-    "weights": (_append_to_weights, 'graph.decoder.onnx.data was "{weights}", is "'),
-    "tool": (_other_tool, 'preparation.tools.numpy was "{numpy}", is "2.0.0"'),
-    "argument": (_other_argument, "preparation.arguments.window was 512, is 256"),
-    "slots": (
-        lambda place: {"slots": 2},
-        "builder.profiles.0.input_ids.max was [4, 1], is [2, 1]; "
-        "builder.profiles.0.input_ids.opt was [4, 1], is [2, 1]; "
-        "builder.profiles.0.past_key.0.max was [4, 2, 512, 32], is [2, 2, 512, 32]; ",
-    ),
-    "prefill chunk": (
-        lambda place: {"prefill_chunk": 64},
-        "builder.profiles.1.input_ids.max was [1, 128], is [1, 64]; "
-        "builder.profiles.1.input_ids.opt was [1, 128], is [1, 64]; "
-        "builder.profiles.1.position_ids.max was [1, 128], is [1, 64]; "
-        "builder.profiles.1.position_ids.opt was [1, 128], is [1, 64]",
-    ),
-    "profiles": (_own_profiles, "builder.profiles.1.input_ids.max was [1, 128], is not there; "),
-    "workspace": (
-        lambda place: {"options": Options(workspace_bytes=2**28)},
-        "builder.workspace_bytes was none, is 268435456",
-    ),
-    "optimization level": (
-        lambda place: {"options": Options(optimization_level=2)},
-        "builder.optimization_level was none, is 2",
-    ),
-    "flag": (
-        lambda place: {"options": Options(flags=("WEIGHT_STREAMING",))},
-        'builder.flags was [], is ["WEIGHT_STREAMING"]',
-    ),
-    "compute capability": (
-        lambda place: {"wish": Wish("tensorrt_rtx", "8.6")},
-        'target.compute_capability was "8.0", is "8.6"',
-    ),
-    "flavour": (lambda place: {"wish": CPU}, "cuda_major was 13, is none; "),
-}
 
 
 def rebuilt_once(place: Place, **changes: Any) -> Outcome:
@@ -352,31 +169,6 @@ def test_a_field_that_is_not_there_is_a_difference(cpu_place: Place) -> None:
     """Even one that is null today: its key was another."""
     edit(cpu_place.dest / "key.json", lambda fields: fields.pop("cuda_major"))
     assert rebuilt_once(cpu_place).rebuild_reason == "cuda_major was not there, is none"
-
-
-@given(st.dictionaries(st.text(max_size=4), json_values), st.randoms(use_true_random=False))
-def test_the_key_depends_on_the_fields_alone(fields: dict[str, Any], random: Any) -> None:
-    names = list(fields)
-    random.shuffle(names)
-    keys = [
-        Key({}, None, None, part, Tensorrt("tensorrt", "11.0"), 13, "linux", Target("9.0", "H100"))
-        for part in (fields, {name: fields[name] for name in names})
-    ]
-    assert keys[0].digest == keys[1].digest == hashlib.sha256(keys[0].to_bytes()).hexdigest()
-    assert differences(fields, {name: fields[name] for name in names}) == []
-
-
-@given(json_values, json_values)
-def test_whatever_differs_is_named(before: Any, after: Any) -> None:
-    found = differences({"field": before}, {"field": after})
-    same = json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
-    assert (found == []) == same
-    assert all(line.startswith("field") for line in found)
-
-
-def test_many_differences_are_counted() -> None:
-    assert summary(["a", "b"]) == "a; b"
-    assert summary([str(n) for n in range(9)]) == "0; 1; 2; 3; 4; 5; and 3 more fields"
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -639,52 +431,6 @@ def test_progress_is_that_of_the_outermost_phase() -> None:
     assert progress.fraction == 0
 
 
-# --- hashes ---------------------------------------------------------------------------------------
-
-
-def settled(path: Path, data: bytes, age: float = 10) -> Path:
-    """A file that was last written `age` seconds ago."""
-    path.write_bytes(data)
-    then = time.time() - age
-    os.utime(path, (then, then))
-    return path
-
-
-def hashed(folder: Path, path: Path, *, force: bool = False) -> tuple[str, int]:
-    """The hash, and the bytes that had to be read for it."""
-    cache = HashCache(folder / "hashes.json", force=force)
-    found = cache.sha256(path)
-    cache.save()
-    return found, cache.hashed_bytes
-
-
-def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
-    path = settled(tmp_path / "file", b"one")
-    expected = hashlib.sha256(b"one").hexdigest()
-    assert hashed(tmp_path, path) == (expected, 3)
-    assert hashed(tmp_path, path) == (expected, 0)
-    assert hashed(tmp_path, path, force=True) == (expected, 3)
-    # of the same size, also when it was renamed into place
-    settled(path, b"two", age=9)
-    assert hashed(tmp_path, path) == (hashlib.sha256(b"two").hexdigest(), 3)
-    stamp = path.stat().st_mtime_ns
-    other = settled(tmp_path / "other", b"six")
-    os.utime(other, ns=(stamp, stamp))
-    other.replace(path)
-    assert hashed(tmp_path, path) == (hashlib.sha256(b"six").hexdigest(), 3)
-    assert hashed(tmp_path, path)[1] == 0
-
-
-def test_force_sees_what_no_time_stamp_shows(tmp_path: Path) -> None:
-    path = settled(tmp_path / "file", b"one")
-    hashed(tmp_path, path)
-    stamp = path.stat().st_mtime_ns
-    path.write_bytes(b"two")
-    os.utime(path, ns=(stamp, stamp))
-    assert hashed(tmp_path, path) == (hashlib.sha256(b"one").hexdigest(), 0)
-    assert hashed(tmp_path, path, force=True) == (hashlib.sha256(b"two").hexdigest(), 3)
-
-
 def test_force_hash_finds_a_flipped_byte_in_an_old_engine(cpu_place: Place) -> None:
     path = cpu_place.dest / "engine.onnx"
     settled(path, path.read_bytes())
@@ -694,39 +440,6 @@ def test_force_hash_finds_a_flipped_byte_in_an_old_engine(cpu_place: Place) -> N
     os.utime(path, ns=(stamp, stamp))
     assert not cpu_place.build().changed
     assert cpu_place.build(force_hash=True).rebuild_reason == f"engine.onnx {ANOTHER}"
-
-
-@pytest.mark.parametrize("age", [0, -3600])
-def test_a_file_too_young_is_not_remembered(tmp_path: Path, age: float) -> None:
-    path = settled(tmp_path / "file", b"one", age)
-    assert hashed(tmp_path, path)[1] == 3
-    assert hashed(tmp_path, path)[1] == 3
-    assert not (tmp_path / "hashes.json").exists()
-
-
-def test_files_that_are_gone_are_forgotten(tmp_path: Path) -> None:
-    first, second = (settled(tmp_path / name, b"x") for name in ("first", "second"))
-    hashed(tmp_path, first)
-    first.unlink()
-    hashed(tmp_path, second)
-    assert list(json.loads((tmp_path / "hashes.json").read_text())) == [str(second.resolve())]
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=30) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_a_damaged_cache_is_empty(tmp_path: Path, data: bytes) -> None:
-    path = settled(tmp_path / "file", b"one")
-    (tmp_path / "hashes.json").write_bytes(data)
-    assert hashed(tmp_path, path) == (hashlib.sha256(b"one").hexdigest(), 3)
-    assert hashed(tmp_path, path)[1] == 0
-
-
-@given(entry=json_values)
-def test_a_damaged_entry_is_none(tmp_path_factory: pytest.TempPathFactory, entry: Any) -> None:
-    folder = tmp_path_factory.mktemp("hashes")
-    path = settled(folder / "file", b"one")
-    (folder / "hashes.json").write_text(json.dumps({str(path): entry}))
-    assert hashed(folder, path)[0] == hashlib.sha256(b"one").hexdigest()
 
 
 # --- what the command says ------------------------------------------------------------------------
