@@ -60,7 +60,7 @@ def test_who_is_still_sending_gets_the_whole_answer_and_no_reset(
         connection.sendall(b"0\r\n\r\n")
     first, error = rest(connection)
     assert b"\r\nconnection: close" in first
-    wanted = (413, "request_too_large") if path == CHAT or declared else (404, None)
+    wanted = (413, "request_too_large") if path == CHAT or declared else (404, "not_found")
     assert (int(first.split()[1]), error["code"]) == wanted
 
 
