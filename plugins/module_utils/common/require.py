@@ -31,11 +31,9 @@ class Evaluator(Protocol):
 
     def holds(self, condition: Any, more: Mapping[str, Any]) -> bool:
         """Whether an expression, or a boolean, is true."""
-        ...
 
     def fill(self, template: Any, more: Mapping[str, Any]) -> Any:
         """Give the value of a template."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,9 @@ def _unmet(
 ) -> Unmet:
     place = _text(one.where, evaluator, more)
     return Unmet(
-        f"{host}, {place}" if place else host,
-        " ".join(what.split()).rstrip("."),
-        _text(one.remedy, evaluator, more).rstrip("."),
+        where=f"{host}, {place}" if place else host,
+        what=" ".join(what.split()).rstrip("."),
+        remedy=_text(one.remedy, evaluator, more).rstrip("."),
         covered_by=tuple(one.covered_by),
     )
 

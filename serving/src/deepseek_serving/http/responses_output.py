@@ -221,9 +221,9 @@ class Output:
     def _close(self, status: Status) -> Iterator[Event]:
         if self._open is not None:
             item, self._open = self._open, None
-            for event in item.end(status):
-                yield event
-            self.items.append(event["item"])
+            events = list(item.end(status))
+            yield from events
+            self.items.append(events[-1]["item"])
 
     def end(self, status: Status) -> Iterator[Event]:
         """What is open ends with the status; an answer that is complete has a message or a call."""

@@ -22,7 +22,7 @@ ABSENT = frozenset({404, 405, 501})
 # How vLLM, SGLang and llama.cpp say that a prompt is too long, and for what.
 CONTEXT = re.compile(r"context (?:length|size|window)|maximum allowed length", re.IGNORECASE)
 LENGTH = re.compile(r"context length (?:is |of |\()(?:only )?([0-9]+)")
-TOO_LONG = too_long("", "").split(" is ")[0]
+TOO_LONG = too_long("", "").partition(" is ")[0]
 PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 MOST_PARAM = 64
 

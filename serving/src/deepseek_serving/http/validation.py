@@ -339,35 +339,35 @@ class ReadPassed:
         return PassedRequest(self.path, str(given.get("model") or ""), body.encode("utf-8"))
 
 
-Asked = TypeVar("Asked", Chat, UpstreamRequest, covariant=True)
+Asked_co = TypeVar("Asked_co", Chat, UpstreamRequest, covariant=True)
 
 
-class ReadsChat(Protocol[Asked]):
+class ReadsChat(Protocol[Asked_co]):
     """Reads chat requests."""
 
-    def asked(self, sent: object) -> Asked:
+    def asked(self, sent: object) -> Asked_co:
         """What a body asks for that is parsed already. Raises RefusedError."""
 
 
 @dataclass(frozen=True)
-class ResponseAsked(Generic[Asked]):
+class ResponseAsked(Generic[Asked_co]):
     """A response that is asked for: as a chat request, and what it repeats of its own request."""
 
-    chat: Asked
+    chat: Asked_co
     echo: str
     encodes_thoughts: bool
 
 
 @dataclass(frozen=True)
-class ReadResponse(Generic[Asked]):
+class ReadResponse(Generic[Asked_co]):
     """Reads the body of a request for a response; `chat` reads the chat request that is the same.
 
     So there is one way to prompts, limits and upstreams.
     """
 
-    chat: ReadsChat[Asked]
+    chat: ReadsChat[Asked_co]
 
-    def read(self, data: bytes) -> ResponseAsked[Asked]:
+    def read(self, data: bytes) -> ResponseAsked[Asked_co]:
         body: ResponsesRequest = _validated(ResponsesRequest, _parsed(data, MOST_VALUES))
         try:
             chat = self.chat.asked(chat_body(body))

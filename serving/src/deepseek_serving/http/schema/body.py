@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import (
     BaseModel,
@@ -23,15 +23,15 @@ UNSUPPORTED: ErrorCode = "unsupported_value"
 MOST_MEMBERS = 128
 
 
-def refused(
+def refuse(
     message: str, param: str = "", code: ErrorCode = "invalid_value", **shown: str
-) -> PydanticCustomError:
-    """What a validator raises: the message, and the member that it is about if not its own value.
+) -> NoReturn:
+    """End a validation: the message, and the member that it is about if not its own value.
 
     `{path}` in the message stands for where the value is in the body, `{within}` for what holds
     it, and other names for what `shown` has: what a client sent belongs there.
     """
-    return PydanticCustomError(
+    raise PydanticCustomError(
         "refused", "refused", {"message": message, "param": param, "code": code, "shown": shown}
     )
 
@@ -49,7 +49,7 @@ class Body(BaseModel):
         if len(value) > MOST_MEMBERS:
             known = {field.alias or name for name, field in cls.model_fields.items()}
             unknown = next(str(name) for name in value if name not in known)
-            raise refused("", unknown, "unknown_parameter")
+            refuse("", unknown, "unknown_parameter")
         if None in value.values():
             return {name: member for name, member in value.items() if member is not None}
         return value
@@ -89,8 +89,8 @@ class OnlyAt:
         if any(_same(value, accepted) for accepted in self.accepted):
             return value
         if not self.accepted:
-            raise refused("The parameter '{path}' is not supported here.", code=UNSUPPORTED)
-        raise refused(
+            refuse("The parameter '{path}' is not supported here.", code=UNSUPPORTED)
+        refuse(
             "The parameter '{path}' is not supported here, except as {accepted}.",
             code=UNSUPPORTED,
             accepted=" or ".join(json.dumps(accepted) for accepted in self.accepted),

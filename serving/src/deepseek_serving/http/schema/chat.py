@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Chat, Options, Tools
 from deepseek_serving.http.schema.accepted import ChatAccepted
-from deepseek_serving.http.schema.body import INTEGER, refused
+from deepseek_serving.http.schema.body import INTEGER, refuse
 from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_MESSAGES, Count
 from deepseek_serving.http.schema.formats import Formatted
 from deepseek_serving.http.schema.messages import Message
@@ -33,11 +33,11 @@ class ChatRequest(Sampled, ChatAccepted, Formatted, PromptRequest):
     @model_validator(mode="after")
     def agrees(self) -> ChatRequest:
         if unknown_tool(self.tools or [], self.tool_choice) is not None:
-            raise refused("tool_choice names a function that is not among the tools", "tool_choice")
+            refuse("tool_choice names a function that is not among the tools", "tool_choice")
         if self.tool_choice == "required" and not self.tools:
-            raise refused("tool_choice is required, but there are no tools", "tool_choice")
+            refuse("tool_choice is required, but there are no tools", "tool_choice")
         if self.top_logprobs and not self.logprobs:
-            raise refused("top_logprobs needs logprobs", "top_logprobs")
+            refuse("top_logprobs needs logprobs", "top_logprobs")
         return self
 
     @property

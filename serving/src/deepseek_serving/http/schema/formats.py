@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from deepseek_serving.generation.request import Format
 from deepseek_serving.http.json_bounds import MOST_CONTAINERS, MOST_VALUES, Shape, shape
-from deepseek_serving.http.schema.body import Body, refused
+from deepseek_serving.http.schema.body import Body, refuse
 from deepseek_serving.http.schema.bounds import Name
 
 MOST_CHOICES, MOST_TAGS = 1024, 128
@@ -23,11 +23,11 @@ def _parsed(value: object) -> object:
     most = Shape(MOST_CONTAINERS, MOST_VALUES)
     found = shape(value.encode("utf-8", "replace"), most)
     if found is None or found.containers > most.containers or found.values > most.values:
-        raise refused("'{path}' has more values than any schema needs.")
+        refuse("'{path}' has more values than any schema needs.")
     try:
         return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise refused("'{path}' is a text that is not JSON.") from error
+    except (ValueError, RecursionError):
+        refuse("'{path}' is a text that is not JSON.")
 
 
 SchemaText = Annotated[dict[str, Any], BeforeValidator(_parsed)]
@@ -105,9 +105,9 @@ class StructuralTag(Body):
     def begin_with_triggers(self) -> StructuralTag:
         begins = [structure.begin for structure in self.structures]
         if not all(any(begin.startswith(t) for t in self.triggers) for begin in begins):
-            raise refused("the begin of a structure must begin with one of the triggers")
+            refuse("the begin of a structure must begin with one of the triggers")
         if not all(any(begin.startswith(t) for begin in begins) for t in self.triggers):
-            raise refused("a trigger begins none of the structures", "triggers")
+            refuse("a trigger begins none of the structures", "triggers")
         return self
 
     def asked(self, parameter: str) -> Format | None:
@@ -192,14 +192,14 @@ class Formatted(Body):
     def one_format(self) -> Formatted:
         given = self.structured_outputs
         if given is not None and not given.formats(""):
-            raise refused(
+            refuse(
                 "structured_outputs says nothing of what the answer must look like",
                 "structured_outputs",
             )
         found = self.formats
         if len(found) > 1:
             names = " and ".join(sorted({one.parameter for one in found}))
-            raise refused(
+            refuse(
                 "an answer can be held to one format, and several are asked for, by {names}",
                 found[-1].parameter,
                 names=names,

@@ -15,14 +15,14 @@ from pydantic import (
 )
 
 from deepseek_serving.http.json_bounds import MOST_CONTAINERS, MOST_VALUES, Shape, shape
-from deepseek_serving.http.schema.body import INTEGER, Body, only_at, refused
+from deepseek_serving.http.schema.body import INTEGER, Body, only_at, refuse
 from deepseek_serving.http.schema.bounds import MOST_CALLS, MOST_PARTS, FunctionName, Name
 
 
 def _text_alone(kind: object) -> object:
     if isinstance(kind, str) and kind != "text":
         shown = kind if len(kind) <= 64 else f"{kind[:64]}..."
-        raise refused(
+        refuse(
             "This model takes text only: '{within}' is a part of the type {kind}.", kind=repr(shown)
         )
     return kind
@@ -66,7 +66,7 @@ def simple(text: str) -> str:
     most = Shape(MOST_CONTAINERS, MOST_VALUES)
     found = shape(text.encode("utf-8", "replace"), most)
     if found is None or found.containers > most.containers or found.values > most.values:
-        raise refused("'{path}' has more values than any call needs.")
+        refuse("'{path}' has more values than any call needs.")
     return text
 
 
@@ -126,11 +126,9 @@ class Message(Body):
     @model_validator(mode="after")
     def has_content(self) -> Message:
         if self.content is None and self.role != "assistant":
-            raise refused(
-                "Missing required parameter: '{path}'; a message needs content.", "content"
-            )
+            refuse("Missing required parameter: '{path}'; a message needs content.", "content")
         if self.tool_calls and self.role != "assistant":
-            raise refused("'{path}': only messages of the assistant have tool_calls.", "tool_calls")
+            refuse("'{path}': only messages of the assistant have tool_calls.", "tool_calls")
         return self
 
     def plain(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from deepseek_serving.http.schema.body import Body, only_at, refused
+from deepseek_serving.http.schema.body import Body, only_at, refuse
 from deepseek_serving.text.prompt_options import PromptOptions
 from deepseek_serving.text.thinking import EFFORT, SWITCHES
 
@@ -45,12 +45,12 @@ def _bounded(value: object) -> None:
             characters += len(item)
         elif isinstance(item, dict | list):
             if depth > MOST_DEPTH:
-                raise refused(f"'{{path}}' has more than {MOST_DEPTH} levels.")
+                refuse(f"'{{path}}' has more than {MOST_DEPTH} levels.")
             waiting += [(key, depth + 1) for key in item if isinstance(item, dict)]
             inner = item.values() if isinstance(item, dict) else item
             waiting += [(one, depth + 1) for one in inner]
         if parts > MOST_WITHIN or characters > MOST_CHARACTERS:
-            raise refused(
+            refuse(
                 f"'{{path}}' has more than {MOST_WITHIN} values or {MOST_CHARACTERS} characters."
             )
 
@@ -60,21 +60,19 @@ def _variables(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if len(value) > MOST_VARIABLES:
-        raise refused(
+        refuse(
             f"Invalid '{{path}}': expected at most {MOST_VARIABLES} entries, but got {len(value)}."
         )
     for name, given in value.items():
         if name in RESERVED or name.endswith("_token"):
             why = RESERVED.get(name, "tokens are the tokenizer's")
-            raise refused("'{path}' cannot be given to the chat template: {why}.", name, why=why)
+            refuse("'{path}' cannot be given to the chat template: {why}.", name, why=why)
         if len(name) > LONGEST_NAME or not name.isidentifier() or name.startswith("_"):
-            raise refused(
-                "'{path}' has {name}, which is no name of a variable.", name=repr(name[:64])
-            )
+            refuse("'{path}' has {name}, which is no name of a variable.", name=repr(name[:64]))
         if name in SWITCHES and not isinstance(given, bool | None):
-            raise refused("Invalid type for '{path}': expected a boolean.", name)
+            refuse("Invalid type for '{path}': expected a boolean.", name)
         if name == EFFORT and not isinstance(given, str | None):
-            raise refused("Invalid type for '{path}': expected a string.", name)
+            refuse("Invalid type for '{path}': expected a string.", name)
     _bounded(value)
     return value
 
@@ -105,7 +103,7 @@ def _switch(value: object) -> object:
         return value
     kind = value.get("type")
     if len(value) != 1 or not isinstance(kind, str) or kind not in THINKING_TYPES:
-        raise refused(
+        refuse(
             "Invalid value for '{path}': expected a boolean, or an object whose type is 'enabled' "
             "or 'disabled'."
         )
@@ -152,7 +150,7 @@ class PromptRequest(Body):
     @model_validator(mode="after")
     def ends_one_way(self) -> PromptRequest:
         if self.continue_final_message and self.add_generation_prompt:
-            raise refused(
+            refuse(
                 "continue_final_message and add_generation_prompt exclude each other: a reply "
                 "goes on with the final message, or begins after it.",
                 "continue_final_message",

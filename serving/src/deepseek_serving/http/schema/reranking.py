@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from deepseek_serving.generation.request import Scoring
-from deepseek_serving.http.schema.body import Body, refused
+from deepseek_serving.http.schema.body import Body, refuse
 from deepseek_serving.http.schema.bounds import MOST_TEXTS, Count, Name
 
 Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
@@ -75,7 +75,7 @@ class ScoreRequest(_Scored):
     def pairs_up(self) -> ScoreRequest:
         questions, documents = self._lists()
         if len(questions) not in (1, len(documents)):
-            raise refused(
+            refuse(
                 f"text_1 has {len(questions)} texts and text_2 {len(documents)}: one text, or as "
                 "many as text_2 has",
                 "text_1",

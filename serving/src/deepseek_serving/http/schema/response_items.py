@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from deepseek_serving.http.returned_thoughts import decoded
-from deepseek_serving.http.schema.body import Body, only_at, refused
+from deepseek_serving.http.schema.body import Body, only_at, refuse
 from deepseek_serving.http.schema.bounds import MOST_PARTS, FunctionName, Name
 from deepseek_serving.http.schema.messages import simple
 
@@ -60,7 +60,7 @@ class RefusalPart(Body):
 def _no_other_part(part: object) -> object:
     if _part_type(part) == "other":
         assert isinstance(part, Mapping)
-        raise refused(
+        refuse(
             "This model takes text only: '{within}' is a part of type {kind}.",
             "type",
             kind=shown_type(part["type"]),
@@ -111,11 +111,11 @@ class ReasoningText(Body):
 def _decoded(content: str) -> str:
     try:
         return decoded(content) if content else ""
-    except ValueError as error:
-        raise refused(
+    except ValueError:
+        refuse(
             "'{path}' is none that this service has sent, and only the service that encrypted it "
             "can read it. Leave it out; a thought may be sent as text, in content."
-        ) from error
+        )
 
 
 class ReasoningItem(Body):
@@ -189,12 +189,12 @@ def _item_type(item: object) -> str:
 def _no_other_item(item: object) -> object:
     kind = _item_type(item)
     if kind == "item_reference":
-        raise refused(
+        refuse(
             "'{path}' refers to an earlier response, and this service keeps none: send the item "
             "itself."
         )
     if kind not in ITEMS:
-        raise refused(
+        refuse(
             "Invalid value for '{path}': this service has no items of type {kind}; it takes "
             f"{', '.join(ITEMS)}.",
             "type",

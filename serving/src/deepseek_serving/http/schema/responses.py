@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from deepseek_serving.http.schema.body import INTEGER, Body, only_at, refused
+from deepseek_serving.http.schema.body import INTEGER, Body, only_at, refuse
 from deepseek_serving.http.schema.bounds import (
     MOST_CALLS,
     MOST_MESSAGES,
@@ -28,7 +28,7 @@ THOUGHTS = "reasoning.encrypted_content"
 
 def _functions_alone(kind: object) -> object:
     if isinstance(kind, str) and kind != "function":
-        raise refused(
+        refuse(
             "Invalid value for '{path}': this service has no tools of its own, and none of type "
             "{kind}; it takes functions, which the client runs.",
             kind=shown_type(kind),
@@ -137,7 +137,7 @@ class ResponseStreamOptions(Body):
 
 
 def _kept_nowhere(value: object) -> object:
-    raise refused(
+    refuse(
         "The parameter '{path}' is not supported: this service keeps no responses. Send the whole "
         "conversation in input."
     )
@@ -149,7 +149,7 @@ Kept = Annotated[Any, BeforeValidator(_kept_nowhere), WithJsonSchema({"type": "n
 
 def _not_stored(value: object) -> object:
     if value is True:
-        raise refused(
+        refuse(
             "'{path}' cannot be true: this service keeps no responses. Leave it out, or send false."
         )
     return value
@@ -170,9 +170,7 @@ Included = Literal[
 def _few_pairs(value: object) -> object:
     """Before any is looked at: of a dictionary, unlike of a list, every error is collected."""
     if isinstance(value, dict) and len(value) > MOST_METADATA:
-        raise refused(
-            f"Invalid '{{path}}': expected at most {MOST_METADATA} pairs, but got {len(value)}."
-        )
+        refuse(f"Invalid '{{path}}': expected at most {MOST_METADATA} pairs, but got {len(value)}.")
     return value
 
 

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from deepseek_serving.generation.request import Options, Usage
 from deepseek_serving.http.schema.accepted import Accepted
-from deepseek_serving.http.schema.body import INTEGER, INTEGERS, Body, only_at, refused
+from deepseek_serving.http.schema.body import INTEGER, INTEGERS, Body, only_at, refuse
 from deepseek_serving.http.schema.bounds import (
     MOST_BIASES,
     MOST_CHOICES,
@@ -28,20 +28,16 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 def _few_biases(value: object) -> object:
     """Before any is looked at: of a dictionary, unlike of a list, every error is collected."""
     if isinstance(value, dict) and len(value) > MOST_BIASES:
-        raise refused(
-            f"Invalid '{{path}}': expected at most {MOST_BIASES} entries, but got {len(value)}."
-        )
+        refuse(f"Invalid '{{path}}': expected at most {MOST_BIASES} entries, but got {len(value)}.")
     return value
 
 
 def _bias(value: dict[str, float] | None) -> dict[str, float] | None:
     for token, bias in (value or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise refused("'{path}': {token} is not the number of a token.", token=repr(token[:32]))
+            refuse("'{path}': {token} is not the number of a token.", token=repr(token[:32]))
         if not (math.isfinite(bias) and -100 <= bias <= 100):
-            raise refused(
-                "'{path}': the bias of token {token} is not between -100 and 100.", token=token
-            )
+            refuse("'{path}': the bias of token {token} is not between -100 and 100.", token=token)
     return value
 
 
@@ -111,12 +107,10 @@ class Sampled(Accepted):
     @model_validator(mode="after")
     def numbers_agree(self) -> Self:
         if self.prompt_logprobs is not None and self.stream:
-            raise refused("prompt_logprobs and stream exclude each other", "prompt_logprobs")
+            refuse("prompt_logprobs and stream exclude each other", "prompt_logprobs")
         most = self.most_tokens
         if most is not None and (self.min_tokens or 0) > most:
-            raise refused(
-                f"min_tokens must not be more than max_tokens, which is {most}", "min_tokens"
-            )
+            refuse(f"min_tokens must not be more than max_tokens, which is {most}", "min_tokens")
         return self
 
     def sampling_options(

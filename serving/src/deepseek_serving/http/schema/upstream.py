@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from deepseek_serving.http.schema.body import INTEGER, INTEGERS, UNSUPPORTED, Body, refused
+from deepseek_serving.http.schema.body import INTEGER, INTEGERS, UNSUPPORTED, Body, refuse
 from deepseek_serving.http.schema.bounds import MOST_BIASES, TokenId
 from deepseek_serving.http.schema.formats import ResponseFormat
 
@@ -57,7 +57,7 @@ Schema = dict[str, Any] | Grammar
 def _variables(value: dict[str, Any]) -> dict[str, Any]:
     for name in value:
         if name in NO_VARIABLES:
-            raise refused("'{path}' is no variable of a chat template.", name, UNSUPPORTED)
+            refuse("'{path}' is no variable of a chat template.", name, UNSUPPORTED)
     return value
 
 
