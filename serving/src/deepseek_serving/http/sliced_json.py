@@ -68,9 +68,11 @@ def pieces(value: object) -> Iterator[str]:
 
 async def json_response(body: Mapping[str, Any]) -> Response:
     """A response with this body; others have their turns while a long one is made."""
-    if not has_series(body):
+    try:
+        # nearly all have no series, and looking for one takes as long as writing them
         return JSONResponse(body)
-    made = []
+    except TypeError:
+        made = []
     for piece in pieces(body):
         made.append(piece.encode("utf-8"))
         await asyncio.sleep(0)

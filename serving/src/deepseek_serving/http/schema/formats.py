@@ -30,6 +30,7 @@ def _parsed(value: object) -> object:
         refuse("'{path}' is a text that is not JSON.")
 
 
+Kind = Literal["json", "regex", "choice", "grammar"]
 SchemaText = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 Pattern = Annotated[str, Field(min_length=1, max_length=2**16)]
 Choices = Annotated[
@@ -134,29 +135,24 @@ class StructuredOutputs(Body):
     structural_tag: Annotated[StructuralTag, BeforeValidator(_parsed)] | None = None
 
     def formats(self, parameter: str) -> list[Format]:
-        found = _formats(parameter, self.wanted, self.regex, self.choice, self.grammar)
+        found = _formats(
+            ("json", parameter, self.wanted),
+            ("regex", parameter, self.regex),
+            ("choice", parameter, self.choice),
+            ("grammar", parameter, self.grammar),
+        )
         if self.json_object:
             found.append(Format("json", OBJECT, parameter))
         tagged = self.structural_tag and self.structural_tag.asked(parameter)
         return [*found, tagged] if tagged else found
 
 
-def _formats(
-    parameter: str,
-    schema: dict[str, Any] | None,
-    regex: str | None,
-    choice: list[str] | None,
-    grammar: str | None,
-) -> list[Format]:
+def _formats(*given: tuple[Kind, str, Any]) -> list[Format]:
+    """Those of the kinds, parameters and contents that have a content."""
     return [
-        found
-        for found in (
-            Format("json", schema, parameter),
-            Format("regex", regex, parameter),
-            Format("choice", choice, parameter),
-            Format("grammar", grammar, parameter),
-        )
-        if found.content is not None
+        Format(kind, content, parameter)
+        for kind, parameter, content in given
+        if content is not None
     ]
 
 
@@ -173,10 +169,12 @@ class Formatted(Body):
 
     @property
     def formats(self) -> list[Format]:
-        found = _formats("guided_json", self.guided_json, None, None, None)
-        found += _formats("guided_regex", None, self.guided_regex, None, None)
-        found += _formats("guided_choice", None, None, self.guided_choice, None)
-        found += _formats("guided_grammar", None, None, None, self.guided_grammar)
+        found = _formats(
+            ("json", "guided_json", self.guided_json),
+            ("regex", "guided_regex", self.guided_regex),
+            ("choice", "guided_choice", self.guided_choice),
+            ("grammar", "guided_grammar", self.guided_grammar),
+        )
         if self.structured_outputs is not None:
             found += self.structured_outputs.formats("structured_outputs")
         asked = self.response_format and self.response_format.asked("response_format")
