@@ -109,14 +109,12 @@ def weight(value: object, most: int) -> int:
         total += 1
         if isinstance(item, str | bytes):
             total += len(item)
-        elif item is None or isinstance(item, bool):
-            continue
         elif isinstance(item, int):
             _integer(item.bit_length())
         elif isinstance(item, list | tuple | set | frozenset):
             waiting.extend(item)
-        # last, since asking whether it is a kind of mapping takes longer than all others
-        elif isinstance(item, dict | Mapping):
+        # late, since asking whether it is a kind of mapping takes longer than all others
+        elif item is not None and isinstance(item, dict | Mapping):
             waiting.extend(item.keys())
             waiting.extend(item.values())
         elif isinstance(item, Namespace):
