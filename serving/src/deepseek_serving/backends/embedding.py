@@ -10,17 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from deepseek_serving.backends.encoder_artifact import verified_encoder
 from deepseek_serving.backends.encoder_thread import EncoderThread, TooLongError
 from deepseek_serving.backends.errors import too_long
-from deepseek_serving.check.bounded import check
-from deepseek_serving.errors import TokenizerError, library_error
-from deepseek_serving.model_files.layout import RECORD_FILE
+from deepseek_serving.errors import library_error
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EncoderSettings
-from deepseek_serving.text.documents import load_tokenizer, read_object
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
-from deepseek_serving.trust.release import verify_artifact
 
 
 @dataclass(frozen=True)
@@ -86,23 +83,14 @@ class Embedder:
         self._thread.close()
 
 
-def load_embedder(
-    settings: EncoderSettings, public_key: Path, queue: int, text_is_data: bool
-) -> Embedder:
-    """Verify the encoder's artifact, then load it."""
-    directory = settings.graph
-    expect = ("graph", directory.parent.name)
-    digest = verify_artifact(directory, public_key, directory.name, expect=expect).digest
-    check(directory, TokenizerError, decoder=False)
-    encoder = OnnxRuntimeEncoder(directory, settings.threads)
-    tokenizer = load_tokenizer(directory)
-    tokenizer.encode_special_tokens = text_is_data
-    record = read_object(directory / RECORD_FILE, TokenizerError)
+def load_embedder(settings: EncoderSettings, public_key: Path, queue: int, data: bool) -> Embedder:
+    """Verify the encoder's artifact, then load it; `data`: marks in texts are text."""
+    artifact = verified_encoder(settings.graph, public_key, text_is_data=data)
     return Embedder(
-        directory.parent.name,
-        digest,
-        encoder,
-        tokenizer,
-        vocabulary=record["vocabulary"],
+        artifact.name,
+        artifact.digest,
+        OnnxRuntimeEncoder(settings.graph, settings.threads),
+        artifact.tokenizer,
+        vocabulary=artifact.record["vocabulary"],
         queue=queue,
     )

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from deepseek_serving.backends.encoder_artifact import verified_encoder
 from deepseek_serving.backends.encoder_thread import EncoderThread, TooLongError
 from deepseek_serving.backends.errors import too_long
-from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.runtime import Pair, Scorer
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeScorer
 from deepseek_serving.settings import EncoderSettings
-from deepseek_serving.text.documents import load_tokenizer
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
-from deepseek_serving.trust.release import verify_artifact
 
 
 @dataclass(frozen=True)
@@ -199,23 +197,16 @@ class Reranker:
         self._thread.close()
 
 
-def load_reranker(
-    settings: EncoderSettings, public_key: Path, queue: int, text_is_data: bool
-) -> Reranker:
-    """Verify the cross-encoder's artifact, then load it."""
-    directory = settings.graph
-    expect = ("graph", directory.parent.name)
-    digest = verify_artifact(directory, public_key, directory.name, expect=expect).digest
-    check(directory, TokenizerError, decoder=False)
-    scorer = OnnxRuntimeScorer(directory, settings.threads)
-    tokenizer = load_tokenizer(directory)
-    tokenizer.encode_special_tokens = text_is_data
+def load_reranker(settings: EncoderSettings, public_key: Path, queue: int, data: bool) -> Reranker:
+    """Verify the cross-encoder's artifact, then load it; `data`: marks in texts are text."""
+    artifact = verified_encoder(settings.graph, public_key, text_is_data=data)
+    scorer = OnnxRuntimeScorer(settings.graph, settings.threads)
     return Reranker(
-        directory.parent.name,
-        digest,
+        artifact.name,
+        artifact.digest,
         scorer,
-        tokenizer,
+        artifact.tokenizer,
         sigmoid=scorer.activation == "sigmoid",
         queue=queue,
-        path=directory / "tokenizer.json",
+        path=settings.graph / "tokenizer.json",
     )

@@ -14,13 +14,13 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from deepseek_serving.backends.embedding import Embedder
-from deepseek_serving.backends.encoder_thread import BusyError, TooLongError
+from deepseek_serving.backends.encoder_thread import BusyError
 from deepseek_serving.generation.request import Embedding
-from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller, caller
+from deepseek_serving.http.encoder_texts import encoder_busy, read_texts
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.offload import SMALL, OffLoop
+from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import EMBEDDINGS
 from deepseek_serving.http.schema.embeddings import EmbeddingRequest
 from deepseek_serving.http.validation import ReadEmbedding
@@ -55,25 +55,7 @@ async def _tokens(
     def make() -> list[Sequence[int]]:
         return [embedder.tokens(text) for text in body.texts]
 
-    try:
-        return await off_loop.run(make, line) if sum(map(len, body.texts)) > SMALL else make()
-    except TooLongError as error:
-        raise ApiError(400, str(error), param="input", code="context_length_exceeded") from error
-    except ValueError as error:
-        raise ApiError(400, str(error), param="input", code="invalid_value") from error
-    except QueueFullError as error:
-        raise encoder_busy() from error
-
-
-def encoder_busy() -> ApiError:
-    """What is said to a client for whose texts the queue has no room."""
-    return ApiError(
-        429,
-        "Too many requests are waiting; try again later.",
-        kind="rate_limit_error",
-        code="queue_full",
-        headers={"retry-after": "1"},
-    )
+    return await read_texts(make, sum(map(len, body.texts)), off_loop, line, "input")
 
 
 async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Caller) -> Response:

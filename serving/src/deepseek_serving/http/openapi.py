@@ -90,11 +90,8 @@ DETOKENIZED: Responses = {
     200: {"description": "The text", "model": Detokenized},
 }
 SCORES: Responses = {
+    **EMBEDDINGS,
     200: {"description": "A score for each", "content": {"application/json": {"schema": {}}}},
-    400: REPLIES[400],
-    **ERRORS,
-    408: REPLIES[408],
-    413: REPLIES[413],
 }
 HEALTH: Responses = {
     200: {"description": "At least one worker accepts requests"},

@@ -10,15 +10,14 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from deepseek_serving.backends.encoder_thread import BusyError, TooLongError
+from deepseek_serving.backends.encoder_thread import BusyError
 from deepseek_serving.backends.reranking import Pairs, Reranker, Scores
 from deepseek_serving.generation.request import Scoring
-from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller, caller
-from deepseek_serving.http.embeddings import encoder_busy
+from deepseek_serving.http.encoder_texts import encoder_busy, read_texts
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.offload import SMALL, OffLoop
+from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import SCORES
 from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
 from deepseek_serving.http.validation import ReadRerank, ReadScore
@@ -35,15 +34,8 @@ async def _pairs(
             body.questions, body.documents, most=body.most, most_document=body.most_document
         )
 
-    try:
-        small = sum(map(len, body.documents)) + len(body.questions[0]) <= SMALL
-        return make() if small else await off_loop.run(make, line)
-    except TooLongError as error:
-        raise ApiError(400, str(error), param=param, code="context_length_exceeded") from error
-    except ValueError as error:
-        raise ApiError(400, str(error), param=param, code="invalid_value") from error
-    except QueueFullError as error:
-        raise encoder_busy() from error
+    size = sum(map(len, body.documents)) + len(body.questions[0])
+    return await read_texts(make, size, off_loop, line, param)
 
 
 async def _score(
