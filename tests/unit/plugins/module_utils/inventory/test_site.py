@@ -353,9 +353,9 @@ def test_whatever_is_written_is_answered(addresses: Any, values: dict[str, Any])
 
 
 def test_the_example_documents_every_site_variable_and_no_other() -> None:
-    folder = ROOT / "inventories"
-    example = yaml.safe_load((folder / "production.example/group_vars/all.yml").read_text())
-    lab = yaml.safe_load((folder / "lab/group_vars/all/site.yml").read_text())
+    directory = ROOT / "inventories"
+    example = yaml.safe_load((directory / "production.example/group_vars/all.yml").read_text())
+    lab = yaml.safe_load((directory / "lab/group_vars/all/site.yml").read_text())
     assert (
         {name for name in example if name.startswith("deepseek_")}
         == variables().keys()
