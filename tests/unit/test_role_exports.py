@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
+    releases,
     role_exports,
     role_variables,
 )
@@ -44,7 +45,10 @@ def text_of(path: Path) -> str:
 
 
 def site_variables_in(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])deepseek_[a-z0-9_]+\b(?!\.prom)", text)) - FOREIGN
+    """Those that are there by name, and those that a filter reads of all hosts."""
+    by_filter = set(releases.VARIABLES) if "onprem.deepseek.releases(" in text else set()
+    named = set(re.findall(r"(?<![\w-])deepseek_[a-z0-9_]+\b(?!\.prom)", text))
+    return (named | by_filter) - FOREIGN
 
 
 def raw_flows(role: str) -> list[dict[str, Any]]:
@@ -82,7 +86,7 @@ def test_a_role_exports_the_site_variables_that_it_reads(role: str) -> None:
     read |= site_variables_in(str(EXPORTS[role].get("flows", "")))
     assert sorted(EXPORTS[role].get("site_variables", ())) == sorted(
         # preflight asks for them by name for module_utils
-        read | ({"deepseek_accepted_key_risks"} if role == "preflight" else set())
+        read | ({"deepseek_accepted_key_risks", releases.LIST} if role == "preflight" else set())
     )
 
 

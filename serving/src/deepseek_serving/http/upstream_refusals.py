@@ -23,7 +23,13 @@ ABSENT = frozenset({404, 405, 501})
 CONTEXT = re.compile(r"context (?:length|size|window)|maximum allowed length", re.IGNORECASE)
 LENGTH = re.compile(r"context length (?:is |of |\()(?:only )?([0-9]+)")
 TOO_LONG = too_long("", "").partition(" is ")[0]
-PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
+PROMPTS = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/rerank": "documents",
+    "/v1/score": "text_2",
+}
 MOST_PARAM = 64
 
 
