@@ -37,7 +37,13 @@ NAMES = {
     path: frozenset(schema.model_fields) | frozenset(EXTRAS[path].model_fields)
     for path, schema in SCHEMAS.items()
 }
-PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
+PROMPTS = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/rerank": "documents",
+    "/v1/score": "text_2",
+}
 MOST_PARAM = 64
 # How vLLM begins a sentence about a parameter, where it does not name it otherwise.
 SUBJECT = re.compile(r"[`'\"]?(\w+)[`'\"]? (?:must|cannot|is set|are not|does not)\b")

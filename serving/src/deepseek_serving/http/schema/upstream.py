@@ -132,6 +132,20 @@ class ChatExtras(Extras):
     ) = None
 
 
+class EmbeddingExtras(Body):
+    """What requests for embeddings may have of it."""
+
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
+    add_special_tokens: bool | None = None
+    normalize: bool | None = None
+
+
+class ScoreExtras(Body):
+    """What requests for scores may have of it: vLLM's name for `use_activation` before."""
+
+    activation: bool | None = None
+
+
 class _ImageUrl(Body):
     """An image, in its URL."""
 
