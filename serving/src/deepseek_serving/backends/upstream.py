@@ -101,6 +101,7 @@ class Upstream:
         self.aliases = aliases
         self.settings = settings
         self.tokens = _known_tokens(release.graph)
+        self.developer = _knows_developers(release.graph)
         self.gate = ConcurrencyLimiter(settings.concurrency, settings.queue, settings.queue_per_key)
         self.metrics = Metrics(_State(self))
         self.outcomes = Outcomes(settings.doubt_seconds)
@@ -359,6 +360,13 @@ def _known_tokens(checkpoint: Path) -> KnownTokens:
     path = checkpoint / "tokenizer.json"
     tokenizer = read_object(path, CheckpointError) if path.is_file() else {}
     return KnownTokens.of(read_object(checkpoint / "config.json", CheckpointError), tokenizer)
+
+
+def _knows_developers(checkpoint: Path) -> bool:
+    """Whether a template of the checkpoint names the role; others would leave such messages out."""
+    files = [checkpoint / "tokenizer_config.json", *checkpoint.glob("*.jinja")]
+    texts = (path.read_text("utf-8", "replace") for path in files if path.is_file())
+    return any("developer" in text for text in texts)
 
 
 def error_text(content: bytes) -> str:

@@ -25,7 +25,8 @@ from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.headers import REQUEST_ID
 from deepseek_serving.http.json_spans import top_members
 from deepseek_serving.http.middleware import STATE
-from deepseek_serving.http.upstream_refusals import failed, refusal
+from deepseek_serving.http.upstream_refusals import Told, failed, refusal, told_in_stream
+from deepseek_serving.http.upstream_words import name_thoughts
 from deepseek_serving.http.validation import UpstreamRequest
 from deepseek_serving.metrics import client_label
 
@@ -61,6 +62,9 @@ class ProxiedRequest:
         self._finish = "cancelled"
         self._closed = False
         self._stack = contextlib.AsyncExitStack()
+        self._source: AsyncIterator[httpx2.ServerSentEvent]
+        # the first event, until it is passed on
+        self._ahead: httpx2.ServerSentEvent | None = None
         timeout = upstream.settings.request_timeout
         self._until = None if timeout is None else self._began + timeout
 
@@ -92,6 +96,11 @@ class ProxiedRequest:
                 "POST", self._asked.path, content=body, headers=headers
             )
             response = await upstream.client.send(request, stream=True)
+            self._stack.push_async_callback(response.aclose)
+            if response.status_code != 200:
+                raise self._refused(await Told.of(response))
+            if self._asked.stream:
+                await self._begin_stream(response)
         except httpx2.ConnectError as error:
             upstream.lost()
             raise failed(503, "The engine does not answer; try again later.") from error
@@ -99,17 +108,19 @@ class ProxiedRequest:
             upstream.silent()
             upstream.outcomes.failed()
             raise failed(504, "The engine did not begin to answer in time.") from error
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.SSEError) as error:
             upstream.outcomes.failed()
             logger.error("the upstream broke off before it answered: %r", error)
             raise failed(502, "The engine broke off before it answered.") from error
-        self._stack.push_async_callback(response.aclose)
-        if response.status_code != 200:
-            refused = await refusal(response, upstream.max_len, self._asked.path)
-            if refused.status >= 500:
-                upstream.outcomes.failed()
-            raise refused
         return response
+
+    def _refused(self, told: Told) -> ApiError:
+        """What a client hears of it; a failure of the upstream is counted."""
+        longest, asked = self._upstream.max_len, self._asked
+        refused = refusal(told, longest, asked.path, form=asked.form)
+        if refused.status >= 500:
+            self._upstream.outcomes.failed()
+        return refused
 
     async def whole(self, response: httpx2.Response) -> dict[str, Any]:
         """The answer in one piece, in our release's name."""
@@ -145,20 +156,19 @@ class ProxiedRequest:
             b"%b:%b" % (json.dumps(name).encode("ascii"), value) for name, value in members.items()
         )
 
-    async def events(self, response: httpx2.Response) -> AsyncIterator[str]:
+    async def events(self) -> AsyncIterator[str]:
         """The answer as server-sent events, each as soon as it is there."""
         try:
-            async for shown in self.parts(response):
+            async for shown in self.parts():
                 yield f"data: {json.dumps(shown, separators=(',', ':'))}\n\n"
             yield "data: [DONE]\n\n"
         except ApiError as error:
             yield f"data: {json.dumps(error.body())}\n\n"
 
-    async def parts(self, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    async def parts(self) -> AsyncIterator[dict[str, Any]]:
         """The parts of a streamed answer, each as soon as it is there. Raises ApiError."""
-        source = aiter(httpx2.EventSource(response))
         try:
-            while (event := await self._next(source)) is not None:
+            while (event := await self._next()) is not None:
                 shown = self._shown(event.data)
                 if shown is not None:
                     yield shown
@@ -177,14 +187,19 @@ class ProxiedRequest:
             self._upstream.silent()
         return failed(502, "The engine broke off before its answer was complete.")
 
-    async def _next(
-        self, source: AsyncIterator[httpx2.ServerSentEvent]
-    ) -> httpx2.ServerSentEvent | None:
+    async def _begin_stream(self, response: httpx2.Response) -> None:
+        """Read the first event: a refusal that comes as one is a refusal with its own status."""
+        self._source = aiter(httpx2.EventSource(response))
+        self._ahead = await anext(self._source, None)
+        error = _error_in(self._ahead.data) if self._ahead is not None else None
+        if self._ahead is not None and error is not None:
+            raise self._refused(told_in_stream(self._ahead.data, error))
+
+    async def _next(self) -> httpx2.ServerSentEvent | None:
         """None at the end; not every server sends the word for it."""
-        try:
-            event = await self._in_time(anext(source))
-        except StopAsyncIteration:
-            event = None
+        event, self._ahead = self._ahead, None
+        if event is None:
+            event = await self._in_time(anext(self._source, None))
         if event is not None and event.data != "[DONE]":
             return event
         if self._finish not in FINISHES:
@@ -213,7 +228,10 @@ class ProxiedRequest:
             self._usage = body["usage"]
         choices = body.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            finish = choice.get("finish_reason") if isinstance(choice, Mapping) else None
+            if not isinstance(choice, Mapping):
+                continue
+            name_thoughts(choice)
+            finish = choice.get("finish_reason")
             if finish is not None:
                 self._finish = finish if finish in FINISHES else "stop"
         if choices:
@@ -263,6 +281,15 @@ class ProxiedRequest:
             metrics.e2e.observe(now - self._began)
             metrics.prompt_length.observe(prompt)
             metrics.generation_length.observe(completion)
+
+
+def _error_in(data: str) -> object:
+    """The error that an event tells of, if it tells of one; what is no JSON is read later."""
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return None
+    return body.get("error") if isinstance(body, dict) else None
 
 
 def _salted(body: bytes, salt: str | None) -> bytes:

@@ -40,7 +40,7 @@ FORWARDED: Responses = {**REPLIES, 502: error_response("The engine broke off")}
 async def _answer(proxied: ProxiedRequest, asked: UpstreamRequest) -> Response:
     response = await proxied.begin()
     if asked.stream:
-        return Events(proxied, proxied.events(response))
+        return Events(proxied, proxied.events())
     try:
         return JSONResponse(await proxied.whole(response))
     finally:
@@ -53,7 +53,7 @@ async def _respond(
     """The same as a response."""
     response = await proxied.begin()
     if asked.stream:
-        events = response_events(proxied.parts(response), shape, proxied.broken)
+        events = response_events(proxied.parts(), shape, proxied.broken)
         return Events(proxied, events)
     try:
         whole = whole_response(await proxied.whole(response), shape)
@@ -67,7 +67,11 @@ async def _respond(
 def _add_generation(app: FastAPI, upstream: Upstream) -> Endpoints:
     chat, complete = (
         ReadForwarded(
-            path, upstream.settings.model, upstream.tokens, tuple(upstream.settings.media)
+            path,
+            upstream.settings.model,
+            upstream.tokens,
+            tuple(upstream.settings.media),
+            upstream.developer,
         )
         for path in FORWARDED_PATHS
     )

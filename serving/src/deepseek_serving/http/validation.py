@@ -51,6 +51,7 @@ from deepseek_serving.http.upstream_parameters import (
     passed_on,
     rendered,
 )
+from deepseek_serving.http.upstream_words import format_parameter, in_known_words
 from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128
@@ -226,6 +227,8 @@ class UpstreamRequest:
     # tokens, as far as they can be told before anybody has counted them
     prompt: int
     most: int
+    # the parameter that says what the answer must look like
+    form: str | None = None
 
     @classmethod
     def of(
@@ -234,14 +237,11 @@ class UpstreamRequest:
         asked: Chat | Completion,
         own: Mapping[str, Any],
         sent: Mapping[str, Any],
-        model: str,
+        said: Mapping[str, Any],
         media: int,
     ) -> UpstreamRequest:
-        """`sent` is the body as it came, and `own` what every engine here has of it.
-
-        What neither we nor the upstream's list have a field for cannot be in it.
-        """
-        forwarded = {**passed_on(path, sent), "model": model}
+        """`own`: what every engine here has of what was sent; `said`: what the upstream gets."""
+        forwarded = dict(said)
         if asked.stream:
             every = {"continuous_usage_stats": True} if asked.usage == "every" else {}
             forwarded["stream_options"] = {"include_usage": True, **every}
@@ -256,6 +256,7 @@ class UpstreamRequest:
             usage=asked.usage,
             prompt=len(text.encode("utf-8")) // BYTES_PER_TOKEN + media * TOKENS_OF_MEDIA,
             most=options.n * prompts * (options.max_tokens or 0),
+            form=format_parameter(sent),
         )
 
     @classmethod
@@ -295,6 +296,8 @@ class ReadForwarded:
     tokens: KnownTokens = field(default_factory=KnownTokens)
     # what messages may hold beside text
     media: tuple[str, ...] = ()
+    # whether the model's template knows that role
+    developer: bool = True
 
     def read(self, data: bytes) -> UpstreamRequest:
         _schema, most = FORWARDED[self.path]
@@ -309,7 +312,9 @@ class ReadForwarded:
         own, media = own_part(self.path, sent, self.media, _validated)
         asked = _validated(schema, own).asked()
         self._refuse_unknown(asked, own, sent)
-        return UpstreamRequest.of(self.path, asked, own, sent, self.model, media)
+        # what neither we nor the upstream's list have a field for cannot be in it
+        said = in_known_words(passed_on(self.path, sent), developer=self.developer)
+        return UpstreamRequest.of(self.path, asked, own, sent, {**said, "model": self.model}, media)
 
     def _refuse_unknown(
         self, asked: Chat | Completion, own: Mapping[str, Any], sent: Mapping[str, Any]
