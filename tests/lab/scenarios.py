@@ -89,12 +89,18 @@ def _hosts(scenario: Path) -> int:
     return inventory.read_text().count("lab_debian:") if inventory.exists() else 0
 
 
-def _cgroups(scenario: Path) -> Path:
-    """Where hosts.py lists the cgroups of a scenario's hosts."""
+def _lab(scenario: Path) -> Path:
+    """What hosts.py has of a scenario's hosts; their cgroups are in a file there."""
     inventory = scenario / "inventory" / "hosts.yml"
     found = re.search(r"lab_name: (\S+)", inventory.read_text()) if inventory.exists() else None
     state = os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab")
-    return Path(state, "labs", found[1] if found else scenario.name, "cgroups")
+    return Path(state, "labs", found[1] if found else scenario.name)
+
+
+def _is_left(scenario: Path) -> bool:
+    """Whether an earlier run has left hosts, or what Molecule knows of them."""
+    home = Path(os.environ.get("ANSIBLE_HOME", "~/.ansible")).expanduser()
+    return _lab(scenario).exists() or any(home.glob(f"tmp/molecule.*.{scenario.name}"))
 
 
 def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
@@ -102,8 +108,10 @@ def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
     log = root / ".cache" / "molecule" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     test_all = os.environ.get(TEST_ALL) == "true"
-    # A molecule.yml has no conditions; some have this variable in their sequence.
+    # A molecule.yml has no conditions, but variables in its sequence. There are no dependencies.
     more = {"ONPREM_CHECK_AFTER": "check"} if test_all else {}
+    if not _is_left(root / "molecule" / name):
+        more["ONPREM_DESTROY_BEFORE"] = "dependency"
     with log.open("w") as output:
         process = subprocess.Popen(
             [*(() if name == LONGEST else NICE), molecule, "test", "--scenario-name", name],
@@ -114,7 +122,7 @@ def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that it can be ended with all that it started
         )
-        meter = Meter(process.pid, log, _cgroups(root / "molecule" / name))
+        meter = Meter(process.pid, log, _lab(root / "molecule" / name) / "cgroups")
         if reason := _wait(process, meter, stop):
             print(f"\n{reason}", file=output)
         times = meter.end()

@@ -26,6 +26,7 @@ PROGRAM = Path(__file__).resolve().parents[2] / "lab" / "scenarios.py"
 # As Molecule 26 and Ansible write, with their colours and frames.
 MOLECULE = """#!/bin/sh
 echo "$*" "$ONPREM_CHECK_AFTER"
+echo "first ${ONPREM_DESTROY_BEFORE:-destroy}"
 say() { printf '\\033[36mINFO    \\033[0m \\033[32m%s\\033[0m ➜ \\033[33m%s\\033[0m: %s\\n' "$@"; }
 say "$3" discovery 'scenario test matrix: create, converge'
 say "$3" create '\033[36mExecuting\033[0m'
@@ -82,6 +83,17 @@ def test_one_that_fails_is_shown_and_the_others_go_on(
     assert said.index("All of it: ") > failed
     assert "passed large: " in said
     assert said.endswith("scenarios: 2 passed, 1 failed\n")
+
+
+@pytest.mark.parametrize("left", ["", "state/labs/small", "home/tmp/molecule.a1b2.small"])
+def test_what_is_left_of_an_earlier_run_is_destroyed_first(
+    program: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    monkeypatch.setenv("ANSIBLE_HOME", str(root / "home"))
+    (root / left).mkdir(parents=True, exist_ok=True)
+    assert program.main(root, ["small"]) == 0
+    said = (root / ".cache" / "molecule" / "small.log").read_text()
+    assert ("first destroy" in said) is bool(left)
 
 
 def test_all_pass(program: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
