@@ -125,6 +125,7 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python benchmarks/rollout.py
 	@python benchmarks/zones.py
+	@PYTHONPATH=$(CACHE)/collections python benchmarks/canary_judge.py
 	@$(MAKE) bench-storage
 	@$(SERVING)/bin/python benchmarks/decode.py
 	@$(SERVING)/bin/python benchmarks/genai.py
