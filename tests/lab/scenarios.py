@@ -103,7 +103,9 @@ def _lab(scenario: Path) -> Path:
 def _is_left(scenario: Path) -> bool:
     """Whether an earlier run has left hosts, or what Molecule knows of them."""
     home = Path(os.environ.get("ANSIBLE_HOME", "~/.ansible")).expanduser()
-    return _lab(scenario).exists() or any(home.glob(f"tmp/molecule.*.{scenario.name}"))
+    states = home.glob(f"tmp/molecule.*.{scenario.name}/state.yml")
+    known = any(": true" in state.read_text(encoding="utf-8") for state in states)
+    return known or _lab(scenario).exists()
 
 
 def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:

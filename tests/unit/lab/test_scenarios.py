@@ -86,15 +86,31 @@ def test_one_that_fails_is_shown_and_the_others_go_on(
     assert said.endswith("scenarios: 2 passed, 1 failed\n")
 
 
-@pytest.mark.parametrize("left", ["", "state/labs/small", "home/tmp/molecule.a1b2.small"])
+@pytest.mark.parametrize(
+    ("lab", "state", "first"),
+    [
+        (False, "", "dependency"),
+        (False, "created: false\n", "dependency"),
+        (False, "converged: false\ncreated: true\n", "destroy"),
+        (True, "created: false\n", "destroy"),
+    ],
+)
 def test_what_is_left_of_an_earlier_run_is_destroyed_first(
-    program: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch, left: str
+    program: ModuleType,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lab: bool,
+    state: str,
+    first: str,
 ) -> None:
     monkeypatch.setenv("ANSIBLE_HOME", str(root / "home"))
-    (root / left).mkdir(parents=True, exist_ok=True)
+    (root / "home" / "tmp" / "molecule.a1b2.small").mkdir(parents=True)
+    (root / "home" / "tmp" / "molecule.a1b2.small" / "state.yml").write_text(state)
+    if lab:
+        (root / "state" / "labs" / "small").mkdir(parents=True)
     assert program.main(root, ["small"]) == 0
     said = (root / ".cache" / "molecule" / "small.log").read_text()
-    assert ("first destroy" in said) is bool(left)
+    assert f"first {first}," in said
 
 
 @pytest.mark.parametrize(("test_all", "second"), [("false", "dependency"), ("true", "idempotence")])
