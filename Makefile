@@ -78,11 +78,11 @@ format: venv
 lint: venv
 	$(call say,Linters)
 	@ruff check --quiet .
-	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run .ci/run
+	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run tests/ansible-lint .ci/run
 	@python tests/commits.py
 	@antsibull-changelog lint
 	@yamllint --strict .
-	@ansible-lint --offline --profile production
+	@tests/ansible-lint
 
 .PHONY: types
 types: venv
