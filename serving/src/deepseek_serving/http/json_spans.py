@@ -6,10 +6,12 @@ import asyncio
 import json
 import re
 
-# names are the strings that a colon follows; numbers and words are passed over
-_MARK = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?|[{}\[\]]', re.DOTALL)
-# bytes after which others have their turn: they take about a millisecond
-TURN = 2**18
+# one set of characters: much faster to look for than alternatives
+_MARK, _IN_TEXT = re.compile(rb'["{}\[\]]'), re.compile(rb'["\\]')
+_COLON = re.compile(rb"\s*:")
+# bytes after which others have their turn: they take about two milliseconds, and a step as long as
+# so many bytes
+TURN, STEP = 2**17, 32
 
 
 async def top_members(data: bytes) -> dict[str, bytes]:
@@ -18,33 +20,33 @@ async def top_members(data: bytes) -> dict[str, bytes]:
     Brackets are counted, and no more is looked at.
     """
     found: dict[str, bytes] = {}
-    name, begin, depth, turn, end = "", 0, 0, TURN, 0
-    for mark in _MARK.finditer(data):
-        sign = data[mark.start() : mark.start() + 1]
-        if depth == 0 and (sign != b"{" or end):
+    name, begin, depth, place, turn = "", 0, 0, 0, TURN
+    # where the text began that is gone through, if one is
+    text: int | None = None
+    while mark := (_MARK if text is None else _IN_TEXT).search(data, place):
+        turn -= mark.end() - place + STEP
+        sign, place = mark.group(), mark.end()
+        if depth == 0 and (sign != b"{" or data[: mark.start()].strip()):
             raise ValueError("is no JSON object")
-        if sign == b'"':
-            if depth == 1 and mark.group(1):
-                if begin:
-                    found[name] = data[begin : mark.start()].strip().removesuffix(b",").rstrip()
-                name, begin = _name(mark.group()), mark.end()
-        elif sign in b"{[":
-            depth += 1
+        if sign == b"\\":
+            place += 1
+        elif sign != b'"':
+            depth += 1 if sign in b"{[" else -1
+        elif text is None:
+            text = mark.start()
         else:
-            depth -= 1
+            if depth == 1 and (colon := _COLON.match(data, place)):
+                if begin:
+                    found[name] = data[begin:text].strip().removesuffix(b",").rstrip()
+                name, begin = str(json.loads(data[text:place])), colon.end()
+            text = None
         if depth == 0:
-            end = mark.end()
             if begin:
                 found[name] = data[begin : mark.start()].strip()
-        if mark.end() >= turn:
-            turn = mark.end() + TURN
+            break
+        if turn < 0:
+            turn = TURN
             await asyncio.sleep(0)
-    if not end or data[end:].strip() or data[: data.index(b"{")].strip():
+    if depth or text is not None or not place or data[place:].strip():
         raise ValueError("is no JSON object")
     return found
-
-
-def _name(written: bytes) -> str:
-    value = json.loads(written.rstrip().removesuffix(b":"))
-    assert isinstance(value, str)
-    return value

@@ -123,7 +123,7 @@ def test_a_lease_that_ran_out_takes_the_share_away_until_another_order() -> None
     assert allowed(accept(over, replace(ORDER, fencing=8), 221.0, "boot-1")) == 250
 
 
-def test_a_renewal_that_comes_too_late_brings_no_share_back() -> None:
+def test_a_renewal_that_comes_too_late_restores_no_share() -> None:
     assert allowed(accept(KEPT, ORDER, 300.0, "boot-1")) == 0
 
 
