@@ -1,6 +1,6 @@
 """The engine on the processor against onnxruntime-genai: tokens per second and memory.
 
-    python benchmarks/genai.py [--folder FOLDER] [--rounds N] [--json FILE]
+    python benchmarks/genai.py [--directory DIRECTORY] [--rounds N] [--json FILE]
 
 Run it in the environment of the serving tests with serving/requirements-bench.txt in it, and with
 nothing else on the machine. Both get the same checkpoint, the shape of Qwen2.5-0.5B with random

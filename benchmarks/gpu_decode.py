@@ -1,10 +1,10 @@
 """Decoding on a GPU: ONNX Runtime's CUDA provider against transformers and the memory's bandwidth.
 
-    python benchmarks/gpu_decode.py model FOLDER
-    python benchmarks/gpu_decode.py ours FOLDER
-    python benchmarks/gpu_decode.py served FOLDER
-    python benchmarks/gpu_decode.py peer FOLDER --cache dynamic|static|compiled
-    python benchmarks/gpu_decode.py report FOLDER
+    python benchmarks/gpu_decode.py model DIRECTORY
+    python benchmarks/gpu_decode.py ours DIRECTORY
+    python benchmarks/gpu_decode.py served DIRECTORY
+    python benchmarks/gpu_decode.py peer DIRECTORY --cache dynamic|static|compiled
+    python benchmarks/gpu_decode.py report DIRECTORY
 
 `model` writes a checkpoint of the shape of Qwen2.5-1.5B with random weights and the graph of it as
 deepseek-export and deepseek-prepare make it, in FP16 (without the tokenizer and the judgement, for
@@ -140,7 +140,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def used_bytes() -> int:
-    """Of the whole device, whoever uses it."""
+    """Of the whole device, by all that use it."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
