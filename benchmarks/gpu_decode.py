@@ -10,7 +10,7 @@
 deepseek-export and deepseek-prepare make it, in FP16 (without the tokenizer and the judgement, for
 which random weights have no use). `ours` is the engine alone, `served` the engine under the
 service's scheduler; they and `peer` each are one process on the GPU, and `report` prints what they
-left in FOLDER/figures.json beside each other.
+left in DIRECTORY/figures.json beside each other.
 
 Everybody gets the same: for each stream a prompt of PROMPT tokens, then NEW tokens, greedily.
 Figures are medians of ROUNDS; tokens/s count the NEW tokens and the whole time, prompt included.
