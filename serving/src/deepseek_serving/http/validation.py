@@ -323,6 +323,7 @@ class ReadForwarded:
         """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
         numbered = {
             "logit_bias": asked.options().logit_bias,
+            "stop_token_ids": asked.options().stop_tokens,
             "allowed_token_ids": sent.get("allowed_token_ids") or (),
         }
         for name, given in numbered.items():
@@ -343,7 +344,7 @@ def _refuse_texts(
     numbers = [prompt for prompt in prompts if not isinstance(prompt, str)]
     wrong = next(filter(None, map(tokens.wrong_number, numbers)), None)
     if not wrong and tokens.beyond:
-        wrong = tokens.wrong_text(json.dumps(texts, ensure_ascii=False))
+        wrong = tokens.wrong_json(json.dumps(texts, ensure_ascii=False))
     if wrong:
         raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
 
