@@ -126,7 +126,7 @@ def test_tokens_come_as_they_are_generated(http: httpx.Client, behind: UpstreamS
         lines = reply.iter_lines()
         assert "word " in next(lines)
         until(lambda: behind.running == 1)
-    # and the one behind stops when our client is gone
+    # and the upstream stops when our client is gone
     until(lambda: behind.running == 0)
     until(lambda: value(http, "deepseek_slots_busy") == 0)
 
@@ -196,7 +196,7 @@ TOO_LONG = [
         (400, {}, (502, None, None)),
     ],
 )
-def test_refusals_of_the_server_behind(
+def test_refusals_of_the_upstream(
     http: httpx.Client, behind: UpstreamServer, status: int, body: dict[str, Any], expected: Any
 ) -> None:
     behind.behave = lambda _body: JSONResponse(body, status)

@@ -185,6 +185,6 @@ def test_tokens_without_weights_are_refused(text: str | list[int], data: bool) -
     tokenizer.add_special_tokens([AddedToken("<|pad|>", special=True)])
     tokenizer.encode_special_tokens = data
     made = Embedder(NAME, "0" * 64, Flat(), tokenizer, vocabulary=1024, queue=1)
-    with pytest.raises(ValueError, match="not learned|the vocabulary has"):
+    with pytest.raises(ValueError, match=r"not learned|the vocabulary has"):
         made.tokens(text)
     made.close()

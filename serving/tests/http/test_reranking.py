@@ -270,5 +270,5 @@ def test_a_text_of_a_token_without_weights_is_refused(data: bool) -> None:
         ("x", "a <|pad|>", None),
         ("x", "<|pad|> a", 20),
     ):
-        with pytest.raises(ValueError, match="not learned|the vocabulary has"):
+        with pytest.raises(ValueError, match=r"not learned|the vocabulary has"):
             made.pairs([question], [document], most=most)
