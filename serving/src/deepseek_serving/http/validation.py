@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
@@ -100,7 +101,7 @@ def _parsed(data: bytes, most_values: int) -> object:
     if found.values > most_values:
         raise _too_complex(f"{most_values} values")
     try:
-        text = _narrow(data.decode("utf-8-sig"))
+        text = _narrow(data.removeprefix(BOM_UTF8).decode("utf-8"))
         value: object = _decode(text)
         if b"\\u" in data:
             # half a surrogate pair, which JSON may carry and UTF-8 may not

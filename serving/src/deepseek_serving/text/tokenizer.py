@@ -215,6 +215,8 @@ class StopScanner:
         """Text that may be shown now."""
         if self.stopped:
             return ""
+        if not self._stops:
+            return text
         self._held += text
         found = [
             (place, len(stop)) for stop in self._stops if (place := self._held.find(stop)) >= 0
@@ -233,7 +235,7 @@ class StopScanner:
 
     def _possible_start(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        longest = max(map(len, self._stops)) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             end = self._held[-length:]
             if any(stop.startswith(end) for stop in self._stops):
