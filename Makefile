@@ -125,6 +125,7 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python benchmarks/rollout.py
 	@python benchmarks/zones.py
+	@PYTHONPATH=$(CACHE)/collections python benchmarks/canary_judge.py
 	@$(MAKE) bench-storage
 	@$(SERVING)/bin/python benchmarks/decode.py
 	@$(SERVING)/bin/python benchmarks/genai.py
@@ -270,7 +271,7 @@ locks: ## the locks of the serving package, from serving/requirements*.in (needs
 packages-first:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/packages --lab
 
-# Ansible finds a collection by its folder's name.
+# Ansible finds a collection by its directory's name.
 $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@
