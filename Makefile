@@ -270,7 +270,7 @@ locks: ## the locks of the serving package, from serving/requirements*.in (needs
 packages-first:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/packages --lab
 
-# Ansible finds a collection by its folder's name.
+# Ansible finds a collection by its directory's name.
 $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@

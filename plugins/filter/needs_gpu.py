@@ -34,7 +34,7 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.flavours import (
     GPU_FLAVOURS,
 )
 

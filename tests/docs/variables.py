@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/reference/variables.md"
 EXAMPLE = ROOT / "inventories/production.example/group_vars/all.yml"
+# What excludes other variables of the example is there as a comment.
+COMMENTED = re.compile(r"^  deepseek_\w+:", re.MULTILINE)
 SITE_VARIABLE = re.compile(r"^(deepseek_\w+):", re.MULTILINE)
 HEAD = """\
 # Site variables
@@ -84,6 +87,8 @@ def blocks(example: str) -> Iterator[Block]:
             part = lines[begin:end]
             code = "\n".join(line for line in part if not line.startswith("#"))
             text = "\n".join(re.sub(r"^# ?", "", line) for line in part if line.startswith("#"))
+            if shown := COMMENTED.search(text):
+                text, code = text[: shown.start()].rstrip(), textwrap.dedent(text[shown.start() :])
             if SITE_VARIABLE.search(code):
                 yield Block(heading, text, code)
 
@@ -98,7 +103,7 @@ def page(
     out = [HEAD, "| variable | must be | | read by |\n|---|---|---|---|\n"]
     for name, (rule, required) in rules.items():
         cell = rule.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
-        link = f"[`{name}`](#{name})" if f"\n{name}:" in example else f"`{name}`"
+        link = f"[`{name}`](#{name})" if re.search(rf"\n(#   )?{name}:", example) else f"`{name}`"
         need = "required" if required else "optional"
         out.append(f"| {link} | {cell} | {need} | {', '.join(readers.get(name, ()))} |\n")
     before = ""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
+    releases,
     role_exports,
     role_variables,
 )
@@ -30,10 +31,10 @@ FOREIGN = {"deepseek_store_client"}
 every_role = pytest.mark.parametrize("role", EXPORTS)
 
 
-def sources(*folders: str) -> Iterator[Path]:
+def sources(*directories: str) -> Iterator[Path]:
     """The files of roles and playbooks that say what is done, without what documents or exports."""
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*")):
+    for directory in directories:
+        for path in sorted((ROOT / directory).rglob("*")):
             if path.suffix in (".yml", ".j2") and path.parent.name != "meta":
                 yield path
 
@@ -44,7 +45,10 @@ def text_of(path: Path) -> str:
 
 
 def site_variables_in(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])deepseek_[a-z0-9_]+\b(?!\.prom)", text)) - FOREIGN
+    """Those that are there by name, and those that a filter reads of all hosts."""
+    by_filter = set(releases.VARIABLES) if "onprem.deepseek.releases(" in text else set()
+    named = set(re.findall(r"(?<![\w-])deepseek_[a-z0-9_]+\b(?!\.prom)", text))
+    return (named | by_filter) - FOREIGN
 
 
 def raw_flows(role: str) -> list[dict[str, Any]]:
@@ -82,7 +86,7 @@ def test_a_role_exports_the_site_variables_that_it_reads(role: str) -> None:
     read |= site_variables_in(str(EXPORTS[role].get("flows", "")))
     assert sorted(EXPORTS[role].get("site_variables", ())) == sorted(
         # preflight asks for them by name for module_utils
-        read | ({"deepseek_accepted_key_risks"} if role == "preflight" else set())
+        read | ({"deepseek_accepted_key_risks", releases.LIST} if role == "preflight" else set())
     )
 
 

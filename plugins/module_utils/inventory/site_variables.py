@@ -17,13 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..artifacts import engines
 from ..artifacts.names import NAME
-from ..checkpoint.precisions import EXPORTED, PREPARED
 from ..common.findings import Finding
 from ..pkcs11 import custody
 from ..store.placement import REPLICAS
-from . import requirements, role_exports, role_variables, workers
+from . import release_findings, releases, requirements, role_exports, role_variables, workers
 
 STORAGE_HOSTS = REPLICAS
 
@@ -84,14 +82,6 @@ def only_mounted(hosts: Sequence[Host]) -> bool:
     )
 
 
-def _is_precisions(value: Any) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and all(isinstance(item, Mapping) and _is_prepared(item.get("name")) for item in value)
-    )
-
-
 def _is_environment(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) and _is_word(text)
@@ -104,12 +94,8 @@ def _is_word(text: Any) -> bool:
     return isinstance(text, str) and re.fullmatch(r"[^\s'\"\\%$]+", text) is not None
 
 
-def _is_prepared(name: Any) -> bool:
-    return isinstance(name, str) and name in PREPARED
-
-
 _name = _matches(NAME)
-_directory = _matches(r"/(?!.*(?:^|/)\.\.?(?:/|$))[^\s'\"]+")
+_directory = release_findings.is_directory
 _dns = _matches(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
 )
@@ -124,20 +110,12 @@ class Variable:
     required: bool = True
 
 
-# What runs the model: ONNX Runtime on the graph itself, on the processor or on a GPU, or an engine that is compiled first.
-UNCOMPILED = "none"
-ON_CUDA = "onnxruntime_cuda"
-FLAVOURS = (UNCOMPILED, ON_CUDA, *sorted(engines.FLAVOURS))
-GPU_FLAVOURS = (ON_CUDA, *engines.PLAN_FLAVOURS)
-# What ONNX Runtime's CUDA provider has kernels for.
-CUDA_PRECISIONS = ("fp16", "bf16")
-
 # What a value must be beyond its type in the specification.
 _CHECKS: dict[str, Check] = {
     "deepseek_service_name": _dns,
     "deepseek_model_name": _name,
     "deepseek_model_version": _name,
-    "deepseek_precisions": _is_precisions,
+    "deepseek_precisions": release_findings.is_precisions,
     "deepseek_api_keys_file": lambda value: value == "" or _directory(value),
     "deepseek_pkcs11_environment": _is_environment,
     "deepseek_accepted_key_risks": lambda value: not custody.unknown_risks(value),
@@ -213,10 +191,13 @@ def _hosts(count: int) -> str:
 
 def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find site variables that are missing, malformed, unknown, or not the same on all hosts."""
+    listed = common(hosts).get(releases.LIST) is not None
+    of_one_release = {releases.SCALARS[key] for key in releases.NEEDED}
     for name, variable in variables().items():
         values = {host.name: host.variables.get(name) for host in hosts if name not in host.unread}
         lacking = [host for host, value in values.items() if value is None]
-        if lacking and not variable.required and len(lacking) == len(values):
+        needed = variable.required or (name in of_one_release and not listed)
+        if lacking and not needed and len(lacking) == len(values):
             continue
         if lacking:
             yield Finding(
@@ -246,9 +227,7 @@ def variable_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
             else "Remove it, or name your own variables otherwise",
         )
     yield from _port_problems(hosts)
-    yield from _precision_problems(hosts)
-    yield from _flavour_problems(hosts)
-    yield from _export_problems(hosts)
+    yield from release_findings.list_problems(common(hosts))
     yield from _minimum_problems(hosts)
     yield from _zone_problems(hosts)
 
@@ -294,52 +273,6 @@ def _minimum_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
             yield Finding(f"deepseek_minimums.{where}", what, remedy)
 
 
-def _export_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """Find what would be made from a graph where none is made."""
-    values = common(hosts)
-    if values.get("deepseek_export") is not False:
-        return
-    for name in ("deepseek_precisions", "deepseek_engine_flavour"):
-        if values.get(name) not in (None, UNCOMPILED, []):
-            yield Finding(
-                name,
-                f"it is {values[name]!r}, which needs a graph, and deepseek_export is false",
-                "Leave it out, or deepseek_export",
-            )
-
-
-def _flavour_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """Find an engine that would have to be compiled from the graph as exported."""
-    values = common(hosts)
-    flavour, precision = values.get("deepseek_engine_flavour"), values.get("deepseek_precision")
-    if flavour == ON_CUDA and precision not in CUDA_PRECISIONS:
-        yield Finding(
-            "deepseek_engine_flavour",
-            f"it is {flavour!r}, and deepseek_precision is {precision or EXPORTED!r}",
-            f"Set deepseek_precision to one of {', '.join(CUDA_PRECISIONS)}",
-        )
-    elif flavour in FLAVOURS and flavour != UNCOMPILED and precision in (None, EXPORTED):
-        yield Finding(
-            "deepseek_engine_flavour",
-            f"it is {flavour!r}, and deepseek_precision is {EXPORTED!r}, from which no engine is compiled",
-            f"Set deepseek_precision to one of {', '.join(PREPARED)}, or this to {UNCOMPILED!r}",
-        )
-
-
-def _precision_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
-    """Find a precision that is to be served and is not published."""
-    values = common(hosts)
-    precision, listed = values.get("deepseek_precision"), values.get("deepseek_precisions") or []
-    if not _is_prepared(precision) or not _is_precisions(listed):
-        return
-    if precision not in [item["name"] for item in listed]:
-        yield Finding(
-            "deepseek_precision",
-            f"it is {precision!r}, which deepseek_precisions does not list",
-            f"Add it there with its texts, or serve {EXPORTED!r}",
-        )
-
-
 def _port_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
     """Find two services of one host (release and inference hosts have both) on one port."""
     values = common(hosts)
@@ -372,6 +305,18 @@ def worker_problems(host: Host) -> Iterator[Finding]:
                 f"worker {worker['name']} has port {storage}, as deepseek_storage_port is",
                 "Change one of them",
             )
+
+
+def release_problems(
+    groups: Mapping[str, Sequence[str]], hosts: Sequence[Host]
+) -> Iterator[Finding]:
+    """Find what is wrong with who serves which release."""
+    mine = groups.get("inference", ())
+    told = {host.name: host.variables for host in hosts if host.name in mine}
+    if releases.said(common(hosts)):
+        yield from release_findings.placement_problems(
+            [name for name in mine if name in told], told
+        )
 
 
 def address_problems(

@@ -74,6 +74,16 @@ def problems(listed: Any, port: Any, online: str = "") -> list[str]:
     return [*_conflicts(described), *_missing(described, online)]
 
 
+def names(listed: Any) -> list[str] | None:
+    """Give the names of a host's workers; None where they are not well described, which :func:`problems` says."""
+    entries = ALONE if listed in (None, "") else listed
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return None
+    found = [entry.get("name") if isinstance(entry, Mapping) else None for entry in entries]
+    usable = [name for name in found if isinstance(name, str) and _NAME.fullmatch(name)]
+    return usable if len(usable) == len(found) == len(set(usable)) else None
+
+
 def _missing(workers: Sequence[Worker], online: str) -> Iterator[str]:
     """Find processors that the host does not have."""
     for worker in workers:

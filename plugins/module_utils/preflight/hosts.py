@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-from ..inventory import requirements, site_variables
+from ..inventory import flavours, releases, requirements
 from .check import (
     DEFERRED,
     DROPPED,
@@ -344,10 +344,12 @@ def _disk_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterat
 
 def _gpu_checks(host: Host, groups: Groups) -> Iterator[Check]:
     """Judge the GPUs of an inference host whose engine needs them."""
-    if (
-        host.name not in groups.get("inference", ())
-        or host.variables.get("deepseek_engine_flavour") not in site_variables.GPU_FLAVOURS
-    ):
+    needing = [
+        flavour
+        for flavour in releases.engines(host.name, host.variables)
+        if flavour in flavours.GPU_FLAVOURS
+    ]
+    if host.name not in groups.get("inference", ()) or not needing:
         return
     gpu = (host.info or {})["gpu"]
     if host.gpus is not None:
@@ -362,13 +364,12 @@ def _gpu_checks(host: Host, groups: Groups) -> Iterator[Check]:
                 judged["remedy"].rstrip("."),
             )
     elif not gpu["pci"]:
-        flavour = host.variables.get("deepseek_engine_flavour")
         yield Check(
             host.name,
             "gpus",
             FAILED,
             "no NVIDIA GPU on the PCI bus",
-            f"GPUs, which deepseek_engine_flavour {flavour} needs",
+            f"GPUs, which the engine {needing[0]} needs",
             "Look at seat and power of the GPUs, or choose a flavour without GPUs",
         )
     elif gpu["driver"]:

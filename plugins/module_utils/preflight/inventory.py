@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What preflight judges of the inventory alone: groups, names, variables, addresses, workers, files on the controller and zones."""
+"""What preflight judges of the inventory alone: groups, names, variables, addresses, workers, releases, files on the controller and zones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
         "variables": variable_problems(hosts),
         "addresses": site_variables.address_problems(groups, hosts),
         "workers": (problem for host in hosts for problem in site_variables.worker_problems(host)),
+        "releases": site_variables.release_problems(groups, hosts),
     }
     for name, problems in subjects.items():
         found = [

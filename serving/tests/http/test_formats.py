@@ -17,17 +17,13 @@ from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.scheduler import Limits, Scheduler
 from deepseek_serving.http.app import create_app
 from deepseek_serving.http.complaints import RefusedError
-from deepseek_serving.http.validation import ReadChat
+from deepseek_serving.http.validation import ReadChat, ReadCompletion
 from deepseek_serving.text.tokenizer import ChatTokenizer
 from deepseek_serving.trust.release import Release
 
-CHAT = "/v1/chat/completions"
-ASK: dict[str, Any] = {
-    "model": MODEL,
-    "messages": [{"role": "user", "content": "A release?"}],
-    "temperature": 0,
-    "max_tokens": 40,
-}
+COMMON: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 40}
+ASK: dict[str, Any] = {**COMMON, "messages": [{"role": "user", "content": "A release?"}]}
+COMPLETE: dict[str, Any] = {**COMMON, "prompt": "A release:"}
 NUMBER = {"const": 42}
 TAG = {
     "type": "structural_tag",
@@ -74,13 +70,41 @@ WAYS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def said(client: httpx.Client, body: dict[str, Any]) -> list[str]:
+    """What the answers say."""
+    chat = "messages" in body
+    reply = client.post("/v1/chat/completions" if chat else "/v1/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    choices = reply.json()["choices"]
+    return [choice["message"]["content"] if chat else choice["text"] for choice in choices]
+
+
+@pytest.mark.parametrize("ask", [ASK, COMPLETE], ids=["chat", "completion"])
 @pytest.mark.parametrize(("asked", "content"), WAYS)
 def test_an_answer_is_held_to_what_is_asked(
-    client: httpx.Client, asked: dict[str, Any], content: str
+    client: httpx.Client, ask: dict[str, Any], asked: dict[str, Any], content: str
 ) -> None:
-    reply = client.post(CHAT, json={**ASK, **asked})
-    assert reply.status_code == 200, reply.text
-    assert reply.json()["choices"][0]["message"]["content"].startswith(content)
+    (answer,) = said(client, {**ask, **asked})
+    assert answer.startswith(content)
+
+
+def test_every_answer_to_every_prompt_is_held_to_it(client: httpx.Client) -> None:
+    asked = {"prompt": ["One:", "Two:"], "n": 2, "guided_choice": ["42"]}
+    assert said(client, {**COMPLETE, **asked}) == ["42"] * 4
+
+
+def test_what_is_given_back_of_the_prompt_is_not_held_to_it(client: httpx.Client) -> None:
+    asked = {"echo": True, "logprobs": 1, "prompt_logprobs": 1, "guided_choice": ["42"]}
+    assert said(client, {**COMPLETE, **asked}) == [COMPLETE["prompt"] + "42"]
+
+
+def test_a_stream_of_a_completion_is_held_to_it(client: httpx.Client) -> None:
+    body = {**COMPLETE, "stream": True, "guided_regex": "4[2]"}
+    lines = client.post("/v1/completions", json=body).text.split("\n\n")
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if "{" in line]
+    choices = [event["choices"][0] for event in events]
+    assert "".join(choice["text"] for choice in choices) == "42"
+    assert choices[-1]["finish_reason"] == "stop"
 
 
 # the parameter, and what its refusal says
@@ -99,11 +123,22 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "param", "message"), REFUSED)
+@pytest.mark.parametrize(
+    ("path", "ask", "asked", "param", "message"),
+    [
+        *(("/v1/chat/completions", ASK, *row) for row in REFUSED),
+        *(("/v1/completions", COMPLETE, *row) for row in REFUSED if "tools" not in row[0]),
+    ],
+)
 def test_what_cannot_be_held_is_refused_by_its_name(
-    client: httpx.Client, asked: dict[str, Any], param: str, message: str
+    client: httpx.Client,
+    path: str,
+    ask: dict[str, Any],
+    asked: dict[str, Any],
+    param: str,
+    message: str,
 ) -> None:
-    reply = client.post(CHAT, json={**ASK, **asked})
+    reply = client.post(path, json={**ask, **asked})
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (400, param), error
     assert message in error["message"]
@@ -147,6 +182,30 @@ def test_a_body_that_asks_for_no_format_or_for_several_is_refused(
     with pytest.raises(RefusedError) as refused:
         ReadChat().read(json.dumps({**ASK, **asked}).encode())
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"guided_json": NUMBER, "guided_regex": "a"}, "guided_regex"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"max_tokens": 0, "guided_regex": "a"}, "guided_regex"),
+        ({"max_tokens": 0, "echo": True, "response_format": TAG}, "response_format"),
+        ({"max_tokens": 0, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ],
+)
+def test_a_completion_is_refused_where_a_format_says_nothing_of_an_answer(
+    asked: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        ReadCompletion().read(json.dumps({**COMPLETE, **asked}).encode())
+    assert refused.value.param == param
+
+
+def test_free_text_is_a_format_of_every_completion() -> None:
+    body = {**COMPLETE, "max_tokens": 0, "response_format": {"type": "text"}}
+    assert ReadCompletion().read(json.dumps(body).encode()).answer_format is None
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])

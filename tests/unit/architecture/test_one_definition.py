@@ -18,9 +18,9 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisi
     EXPORTED,
     PREPARED,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.flavours import FLAVOURS
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.requirements import SYSTEMS
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
-    FLAVOURS,
     STORAGE_HOSTS,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import systems
@@ -55,7 +55,7 @@ LITERALS = {
     ),
     "flavours that need a GPU": (
         r"['\"]onnxruntime_cuda['\"], ['\"]tensorrt['\"]|[\[(]ON_CUDA, ",
-        "plugins/module_utils/inventory/site_variables.py",
+        "plugins/module_utils/inventory/flavours.py",
     ),
     "file of a compiled engine": (
         r"['\"]engine\.plan['\"]",

@@ -198,7 +198,7 @@ def _first_request(service: Service) -> GenerationRequest:
             logger.info("the template does not take the first question: %s", error)
     # any tokens will do, and the last of a vocabulary may be none
     few = range(min(4, service.requests.vocabulary, service.max_len - 1))
-    return service.requests.completion(list(few), options)
+    return service.requests.completions([list(few)], options)[0]
 
 
 async def warm_up(service: Service) -> None:

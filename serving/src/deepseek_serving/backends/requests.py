@@ -12,7 +12,7 @@ from deepseek_serving.backends.wanted_answers import FREE, WantedAnswer, WantedA
 from deepseek_serving.generation.constrained import Grammar, Grammars
 from deepseek_serving.generation.distribution import CANDIDATES
 from deepseek_serving.generation.grammar_cost import SchemaError
-from deepseek_serving.generation.request import Format, Options, Tools
+from deepseek_serving.generation.request import Format, Options, Text, Tools
 from deepseek_serving.generation.tool_formats import tool_format
 from deepseek_serving.text.known_tokens import is_none, unknown
 from deepseek_serving.text.prompt_options import (
@@ -93,20 +93,21 @@ class RequestFactory:
         wanted = self._wanted.of(rendered, tools, asked)
         return self._checked(GenerationRequest(self._encode(rendered), options, wanted))
 
-    async def with_grammar(self, request: GenerationRequest, key: str = "") -> GenerationRequest:
-        """The request with its grammar compiled, if it has one. Cancelling it ends the compiler.
+    async def with_grammar(
+        self, requests: Sequence[GenerationRequest], key: str = ""
+    ) -> list[GenerationRequest]:
+        """Requests that want the same, with its grammar compiled. Cancelling it ends the compiler.
 
         Raises SchemaError, TrialsBusyError or TrialsEndedError.
         """
-        wanted = request.wanted
-        if wanted.grammar is None:
-            return request
+        wanted = requests[0].wanted
+        assert wanted.grammar is not None
         try:
             grammar = await self._grammars.compile(wanted.grammar, wanted.thoughts, key)
-            return replace(request, grammar=grammar)
         except SchemaError as error:
             error.parameter = wanted.parameter
             raise
+        return [replace(request, grammar=grammar) for request in requests]
 
     def tokens(self, prompt: str | Sequence[int]) -> Sequence[int]:
         """A prompt as tokens. Raises TextError or PromptTooLongError."""
@@ -148,9 +149,18 @@ class RequestFactory:
         if tokens >= self._max_len:
             raise PromptTooLongError(tokens, self._max_len)
 
-    def completion(self, prompt: Sequence[int], options: Options) -> GenerationRequest:
-        """Raises PromptTooLongError, TextError or UnsupportedError."""
-        return self._checked(GenerationRequest(prompt, options))
+    def completions(
+        self, prompts: Sequence[Text], options: Options, asked: Format | None = None
+    ) -> list[GenerationRequest]:
+        """One for each prompt.
+
+        Raises PromptTooLongError, TextError, SchemaError or UnsupportedError.
+        """
+        wanted = self._wanted.of_text(asked)
+        return [
+            self._checked(GenerationRequest(self.tokens(prompt), options, wanted))
+            for prompt in prompts
+        ]
 
     def _check_tokens(self, prompt: Sequence[int]) -> None:
         """Where all prompts pass: a tokenizer may have more tokens than the graph's table."""

@@ -1,4 +1,4 @@
-"""What the answer to a conversation must look like: as a grammar, and to its reader."""
+"""What an answer must look like: as a grammar, and to its reader."""
 
 from __future__ import annotations
 
@@ -85,6 +85,16 @@ class WantedAnswers:
         return WantedAnswer(
             thinking, expected, self._writer.write(wanted), thoughts, wanted.parameter
         )
+
+    def of_text(self, asked: Format | None) -> WantedAnswer:
+        """Of what goes on with a text: from its first token on, since no template begins thoughts.
+
+        Raises SchemaError.
+        """
+        if asked is None:
+            return FREE
+        wanted = Wanted(format=asked)
+        return WantedAnswer(grammar=self._writer.write(wanted), parameter=wanted.parameter)
 
     def _calls(self, tools: Tools | None, asked: Format | None) -> Calls | None:
         """The calls that a grammar must know."""

@@ -103,6 +103,8 @@ class Completion:
     model: str
     prompts: list[Text]
     chosen: Options
+    # of what follows each prompt; None if it is free
+    answer_format: Format | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     echo: bool = False

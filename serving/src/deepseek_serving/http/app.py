@@ -15,7 +15,6 @@ from deepseek_serving.backends.encoders import Encoders
 from deepseek_serving.backends.errors import UnsupportedError
 from deepseek_serving.backends.local import Service
 from deepseek_serving.backends.requests import GenerationRequest
-from deepseek_serving.generation.grammar_queue import TrialsBusyError, TrialsEndedError
 from deepseek_serving.generation.request import Chat, Completion, Text
 from deepseek_serving.generation.scheduler import ClosedError, QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
@@ -23,12 +22,11 @@ from deepseek_serving.http.answers import Answers
 from deepseek_serving.http.auth import Caller
 from deepseek_serving.http.chat_shape import ChatShape
 from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
-from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected, left
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import REPLIES
-from deepseek_serving.http.refusals import REFUSED, refusal
+from deepseek_serving.http.refusals import refusal, refused_as
 from deepseek_serving.http.responses import (
     SMALL_BODY,
     in_terms_of_responses,
@@ -101,45 +99,28 @@ async def _chat_job(
             body.messages, body.options(), tools=tools, asked=asked, prompt=body.prompt
         )
 
-    try:
+    with refused_as("messages"):
         # a schema is looked through, which may take milliseconds
         others = asked or tools or body.prompt.variables or body.prompt.documents
         if others or _work(body.messages) > SMALL:
             job = await off_loop.run(make, who.line)
         else:
             job = make()
-        return await _compiled(service, job, request, who) if job.wanted.grammar else job
-    except REFUSED as error:
-        raise refusal(error, "messages") from error
-    except QueueFullError as error:
-        raise queue_full(error) from error
-    except TrialsBusyError as error:
-        raise ApiError(
-            429,
-            "Too many schemas are being compiled, or this key's have taken too long; try again "
-            "later, or ask for a simpler schema.",
-            kind="rate_limit_error",
-            code="schema_queue_full",
-            headers={"retry-after": "10"},
-        ) from error
-    except TrialsEndedError as error:
-        raise ApiError(
-            503,
-            "The schema could not be compiled; try again.",
-            kind="server_error",
-            headers={"retry-after": "1"},
-        ) from error
+        jobs = await _compiled(service, [job], request, who)
+        return jobs[0] if jobs else None
 
 
 async def _compiled(
-    service: Service, job: GenerationRequest, request: Request, who: Caller
-) -> GenerationRequest | None:
-    """The job with its grammar, unless the client leaves before it is compiled."""
-    compiling = asyncio.ensure_future(service.requests.with_grammar(job, who.line))
+    service: Service, jobs: list[GenerationRequest], request: Request, who: Caller
+) -> list[GenerationRequest]:
+    """The jobs with the grammar that all want; none if the client leaves before it is compiled."""
+    if not jobs[0].wanted.grammar:
+        return jobs
+    compiling = asyncio.ensure_future(service.requests.with_grammar(jobs, who.line))
     leaving = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait((compiling, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return compiling.result() if compiling.done() else None
+        return compiling.result() if compiling.done() else []
     finally:
         compiling.cancel()
         leaving.cancel()
@@ -148,22 +129,19 @@ async def _compiled(
 
 
 async def _completion_jobs(
-    service: Service, off_loop: OffLoop, body: Completion, line: str
+    service: Service, off_loop: OffLoop, body: Completion, request: Request, who: Caller
 ) -> list[GenerationRequest]:
-    options = body.options()
+    """What is to be answered; nothing if the client has left meanwhile."""
 
     def make() -> list[GenerationRequest]:
-        factory = service.requests
-        return [factory.completion(factory.tokens(prompt), options) for prompt in body.prompts]
+        return service.requests.completions(body.prompts, body.options(), body.answer_format)
 
-    try:
-        if sum(map(len, body.prompts)) > SMALL:
-            return await off_loop.run(make, line)
-        return make()
-    except REFUSED as error:
-        raise refusal(error, "prompt") from error
-    except QueueFullError as error:
-        raise queue_full(error) from error
+    with refused_as("prompt"):
+        if body.answer_format or sum(map(len, body.prompts)) > SMALL:
+            jobs = await off_loop.run(make, who.line)
+        else:
+            jobs = make()
+        return await _compiled(service, jobs, request, who)
 
 
 async def _echoes(
@@ -235,7 +213,9 @@ async def _complete(
     service: Service, off_loop: OffLoop, body: Completion, request: Request, who: Caller
 ) -> Response:
     check_model(service, body.model)
-    jobs = await _completion_jobs(service, off_loop, body, who.line)
+    jobs = await _completion_jobs(service, off_loop, body, request, who)
+    if not jobs:
+        return left()
     echoes = await _echoes(service, off_loop, body, jobs, who.line)
     answers = _start(service, jobs, who, body)
     shape = TextShape(

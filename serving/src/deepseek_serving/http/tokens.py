@@ -12,13 +12,12 @@ from fastapi.responses import JSONResponse, Response
 from deepseek_serving.backends.errors import PromptTooLongError
 from deepseek_serving.backends.local import Service
 from deepseek_serving.generation.request import Chat, Detokenize, Tokenize
-from deepseek_serving.generation.scheduler import QueueFullError
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller
-from deepseek_serving.http.common import CallerDep, check_model, queue_full
+from deepseek_serving.http.common import CallerDep, check_model
 from deepseek_serving.http.offload import SMALL, OffLoop
 from deepseek_serving.http.openapi import DETOKENIZED, TOKENIZED
-from deepseek_serving.http.refusals import REFUSED, refusal
+from deepseek_serving.http.refusals import refused_as
 from deepseek_serving.http.schema.tokens import (
     DetokenizeRequest,
     TokenizeChatRequest,
@@ -54,12 +53,8 @@ class _Words:
         self._off_loop = off_loop
 
     async def _done(self, work: Callable[[], Result], size: int, param: str, who: Caller) -> Result:
-        try:
+        with refused_as(param):
             return await self._off_loop.run(work, who.line) if size > SMALL else work()
-        except REFUSED as error:
-            raise refusal(error, param) from error
-        except QueueFullError as error:
-            raise queue_full(error) from error
 
     def _tokens(self, asked: Tokenize) -> Sequence[int]:
         text, service = asked.text, self._service

@@ -73,7 +73,6 @@ class CompletionAccepted(Accepted):
     suffix: Annotated[Any, only_at("")] = None
     add_special_tokens: Annotated[Any, only_at(True)] = None
     prompt_embeds: Annotated[Any, only_at()] = None
-    response_format: Annotated[Any, only_at({"type": "text"})] = None
 
 
 class EmbeddingAccepted(Body):

@@ -21,14 +21,19 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisi
     EXPORTED,
     PREPARED,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import role_variables
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
+    release_findings,
+    releases,
+    role_variables,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.flavours import FLAVOURS
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
-    FLAVOURS,
     HOST_VARIABLES,
     Host,
     address_problems,
     group_problems,
     only_mounted,
+    release_problems,
     variable_problems,
     variables,
     worker_problems,
@@ -87,6 +92,7 @@ def found(*changed: Host, groups: dict[str, list[str]] | None = None) -> list[st
         *variable_problems(hosts),
         *address_problems(groups or GROUPS, hosts),
         *(problem for one in hosts for problem in worker_problems(one)),
+        *release_problems(groups or GROUPS, hosts),
     ]
     return [f"{problem.where}: {problem.what}. {problem.remedy}." for problem in problems]
 
@@ -353,14 +359,18 @@ def test_whatever_is_written_is_answered(addresses: Any, values: dict[str, Any])
 
 
 def test_the_example_documents_every_site_variable_and_no_other() -> None:
-    folder = ROOT / "inventories"
-    example = yaml.safe_load((folder / "production.example/group_vars/all.yml").read_text())
-    lab = yaml.safe_load((folder / "lab/group_vars/all/site.yml").read_text())
+    directory = ROOT / "inventories"
+    written = (directory / "production.example/group_vars/all.yml").read_text()
+    example = yaml.safe_load(written)
+    lab = yaml.safe_load((directory / "lab/group_vars/all/site.yml").read_text())
     assert (
         {name for name in example if name.startswith("deepseek_")}
-        == variables().keys()
+        == variables().keys() - {releases.LIST}
         == lab.keys()
     )
+    (shown,) = re.findall(r"^#   deepseek_releases:\n(?:#    .*\n)+", written, re.MULTILINE)
+    listed = yaml.safe_load(re.sub(r"^# ", "", shown, flags=re.MULTILINE))
+    assert list(release_findings.list_problems(listed)) == []
 
 
 @pytest.mark.parametrize(
@@ -384,6 +394,8 @@ def test_the_specification_has_the_choices_of_the_code() -> None:
     assert tuple(options["deepseek_engine_flavour"]["choices"]) == FLAVOURS
     assert tuple(options["deepseek_precision"]["choices"]) == (EXPORTED, *PREPARED)
     assert tuple(options["deepseek_accepted_key_risks"]["choices"]) == tuple(custody.RISKS)
+    rules = release_findings.RULES
+    assert {name for name in rules if f"C({name})" in str(options[releases.LIST])} == rules.keys()
     assert ", ".join(PREPARED) in variables()["deepseek_precisions"].rule
     assert set(HOST_VARIABLES) <= options.keys()
     for name, spec in options.items():
