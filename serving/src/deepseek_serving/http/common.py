@@ -22,6 +22,7 @@ from deepseek_serving.http.admission import Admission, Endpoints
 from deepseek_serving.http.auth import Access, Caller, caller
 from deepseek_serving.http.embeddings import add_embeddings
 from deepseek_serving.http.errors import ApiError, install
+from deepseek_serving.http.fallback import answers_instead
 from deepseek_serving.http.headers import OnceOnly
 from deepseek_serving.http.middleware import RequestContextMiddleware
 from deepseek_serving.http.offload import OffLoop
@@ -36,7 +37,8 @@ CallerDep = Annotated[Caller, Depends(caller)]
 
 
 def check_model(backend: Backend, name: str) -> None:
-    if name != backend.release.model and name not in backend.aliases:
+    mine = backend.release.model
+    if name not in (mine, *backend.aliases) and not answers_instead(mine):
         raise ApiError(
             404,
             f"The model {name!r} does not exist here; this service has {backend.release.model!r}.",

@@ -17,6 +17,8 @@ CLIENT = "x-deepseek-client"
 CLIENT_LENGTH = 128
 # and how many bytes of a body it lets through, where only who reads it can count them
 BODY_LIMIT = "x-deepseek-body-limit"
+# and which model answers, where it is another than the one that was asked for
+FALLBACK = "x-deepseek-fallback"
 # our own name for a request, and the client's
 REQUEST_ID = "x-request-id"
 CLIENT_REQUEST_ID = "x-client-request-id"
@@ -35,6 +37,7 @@ ONCE = frozenset(
         "x-api-key",
         CLIENT,
         BODY_LIMIT,
+        FALLBACK,
         CLIENT_REQUEST_ID,
         "x-forwarded-for",
         "x-forwarded-host",

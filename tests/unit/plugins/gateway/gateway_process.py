@@ -178,9 +178,12 @@ class Gateway:
 
     def start(self, *options: str) -> None:
         if self.detour is None and (self.directory / "detour.cfg").exists():
-            self.detour = self._run("detour.cfg")
+            self.start_detour()
         self.process = self._run("haproxy.cfg", *options)
         until(self.listens)
+
+    def start_detour(self) -> None:
+        self.detour = self._run("detour.cfg")
 
     def _run(self, configuration: str, *options: str) -> subprocess.Popen[bytes]:
         assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
