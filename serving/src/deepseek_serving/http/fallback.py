@@ -1,6 +1,7 @@
 """Requests for another model that a gateway sends here, since no worker of it is ready.
 
-They name the other model. Only the gateway knows that, and says so in a header which it takes away from clients.
+They name the other model. Only the gateway knows that, and says so in a header that it takes away
+from what clients send.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
 import re
@@ -303,8 +302,6 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
             "gateway_metrics_address": "127.0.0.1",
             "gateway_threads": 2,
             "gateway_releases": SIDE_BY_SIDE if name in WITH_MODELS else ALONE,
-            # sockets belong to a group of whoever runs the tests
-            "gateway_user": grp.getgrgid(os.getgid()).gr_name,
             "__gateway_detour_dir": str(own),
             "__gateway_state_dir": str(own),
             # without facts of this machine, and as if HAProxy came from its Debian
