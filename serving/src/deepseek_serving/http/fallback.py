@@ -6,16 +6,15 @@ from what clients send.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-
-from starlette.datastructures import Headers
 
 from deepseek_serving.http.headers import FALLBACK
 
 _ANSWERING: ContextVar[str] = ContextVar("answering_model", default="")
 
 
-def note_fallback(headers: Headers) -> None:
+def note_fallback(headers: Mapping[str, str]) -> None:
     """Remember, for the request that is under way, which model answers instead."""
     _ANSWERING.set(headers.get(FALLBACK, ""))
 
