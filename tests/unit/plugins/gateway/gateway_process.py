@@ -183,6 +183,15 @@ class Gateway:
 
     def start_detour(self) -> None:
         self.detour = self._run("detour.cfg")
+        until(self._detour_listens)
+
+    def _detour_listens(self) -> bool:
+        """On both sockets; those of an earlier process may be left behind, and refuse."""
+        for name in ("detour.sock", "refusals.sock"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                if connection.connect_ex(str(self.directory / name)):
+                    return False
+        return True
 
     def _run(self, configuration: str, *options: str) -> subprocess.Popen[bytes]:
         assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
