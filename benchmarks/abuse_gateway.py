@@ -1,6 +1,6 @@
 """Whether one client's abuse of the gateway is felt by twenty others.
 
-    PYTHONPATH=tests/unit/plugins/gateway:tests/unit python benchmarks/abuse_gateway.py
+    PYTHONPATH=tests/unit:tests/unit/plugins/gateway python benchmarks/abuse_gateway.py
         [ATTACK ...] [--requests N] [--turns N] [--rate N]
 
 A real HAProxy with the role's configuration, and two workers that answer at once, over mutual TLS.

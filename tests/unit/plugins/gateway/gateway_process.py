@@ -14,8 +14,9 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from gateway_pki import make_pki
@@ -71,15 +72,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def release(model: str, workers: str, **said: Any) -> dict[str, Any]:
+def release(model: str, workers: Iterable[str], **said: Any) -> dict[str, Any]:
     """As the filter onprem.deepseek.releases has it, as far as gateways look at it."""
     names = [f"inference-1:{worker}" for worker in workers]
     known = {"is_canary": False, "aliases": [], "fallback": ""}
     return {"model": model, "workers": names, **known, **said}
 
 
-# Those of most variants, and those of the variants with several models.
-ALONE = [release("tiny", "ab")]
+# Those of the variants with several models; the others have one, on two workers at most.
 SIDE_BY_SIDE = [
     release("tiny", "ab", aliases=["tiny-latest", "org/tiny"]),
     release("tiny", "cf", is_canary=True),
@@ -274,7 +274,20 @@ def free_port() -> int:
         return port
 
 
-def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
+class Named(Protocol):
+    """What the gateway is told of a worker."""
+
+    name: str
+    port: int
+
+
+def render(
+    directory: Path,
+    pki: Path,
+    workers: Sequence[Named],
+    variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
+    service: str = SERVICE,
+) -> dict[str, int]:
     """The role's configuration for each variant, below the directory; their ports."""
     role = directory / "roles/rendered"
     (role / "tasks").mkdir(parents=True)
@@ -295,9 +308,10 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
     )
     assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
     version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
-    ports = {name: free_port() for name in VARIANTS}
+    ports = {name: free_port() for name in variants}
+    alone = release("tiny", [worker.name for worker in workers[:2]])
     tasks = []
-    for name, chosen in VARIANTS.items():
+    for name, chosen in variants.items():
         own = directory / name
         own.mkdir()
         (own / "shares.map").touch()
@@ -310,7 +324,7 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
             "gateway_listen_address": "127.0.0.1",
             "gateway_metrics_address": "127.0.0.1",
             "gateway_threads": 2,
-            "gateway_releases": SIDE_BY_SIDE if name in WITH_MODELS else ALONE,
+            "gateway_releases": SIDE_BY_SIDE if name in WITH_MODELS else [alone],
             "__gateway_detour_dir": str(own),
             "__gateway_state_dir": str(own),
             # without facts of this machine, and as if HAProxy came from its Debian
@@ -328,7 +342,7 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
     }
     site = {
         **yaml.safe_load((ROOT / "inventories/lab/group_vars/all/site.yml").read_text()),
-        "deepseek_service_name": SERVICE,
+        "deepseek_service_name": service,
         "ansible_connection": "local",
         "ansible_become": False,
         "ansible_python_interpreter": sys.executable,
