@@ -4,8 +4,8 @@
 """What a gateway was ordered for a canary, and how long it may believe in that.
 
 A gateway keeps the last order of each model. It takes none with a lower fencing number, and none that changes what was ordered
-under the same one. A canary whose lease ran out, or that the gateway found bad, has no share here until an order with a higher
-number gives it one: a renewal never brings a share back.
+under the same one. A canary whose lease ran out, or that the gateway found bad, has no share here until the release host has
+ordered that it has none: neither a renewal, nor a larger share, nor a release host that starts again brings one back before.
 
 Ages are of CLOCK_BOOTTIME (seconds since the host started, suspends included), which nobody sets.
 """
@@ -57,8 +57,11 @@ def parse_order(data: bytes) -> Order:
 
 def accept(kept: Kept | None, order: Order, now: float, boot: str) -> Kept:
     """Return what is to be kept from now on. Raises OrderError for an order that is not the newest."""
-    if kept is None or order.fencing > kept.order.fencing:
+    if kept is None:
         return Kept(order, now, boot)
+    if order.fencing > kept.order.fencing:
+        over = kept.order.share and order.share
+        return Kept(order, now, boot, watch(kept, now, boot).tripped if over else "")
     if order.fencing < kept.order.fencing:
         raise OrderError(
             f"order {order.fencing} for {order.model} comes after order {kept.order.fencing}: somebody else steers the rollout"
@@ -81,7 +84,7 @@ def watch(kept: Kept, now: float, boot: str) -> Kept:
 
 
 def trip(kept: Kept, reason: str) -> Kept:
-    """Take the share away until another order."""
+    """Take the share away."""
     return replace(kept, tripped=reason[:MAX_TEXT])
 
 

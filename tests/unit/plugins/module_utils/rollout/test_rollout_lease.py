@@ -116,11 +116,22 @@ def test_a_renewal_keeps_the_share_and_begins_the_lease_again() -> None:
     assert allowed(watch(renewed, 339.0, "boot-1")) == 250
 
 
-def test_a_lease_that_ran_out_takes_the_share_away_until_another_order() -> None:
+def test_a_lease_that_ran_out_takes_the_share_away_until_none_was_ordered() -> None:
     over = watch(KEPT, 220.5, "boot-1")
     assert (allowed(over), over.tripped) == (0, "nothing was heard from the release host for 120 s")
     assert allowed(accept(over, ORDER, 221.0, "boot-1")) == 0
-    assert allowed(accept(over, replace(ORDER, fencing=8), 221.0, "boot-1")) == 250
+    none = accept(over, replace(ORDER, fencing=8, share=0), 221.0, "boot-1")
+    assert none.tripped == ""
+    assert allowed(accept(none, replace(ORDER, fencing=9), 221.0, "boot-1")) == 250
+
+
+@pytest.mark.parametrize("share", [50, 250, 500])
+@pytest.mark.parametrize("kept", [trip(KEPT, "failures"), replace(KEPT, heard=0.0)])
+def test_whoever_starts_again_brings_back_no_share(kept: Kept, share: int) -> None:
+    """Kind: a release host that takes over knows nothing of what the gateway found."""
+    again = accept(kept, replace(ORDER, fencing=8, share=share), 150.0, "boot-1")
+    assert allowed(again) == 0
+    assert again.tripped
 
 
 def test_a_renewal_that_comes_too_late_brings_no_share_back() -> None:
