@@ -5,7 +5,7 @@
 
 A gateway keeps the last order of each model. It takes none with a lower fencing number, and none that changes what was ordered
 under the same one. A canary whose lease ran out, or that the gateway found bad, has no share here until the release host has
-ordered that it has none: neither a renewal, nor a larger share, nor a release host that starts again brings one back before.
+ordered that it has none: neither a renewal, nor a larger share, nor a release host that starts again restores one before.
 
 Ages are of CLOCK_BOOTTIME (seconds since the host started, suspends included), which nobody sets.
 """
@@ -76,7 +76,7 @@ def accept(kept: Kept | None, order: Order, now: float, boot: str) -> Kept:
 def watch(kept: Kept, now: float, boot: str) -> Kept:
     """Return what is kept, with the reason if its lease has run out."""
     if kept.boot != boot:
-        # How long the host was down is not known; whoever guards the canary has as long as ever to be heard.
+        # How long the host was down is not known; the judge has as long as ever to be heard.
         return replace(kept, heard=now, boot=boot)
     if kept.tripped or not kept.order.share or now - kept.heard <= kept.order.seconds:
         return kept

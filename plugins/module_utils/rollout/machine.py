@@ -7,7 +7,7 @@
     prepared, step, promoting -> rolling_back -> rolled_back
 
 Every function takes a record and gives the next one: first it is written, then the gateways are told, then what HAProxy says is
-written. A transition orders shares anew under a higher fencing number; whoever acts on an older record is refused by the
+written. A transition orders shares again under a higher fencing number; a process that acts on an older record is refused by the
 gateways. What is asked for twice, or is so already, gives the record that was given.
 """
 

@@ -134,7 +134,7 @@ def test_whoever_starts_again_brings_back_no_share(kept: Kept, share: int) -> No
     assert again.tripped
 
 
-def test_a_renewal_that_comes_too_late_brings_no_share_back() -> None:
+def test_a_renewal_that_comes_too_late_restores_no_share() -> None:
     assert allowed(accept(KEPT, ORDER, 300.0, "boot-1")) == 0
 
 
