@@ -50,7 +50,7 @@ class Haproxy:
         if command.startswith("show servers state"):
             return self.states()
         if command == "show stat":
-            rows = [f"inference,{name},0,,{s['scur']},,,," for name, s in self.servers.items()]
+            rows = [f"model:tiny,{name},0,,{s['scur']},,,," for name, s in self.servers.items()]
             for server in self.servers.values():
                 if server["admin"] & 0x08 and not self.stuck:
                     server["scur"] = max(0, server["scur"] - 1)
@@ -70,7 +70,7 @@ class Haproxy:
                 for server in self.servers.values():
                     server["op"] = 2
         rows = [
-            f"5 inference {number} {name} 10.0.30.{number} {s['op']} {s['admin']} {s['weight']} "
+            f"5 model:tiny {number} {name} 10.0.30.{number} {s['op']} {s['admin']} {s['weight']} "
             f"100 9 6 3 4 6 0 0 0 - {s['port']} - 1"
             for number, (name, s) in enumerate(self.servers.items(), 1)
         ]

@@ -127,7 +127,7 @@ def test_a_lease_that_ran_out_takes_the_share_away_until_none_was_ordered() -> N
 
 @pytest.mark.parametrize("share", [50, 250, 500])
 @pytest.mark.parametrize("kept", [trip(KEPT, "failures"), replace(KEPT, heard=0.0)])
-def test_whoever_starts_again_brings_back_no_share(kept: Kept, share: int) -> None:
+def test_a_release_host_that_starts_again_restores_no_share(kept: Kept, share: int) -> None:
     """Kind: a release host that takes over knows nothing of what the gateway found."""
     again = accept(kept, replace(ORDER, fencing=8, share=share), 150.0, "boot-1")
     assert allowed(again) == 0
