@@ -10,7 +10,7 @@ short_description: Models and their servers as a gateway routes to them
 version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
-  - Brings the releases of a site together by model, each with the names that it has and the servers of its stable release and of its
+  - Groups the releases of a site by model, each with the names that it has and the servers of its stable release and of its
     canary. The order is that of the releases.
 options:
   _input:

@@ -94,9 +94,7 @@ def requests_of(control: str, names: Sequence[str]) -> int:
     """Requests that the servers have now, waiting ones included."""
     rows = csv.DictReader(ask(control, "show stat").removeprefix("# ").splitlines())
     return sum(
-        int(row["scur"] or 0) + int(row["qcur"] or 0)
-        for row in rows
-        if row["svname"] in names
+        int(row["scur"] or 0) + int(row["qcur"] or 0) for row in rows if row["svname"] in names
     )
 
 

@@ -120,9 +120,7 @@ def set_share(control: str, path: str, model: str, thousandths: int) -> None:
             _lower(control, path, model, thousandths, known)
 
 
-def _raise(
-    control: str, path: str, model: str, thousandths: int, known: Mapping[str, int]
-) -> None:
+def _raise(control: str, path: str, model: str, thousandths: int, known: Mapping[str, int]) -> None:
     if not has_canary(control, model):
         raise ShareError(f"{control} has no canary for the model {model}: apply the role gateway")
     try:
@@ -135,9 +133,7 @@ def _raise(
         raise
 
 
-def _lower(
-    control: str, path: str, model: str, thousandths: int, known: Mapping[str, int]
-) -> None:
+def _lower(control: str, path: str, model: str, thousandths: int, known: Mapping[str, int]) -> None:
     try:
         _write(path, model, thousandths)
     finally:
@@ -160,7 +156,9 @@ def main() -> int:
     try:
         if given.action == "set":
             set_share(given.socket, given.map, given.model, given.thousandths)
-        sys.stdout.write(json.dumps(shares_of(given.socket, given.map), sort_keys=True) + os.linesep)
+        sys.stdout.write(
+            json.dumps(shares_of(given.socket, given.map), sort_keys=True) + os.linesep
+        )
     except (ShareError, ServersError, HaproxyError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

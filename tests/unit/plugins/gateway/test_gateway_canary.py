@@ -72,6 +72,53 @@ def assert_is_share(answered: Counter[str], thousandths: int) -> None:
 
 
 def order(gateway: Gateway, name: str, state: str) -> None:
+    said = gateway.command(f"set server model:tiny/inference-1:{name} state {state}")
+    assert said.strip() == ""
+
+
+def stat(gateway: Gateway, name: str) -> dict[str, str]:
+    text = gateway.command("show stat").removeprefix("# ")
+    rows = csv.DictReader(text.splitlines())
+    wanted = {"pxname": "model:tiny", "svname": f"inference-1:{name}"}
+    return next(row for row in rows if wanted.items() <= row.items())
+
+
+def next_generation(gateway: Gateway, *options: str) -> None:
+    first = gateway.process
+    gateway.start(*options)
+    until(lambda: f"Pid: {gateway.process.pid}\n" in gateway.command("show info"))
+    first.send_signal(signal.SIGUSR1)
+    first.wait()
+
+
+@MODELS
+def test_a_canary_gets_its_share_however_many_requests_are_under_way(gateway: Gateway) -> None:
+    for thousandths in (50, 250, 500):
+        set_share(gateway, thousandths)
+        for clients in (1, 4, 32):
+            assert_is_share(load(gateway, 320, clients), thousandths)
+
+
+@MODELS
+def test_without_a_share_it_gets_nothing(gateway: Gateway) -> None:
+    set_share(gateway, 500)
+    set_share(gateway, 0)
+    assert of(load(gateway, 2000, 32), CANARY) == 0
+
+
+@MODELS
+@pytest.mark.parametrize("state", ["drain", "maint", "down", "refusing", "draining"])
+def test_a_canary_that_is_away_costs_no_client_an_error(gateway: Gateway, state: str) -> None:
+    """The other one takes its part, and the stable workers that of both."""
+    set_share(gateway, 500)
+
+    def away(place: int, name: str) -> None:
+        if state in ("drain", "maint"):
+            order(gateway, name, state)
+        elif state == "down":
+            gateway.workers[place].ready = False
+            until(lambda: stat(gateway, name)["status"].startswith("DOWN"))
+        elif state == "refusing":
             gateway.command(f"set server model:tiny/inference-1:{name} addr 127.0.0.1 port 1")
             gateway.command(f"disable health model:tiny/inference-1:{name}")
         else:

@@ -52,9 +52,7 @@ def order(gateway: Gateway, server: str, state: str) -> None:
         *(("tiny\n", STABLE), ("cod", STABLE), ("", STABLE), (None, STABLE), (7, STABLE)),
     ],
 )
-def test_the_name_decides_wherever_it_stands(
-    gateway: Gateway, name: Any, wanted: set[str]
-) -> None:
+def test_the_name_decides_wherever_it_stands(gateway: Gateway, name: Any, wanted: set[str]) -> None:
     for messages in ("", MEBIBYTE):
         sent = body(name, messages)
         assert worker(gateway.ask(body=sent)) in wanted
@@ -76,7 +74,7 @@ def test_the_largest_body_is_read_for_its_name_and_a_larger_one_refused(gateway:
 
 @SIDE_BY_SIDE
 def test_what_the_name_is_inside_of_the_body_is_not_what_it_is(gateway: Gateway) -> None:
-    """Only the key of the outermost object counts, and what clients say of the gateway's own headers does not."""
+    """Only the key of the outermost object counts, and no header that a client sends."""
     inner = {"model": "other", "text": '"model":"other"'}
     assert worker(gateway.ask(body=body("code", tools=[inner], metadata=inner))) in CODE
     assert worker(gateway.ask(body=body("code", MEBIBYTE, metadata=inner))) in CODE
@@ -103,11 +101,16 @@ def test_another_model_answers_for_one_without_a_ready_worker_where_it_is_the_fa
     order(gateway, "model:code/inference-1:d", "drain")
     order(gateway, "model:other/inference-1:e", "drain")
     for messages in ("", MEBIBYTE):
-        assert worker(gateway.ask(body=body("code", messages))) in STABLE
+        answering = worker(gateway.ask(body=body("code", messages)))
+        assert answering in STABLE
+        # which the worker is told, since the name is not its own
+        told = gateway.workers["ab".index(answering)].heads[-1].lower()
+        assert b"\r\nx-deepseek-fallback: tiny\r\n" in told + b"\r\n"
         reply = gateway.ask(body=body("other", messages))
         assert (reply.status, reply.error_code) == (503, "no_worker_ready")
     order(gateway, "model:code/inference-1:d", "ready")
     assert worker(gateway.ask(body=body("code"))) in CODE
+    assert b"x-deepseek-fallback" not in gateway.workers[3].heads[-1].lower()
 
 
 @SIDE_BY_SIDE
