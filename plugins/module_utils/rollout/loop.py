@@ -19,7 +19,7 @@ from .gateways import teller
 from .record import RecordError
 from .record_file import StaleError
 from .service_manager import notify
-from .settings import ReleaseHost, SettingsError, read_release_host
+from .settings import EX_CONFIG, ReleaseHost, SettingsError, read_release_host
 from .stages import Stages
 from .steering import Steering
 from .windows import Windows
@@ -81,6 +81,9 @@ def main() -> int:
     try:
         settings = read_release_host(given.settings)
         run(steering_of(settings, say), settings.interval_seconds)
-    except (SettingsError, *_WRONG) as error:
+    except SettingsError as error:
+        say(str(error))
+        return EX_CONFIG
+    except _WRONG as error:
         say(str(error))
     return 1

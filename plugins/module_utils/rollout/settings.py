@@ -18,6 +18,10 @@ from .steering import Policy
 RELEASE_HOST_FILE = "/etc/deepseek/rollout/release.json"
 
 
+# sysexits.h: a start changes nothing about it.
+EX_CONFIG = 78
+
+
 class SettingsError(Exception):
     """The settings cannot be used."""
 
@@ -60,7 +64,7 @@ class Gateway:
 
 
 def read_release_host(path: str) -> ReleaseHost:
-    """Read the settings of a release host. Raises SettingsError, OSError."""
+    """Read the settings of a release host. Raises SettingsError."""
     document = _read(path)
     try:
         return ReleaseHost(
@@ -82,7 +86,7 @@ def read_release_host(path: str) -> ReleaseHost:
 
 
 def read_gateway(path: str) -> Gateway:
-    """Read the settings of a gateway. Raises SettingsError, OSError."""
+    """Read the settings of a gateway. Raises SettingsError."""
     document = _read(path)
     try:
         return Gateway(
@@ -100,11 +104,13 @@ def read_gateway(path: str) -> Gateway:
 
 
 def _read(path: str) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as stream:
-        try:
+    try:
+        with open(path, encoding="utf-8") as stream:
             document = json.load(stream)
-        except ValueError as error:
-            raise SettingsError(f"{path} is no JSON: {error}") from error
+    except OSError as error:
+        raise SettingsError(str(error)) from error
+    except ValueError as error:
+        raise SettingsError(f"{path} is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise SettingsError(f"{path} is no JSON object")
     return document

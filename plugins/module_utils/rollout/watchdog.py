@@ -44,7 +44,7 @@ from .lease import (
 from .measures import MeasureError, Reading, Window, gateway_counts, read_stat
 from .order_socket import listen
 from .service_manager import notify
-from .settings import Gateway, Servers, SettingsError, read_gateway
+from .settings import EX_CONFIG, Gateway, Servers, SettingsError, read_gateway
 from .windows import Windows
 
 _DOWN = ("DOWN", "MAINT", "NOLB")
@@ -243,7 +243,10 @@ def main() -> int:
         settings = read_gateway(given.settings)
         watchdog = watchdog_of(settings)
         server = listen(settings.socket, watchdog.take)
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return EX_CONFIG
+    except OSError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     # A service that cannot take orders any more ends, and is started again.
