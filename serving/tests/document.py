@@ -10,15 +10,15 @@ REASONS: dict[str, str] = {
     "context_length_exceeded": "",
     "invalid_json_schema": "",
     "request_too_complex": "",
-    "unsupported_value": r"The vocabulary|template|answers are asked for|calls of this",
+    "unsupported_value": r"[Tt]he vocabulary|template|answers are asked for|calls of this",
     "invalid_value": (
         r"top_logprobs needs logprobs|prompt_logprobs and stream|min_tokens must not be more"
         r"|tool_choice (names|is required)|exclude each other|the prompt is empty"
         r"|the vocabulary has|text_1 has \d+ texts|has more values than|a message needs content"
         r"|not learned|dimensions|none that this service has sent|levels|values or \d+ characters"
         r"|of the triggers|held to one format|what the answer must look like"
-        # as a double, the largest seed is rounded up
-        r"|'seed': expected less than"
+        # as doubles, the integers past either end are the end itself
+        r"|'seed': expected (less than|at least)"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Helpers of the engine tests: builds for GPUs that are not there, and what a folder holds."""
+"""What tests of engines share: builds for GPUs that are not there, and what a directory holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_gpu() -> Gpus:
 
 @dataclass(frozen=True)
 class Place:
-    """A graph, and an engine made from it, in a folder of their own."""
+    """A graph, and an engine made from it, in a directory of their own."""
 
     folder: Path
     wish: Wish
@@ -63,7 +63,10 @@ class Place:
 
     @classmethod
     def make(cls, folder: Path, graph: Path, wish: Wish) -> Place:
+        """With a graph that was written a while ago: a young file's hash is not remembered."""
         shutil.copytree(graph, folder / "graph")
+        for path in (folder / "graph").iterdir():
+            settle(path)
         place = cls(folder, wish)
         place.build()
         return place
@@ -87,7 +90,7 @@ def run_build(graph: Path, dest: Path, wish: Wish, *more: str) -> dict[str, Any]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Time stamp and bytes of everything in a folder, hidden files included."""
+    """Time stamp and bytes of everything in a directory, hidden files included."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,
@@ -117,6 +120,11 @@ def digest(path: Path) -> str:
 def settled(path: Path, data: bytes, age: float = 10) -> Path:
     """A file that was last written `age` seconds ago."""
     path.write_bytes(data)
+    settle(path, age)
+    return path
+
+
+def settle(path: Path, age: float = 10) -> None:
+    """Say that a file was last written `age` seconds ago."""
     then = time.time() - age
     os.utime(path, (then, then))
-    return path

@@ -61,13 +61,10 @@ def test_the_largest_bodies_stay_below_its_memory(host: Any, peer: Gateway) -> N
     )
     host.check_output(ask, PROGRAM, ADDRESSES[name_of(host)]["service"])
     unit = host.service(DETOUR).systemd_properties
-    current, peak = host.check_output(
-        "cat /sys/fs/cgroup%s/memory.current; cat /sys/fs/cgroup%s/memory.peak || echo 0",
-        unit["ControlGroup"],
-        unit["ControlGroup"],
-    ).split()
-    print("memory of the detour:", current, peak)
-    assert int(current) < 1 << 30
+    (worker,) = host.check_output("pgrep --parent %s", unit["MainPID"]).split()
+    # the most that it has had, in KiB; hosts in containers may have no figures of the unit
+    most = int(host.check_output("grep VmHWM /proc/%s/status", worker).split()[1])
+    assert most < 512 * 1024
     assert unit["NRestarts"] == "0"
 
 

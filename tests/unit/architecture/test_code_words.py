@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ PLACES = (
     *("changelogs/fragments", "inventories", "molecule", "playbooks", "plugins", "roles"),
     *("serving/src/deepseek_serving", "tests"),
 )
+# of these what is said in prose, and the names of tests
+PROSE = ("benchmarks", "serving/tests", "serving/training")
 KINDS = {".cfg", ".j2", ".py", ".sh", ".toml", ".yml", ""}
 # these have the words to say that they are not used
 ABOUT_WORDS = {
@@ -53,6 +56,26 @@ def files(place: str) -> Iterator[Path]:
 @pytest.mark.parametrize("place", PLACES)
 def test_code_uses_the_words_of_the_glossary(place: str) -> None:
     found = {str(path): lines for path in files(place) if (lines := wrong(path.read_text()))}
+    assert found == {}
+
+
+def prose(path: Path) -> Iterator[str]:
+    """Comments, documentation, and the names of tests as words."""
+    with tokenize.open(path) as text:
+        for token in tokenize.generate_tokens(text.readline):
+            if token.type == tokenize.COMMENT or token.string.startswith('"""'):
+                yield token.string
+            elif token.type == tokenize.NAME and token.string.startswith("test_"):
+                yield token.string.replace("_", " ")
+
+
+@pytest.mark.parametrize("place", PROSE)
+def test_prose_of_programs_uses_them_too(place: str) -> None:
+    found = {
+        str(path): lines
+        for path in files(place)
+        if path.suffix == ".py" and (lines := wrong("\n".join(prose(path))))
+    }
     assert found == {}
 
 

@@ -343,7 +343,7 @@ async def forward(
     answer: Answer,
 ) -> Response:
     """What `answer` makes of the upstream's answer, unless the client leaves before."""
-    check_model(upstream, asked.model)
+    check_model(upstream, asked.model, who)
     proxied = ProxiedRequest(upstream, asked, who, request.scope["state"][STATE])
     answering = asyncio.ensure_future(answer(proxied, asked))
     gone = asyncio.ensure_future(disconnected(request))

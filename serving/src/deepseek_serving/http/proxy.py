@@ -31,6 +31,7 @@ from deepseek_serving.http.validation import (
     ResponseAsked,
     UpstreamRequest,
 )
+from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import KeyRing
 
 FORWARDED_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -120,8 +121,11 @@ ANSWERS: Mapping[str, Callable[[FastAPI, Upstream], Endpoints]] = {
 
 
 def create_forwarding_app(
-    upstream: Upstream, keys: KeyRing | None = None, encoders: Encoders | None = None
+    upstream: Upstream,
+    keys: KeyRing | None = None,
+    encoders: Encoders | None = None,
+    catalogue: Catalogue | None = None,
 ) -> ASGIApp:
     """The application in front of an engine that is another server."""
     add = ANSWERS[upstream.settings.task]
-    return assemble(upstream, lambda app, _off_loop: add(app, upstream), keys, encoders)
+    return assemble(upstream, lambda app, _off_loop: add(app, upstream), keys, encoders, catalogue)

@@ -135,9 +135,9 @@ def passed_on(path: str, sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rendered(path: str, own: Mapping[str, Any], sent: Mapping[str, Any]) -> list[object]:
-    """What becomes text of a prompt."""
+    """What is read as tokens."""
     extras = _extras_of(path, sent)
-    names = ("documents", "chat_template_kwargs")
+    names = ("documents", "chat_template_kwargs", "bad_words")
     return [own.get(name) for name in ("messages", "tools", "prompt")] + [
         extras.get(name) for name in names
     ]

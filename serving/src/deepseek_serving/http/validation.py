@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
@@ -100,7 +101,7 @@ def _parsed(data: bytes, most_values: int) -> object:
     if found.values > most_values:
         raise _too_complex(f"{most_values} values")
     try:
-        text = _narrow(data.decode("utf-8-sig"))
+        text = _narrow(data.removeprefix(BOM_UTF8).decode("utf-8"))
         value: object = _decode(text)
         if b"\\u" in data:
             # half a surrogate pair, which JSON may carry and UTF-8 may not
@@ -322,6 +323,7 @@ class ReadForwarded:
         """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
         numbered = {
             "logit_bias": asked.options().logit_bias,
+            "stop_token_ids": asked.options().stop_tokens,
             "allowed_token_ids": sent.get("allowed_token_ids") or (),
         }
         for name, given in numbered.items():
@@ -342,7 +344,7 @@ def _refuse_texts(
     numbers = [prompt for prompt in prompts if not isinstance(prompt, str)]
     wrong = next(filter(None, map(tokens.wrong_number, numbers)), None)
     if not wrong and tokens.beyond:
-        wrong = tokens.wrong_text(json.dumps(texts, ensure_ascii=False))
+        wrong = tokens.wrong_json(json.dumps(texts, ensure_ascii=False))
     if wrong:
         raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
 

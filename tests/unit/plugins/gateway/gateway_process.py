@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import os
 import re
@@ -15,8 +14,9 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from gateway_pki import make_pki
@@ -72,15 +72,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def release(model: str, workers: str, **said: Any) -> dict[str, Any]:
+def release(model: str, workers: Iterable[str], **said: Any) -> dict[str, Any]:
     """As the filter onprem.deepseek.releases has it, as far as gateways look at it."""
     names = [f"inference-1:{worker}" for worker in workers]
     known = {"is_canary": False, "aliases": [], "fallback": ""}
     return {"model": model, "workers": names, **known, **said}
 
 
-# Those of most variants, and those of the variants with several models.
-ALONE = [release("tiny", "ab")]
+# Those of the variants with several models; the others have one, on two workers at most.
 SIDE_BY_SIDE = [
     release("tiny", "ab", aliases=["tiny-latest", "org/tiny"]),
     release("tiny", "cf", is_canary=True),
@@ -178,9 +177,21 @@ class Gateway:
 
     def start(self, *options: str) -> None:
         if self.detour is None and (self.directory / "detour.cfg").exists():
-            self.detour = self._run("detour.cfg")
+            self.start_detour()
         self.process = self._run("haproxy.cfg", *options)
         until(self.listens)
+
+    def start_detour(self) -> None:
+        self.detour = self._run("detour.cfg")
+        until(self._detour_listens)
+
+    def _detour_listens(self) -> bool:
+        """On both sockets; those of an earlier process may be left behind, and refuse."""
+        for name in ("detour.sock", "refusals.sock"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                if connection.connect_ex(str(self.directory / name)):
+                    return False
+        return True
 
     def _run(self, configuration: str, *options: str) -> subprocess.Popen[bytes]:
         assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
@@ -263,7 +274,20 @@ def free_port() -> int:
         return port
 
 
-def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
+class Named(Protocol):
+    """What the gateway is told of a worker."""
+
+    name: str
+    port: int
+
+
+def render(
+    directory: Path,
+    pki: Path,
+    workers: Sequence[Named],
+    variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
+    service: str = SERVICE,
+) -> dict[str, int]:
     """The role's configuration for each variant, below the directory; their ports."""
     role = directory / "roles/rendered"
     (role / "tasks").mkdir(parents=True)
@@ -284,9 +308,10 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
     )
     assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
     version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
-    ports = {name: free_port() for name in VARIANTS}
+    ports = {name: free_port() for name in variants}
+    alone = release("tiny", [worker.name for worker in workers[:2]])
     tasks = []
-    for name, chosen in VARIANTS.items():
+    for name, chosen in variants.items():
         own = directory / name
         own.mkdir()
         (own / "shares.map").touch()
@@ -299,9 +324,7 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
             "gateway_listen_address": "127.0.0.1",
             "gateway_metrics_address": "127.0.0.1",
             "gateway_threads": 2,
-            "gateway_releases": SIDE_BY_SIDE if name in WITH_MODELS else ALONE,
-            # sockets belong to a group of whoever runs the tests
-            "gateway_user": grp.getgrgid(os.getgid()).gr_name,
+            "gateway_releases": SIDE_BY_SIDE if name in WITH_MODELS else [alone],
             "__gateway_detour_dir": str(own),
             "__gateway_state_dir": str(own),
             # without facts of this machine, and as if HAProxy came from its Debian
@@ -319,7 +342,7 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
     }
     site = {
         **yaml.safe_load((ROOT / "inventories/lab/group_vars/all/site.yml").read_text()),
-        "deepseek_service_name": SERVICE,
+        "deepseek_service_name": service,
         "ansible_connection": "local",
         "ansible_become": False,
         "ansible_python_interpreter": sys.executable,

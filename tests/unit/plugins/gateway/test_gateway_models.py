@@ -161,8 +161,7 @@ def test_without_the_detour_a_request_is_refused_and_all_others_are_served(
     # HAProxy 2.6 closes under the rest of the body, and its answer may be lost
     assert gateway.ask(body=body("code", MEBIBYTE)).status in (0, 503)
     assert worker(gateway.ask(body=body("code"))) in CODE
-    gateway.detour = None
-    gateway.start("-x", str(gateway.directory / "admin.sock"))
+    gateway.start_detour()
     until(lambda: gateway.ask(body=body("code", MEBIBYTE)).status == 200)
 
 
