@@ -34,27 +34,44 @@ def main() -> int:
         settings = read_release_host(given.settings)
         failures: list[str] = []
         steering = steering_of(settings, failures.append)
+        models = [given.model] if given.model else record_file.models(settings.directory)
         if given.what == "status":
-            models = [given.model] if given.model else record_file.models(settings.directory)
             records = [record_file.read(settings.directory, model) for model in models]
             print_json({"records": [document_of(record) for record in records]})
             return 0
-        plan = plan_of(given, tuple(settings.gateways)) if given.what == "prepare" else None
-        before = record_file.read(settings.directory, given.model)
-        after = record_file.change(settings.directory, given.model, transition(given, plan))
-        after = wait(steering, after, given.wait)
+        done = [act(steering, given, model, tuple(settings.gateways)) for model in models]
     except (SettingsError, TransitionError, StaleError, RecordError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    print_json({"changed": before.fencing != after.fencing, "record": document_of(after)})
-    if after.settled and after.state is not State.ROLLING_BACK:
-        return 0
-    have = {name: share.read_back for name, share in after.gateways.items()}
-    sys.stderr.write(
-        f"{after.model} is {after.state.value}; after {given.wait:g} s the gateways say {have}, and {after.share} is wanted. "
-        f"{failures[-1] if failures else ''}\n"
+    changed = any(one for one, _record in done)
+    records = [record for _changed, record in done]
+    said = {"records": [document_of(record) for record in records]}
+    print_json({"changed": changed, **({"record": said["records"][0]} if given.model else said)})
+    undone = [unfinished(record, given.wait) for record in records if not is_finished(record)]
+    sys.stderr.write("".join(f"{words} {failures[-1] if failures else ''}\n" for words in undone))
+    return 1 if undone else 0
+
+
+def act(
+    steering: Steering, given: argparse.Namespace, model: str, gateways: tuple[str, ...]
+) -> tuple[bool, Record]:
+    """Change the record of a model, and wait until the gateways have followed; whether it was another before."""
+    plan = plan_of(given, gateways) if given.what == "prepare" else None
+    before = record_file.read(steering.directory, model)
+    after = record_file.change(steering.directory, model, transition(given, plan))
+    return before.fencing != after.fencing, wait(steering, after, given.wait)
+
+
+def is_finished(record: Record) -> bool:
+    return record.settled and record.state is not State.ROLLING_BACK
+
+
+def unfinished(record: Record, seconds: float) -> str:
+    have = {name: share.read_back for name, share in record.gateways.items()}
+    return (
+        f"{record.model} is {record.state.value}; after {seconds:g} s the gateways say {have}, "
+        f"and {record.share} is wanted."
     )
-    return 1
 
 
 def arguments() -> argparse.Namespace:
@@ -66,11 +83,11 @@ def arguments() -> argparse.Namespace:
         "start": "give the canary its first share",
         "promote": "begin to make the canary's release the stable one",
         "finish": "say that all hosts serve it",
-        "abort": "take the share away everywhere; with nothing under way, nothing",
+        "abort": "take the share away everywhere, from all canaries without a model; with nothing under way, nothing",
         "status": "print what is written down",
     }.items():
         one = what.add_parser(name, help=text)
-        one.add_argument("model", nargs="?" if name == "status" else None)
+        one.add_argument("model", nargs="?" if name in ("status", "abort") else None)
         one.add_argument("--by", default="", help="who asks")
         one.add_argument(
             "--wait", type=float, default=30.0, help="seconds until all gateways said so"

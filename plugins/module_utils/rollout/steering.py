@@ -91,9 +91,10 @@ class Steering:
 
     def _next(self, record: Record, said: Mapping[str, Reply], failed: str) -> Record:
         now = self.clock()
+        tripped = [f"{name}: {reply.tripped}" for name, reply in said.items() if reply.tripped]
+        tripped += _taken_away(record, said)
         for name, reply in said.items():
             record = machine.observe(record, name, reply.share)
-        tripped = [f"{name}: {reply.tripped}" for name, reply in said.items() if reply.tripped]
         if record.state is State.ROLLING_BACK:
             return machine.rolled_back(record, now)
         if record.state not in EXPOSED:
@@ -154,6 +155,16 @@ class Steering:
         if record.state is State.STEP and not machine.is_good(record):
             return settings
         return replace(settings, undecided=HOLD)
+
+
+def _taken_away(record: Record, said: Mapping[str, Reply]) -> list[str]:
+    """Gateways that had the share and have less now, without having found anything: somebody took it away there, and means it."""
+    had = {name: share for name, share in record.gateways.items() if share.read_back == share.wanted}
+    return [
+        f"{name}: {reply.share} thousandths are left of {had[name].wanted}: they were taken away there"
+        for name, reply in said.items()
+        if name in had and reply.share < had[name].wanted and not reply.tripped
+    ]
 
 
 def written_decision(decision: Judgement, record: Record, now: float) -> Decision:

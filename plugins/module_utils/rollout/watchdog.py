@@ -81,6 +81,8 @@ class Watchdog:
         self._means = means
         self._windows = windows
         self._lock = threading.Lock()
+        # The last order of each model that HAProxy has taken: a renewal of it gives nothing back that somebody took away here.
+        self._taken: dict[str, int] = {}
 
     def take(self, body: bytes) -> dict[str, Any]:
         """Carry out an order; what HAProxy says then, and its counters. Raises OrderError."""
@@ -90,7 +92,9 @@ class Watchdog:
             # first what may be believed after a crash, then what is done
             self._keep(kept)
             try:
-                share = self._enforce(kept.order.model, allowed(kept), raise_it=True)
+                is_new = self._taken.get(order.model) != order.fencing
+                share = self._enforce(order.model, allowed(kept), raise_it=is_new)
+                self._taken[order.model] = order.fencing
                 stat, process = self._means.show_stat(), self._means.process()
                 reading = read_stat(stat, process)
             except _WRONG as error:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,10 @@ class Worker(ThreadingHTTPServer):
         self.taken = 0
         self.port = self.server_address[1]
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def end(self) -> None:
+        self.shutdown()
+        self.server_close()
 
 
 class GatewayHost:
@@ -292,10 +297,10 @@ class RolloutSite:
         for gateway in self.gateways.values():
             for name in list(gateway.processes):
                 gateway.stop(name)
-        for pair in self.workers.values():
-            for worker in pair:
-                worker.shutdown()
-                worker.server_close()
+        workers = [worker for pair in self.workers.values() for worker in pair]
+        # each looks twice a second whether it is to end
+        with ThreadPoolExecutor(len(workers)) as pool:
+            list(pool.map(Worker.end, workers))
 
     def tell(self, *arguments: str, status: int = 0) -> dict[str, Any]:
         """What the command prints, as JSON; with another status its words."""
