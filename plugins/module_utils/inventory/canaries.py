@@ -33,9 +33,7 @@ def canary_of(releases: Sequence[Mapping[str, Any]], model: str = "") -> dict[st
         models = ", ".join(str(one["model"]) for one in canaries)
         raise ValueError(f"there are canaries of {models}: name one with -e canary_model=MODEL")
     canary = canaries[0]
-    stable = [
-        one for one in releases if one["model"] == canary["model"] and not one["is_canary"]
-    ]
+    stable = [one for one in releases if one["model"] == canary["model"] and not one["is_canary"]]
     if len(stable) != 1:
         raise ValueError(f"{LIST} has no entry without a share beside {canary['label']}")
     return {**canary, "stable": stable[0]}

@@ -159,7 +159,9 @@ class Steering:
 
 def _taken_away(record: Record, said: Mapping[str, Reply]) -> list[str]:
     """Gateways that had the share and have less now, without having found anything: somebody took it away there, and means it."""
-    had = {name: share for name, share in record.gateways.items() if share.read_back == share.wanted}
+    had = {
+        name: share for name, share in record.gateways.items() if share.read_back == share.wanted
+    }
     return [
         f"{name}: {reply.share} thousandths are left of {had[name].wanted}: they were taken away there"
         for name, reply in said.items()

@@ -206,8 +206,8 @@ class Watchdog:
         write_file(str(self._path(kept.order.model)), to_json(kept))
 
 
-def watchdog_of(settings: Gateway) -> Watchdog:
-    """Return what guards the canaries of this gateway."""
+def watchdog_of(settings: Gateway, boot: str) -> Watchdog:
+    """Return what guards the canaries of this gateway, in the boot of this name."""
     return Watchdog(
         Path(settings.directory),
         settings.servers,
@@ -221,7 +221,7 @@ def watchdog_of(settings: Gateway) -> Watchdog:
             show_stat=lambda: ask(settings.control, "show stat"),
             process=lambda: process_id(settings.control),
             clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-            boot=_BOOT.read_text(encoding="ascii").strip(),
+            boot=boot,
         ),
     )
 
@@ -242,10 +242,14 @@ def main() -> int:
     """Guard until told to stop."""
     parser = argparse.ArgumentParser(description="Guard the canaries of this gateway.")
     parser.add_argument("settings", help="JSON file that role release_rollout writes")
+    parser.add_argument(
+        "--boot", default="", help="name of this boot; without it the kernel is asked"
+    )
     given = parser.parse_args()
     try:
         settings = read_gateway(given.settings)
-        watchdog = watchdog_of(settings)
+        boot = given.boot or _BOOT.read_text(encoding="ascii").strip()
+        watchdog = watchdog_of(settings, boot)
         server = listen(settings.socket, watchdog.take)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")

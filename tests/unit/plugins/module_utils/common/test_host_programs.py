@@ -298,3 +298,9 @@ def test_closure_that_no_host_can_have(tmp_path: Path, text: str, problem: str) 
 
 def test_files_of_the_collection_are_found_where_the_action_is() -> None:
     assert (MODULE_UTILS / "common" / "import_closure.py").is_file()
+
+
+def test_a_role_may_ask_for_every_program() -> None:
+    specs = yaml.safe_load((ROOT / "roles/host_tools/meta/argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"]
+    assert options["host_tools_programs"]["choices"] == list(CATALOG)

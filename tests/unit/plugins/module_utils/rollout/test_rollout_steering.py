@@ -54,6 +54,7 @@ class Site:
         self.orders: list[tuple[str, Order]] = []
         self.silent: set[str] = set()
         self.tripped: dict[str, str] = {}
+        self.left: dict[str, int] = {}
         self.down: tuple[str, ...] = ()
         self.counters = {("model:chat", "new"): Counters(), ("model:chat", "old"): Counters()}
         stages = Stages(SERVERS, Windows(30.0), lambda: self.now, lambda: self.now)
@@ -72,7 +73,8 @@ class Site:
         self.orders.append((name, order))
         tripped = self.tripped.get(name, "")
         reading = Reading(7, dict(self.counters))
-        return Reply(0 if tripped else order.share, tripped, reading, self.down)
+        share = min(order.share, self.left.get(name, order.share))
+        return Reply(0 if tripped else share, tripped, reading, self.down)
 
     def requests(self, server: str, good: int, bad: int = 0) -> None:
         """As each of the two gateways counts them."""
@@ -166,6 +168,16 @@ def test_what_one_gateway_found_bad_is_taken_from_all(site: Site) -> None:
     assert (rolling.state, rolling.reason) == (State.ROLLING_BACK, "gateway-2: failures")
     assert site.turn().state is State.ROLLED_BACK
     assert {order.share for _name, order in site.orders[-2:]} == {0}
+
+
+def test_what_somebody_took_away_at_one_gateway_is_taken_from_all(site: Site) -> None:
+    site.turn()
+    site.left["gateway-2"] = 0
+    rolling = site.turn()
+    assert (rolling.state, rolling.reason) == (
+        State.ROLLING_BACK,
+        "gateway-2: 0 thousandths are left of 50: they were taken away there",
+    )
 
 
 def test_a_share_that_is_not_everywhere_in_time_is_taken_back(site: Site) -> None:

@@ -135,6 +135,13 @@ def test_an_order_that_haproxy_does_not_take_is_an_error_and_is_kept(host: Host)
     assert host.order(3, 250)["share"] == 250
 
 
+def test_a_renewal_gives_nothing_back_that_was_taken_away_here(host: Host) -> None:
+    host.order(3, 250)
+    host.set_share("chat", 0)
+    assert host.order(3, 250)["share"] == 0
+    assert host.order(4, 250)["share"] == 250
+
+
 def test_an_order_on_disk_that_cannot_be_read_gives_no_share(host: Host) -> None:
     host.order(3, 250)
     (host.directory / "chat.json").unlink()
