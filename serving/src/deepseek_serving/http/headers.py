@@ -20,6 +20,8 @@ CLIENT_LENGTH = 128
 BODY_LIMIT = "x-deepseek-body-limit"
 # and which model answers, where it is another than the one that was asked for
 FALLBACK = "x-deepseek-fallback"
+# and the models, separated by commas, that do not exist for the client
+HIDDEN = "x-deepseek-hidden"
 # our own name for a request, and the client's
 REQUEST_ID = "x-request-id"
 CLIENT_REQUEST_ID = "x-client-request-id"
@@ -39,6 +41,7 @@ ONCE = frozenset(
         CLIENT,
         BODY_LIMIT,
         FALLBACK,
+        HIDDEN,
         CLIENT_REQUEST_ID,
         "x-forwarded-for",
         "x-forwarded-host",
