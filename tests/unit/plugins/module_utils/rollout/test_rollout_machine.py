@@ -326,7 +326,7 @@ def test_another_canary_beside_one_is_refused() -> None:
 
 
 def test_a_canary_that_was_good_at_its_last_share_goes_on_with_other_steps() -> None:
-    """As from stage to stage: without a share until it starts again, and judged anew."""
+    """As from stage to stage: without a share until it starts again, and judged again."""
     more = replace(PLAN, steps=(10, *PLAN.steps))
     with pytest.raises(TransitionError, match="promote or roll back that one first"):
         machine.prepare(LAST, more, 13.0)
