@@ -144,7 +144,7 @@ def test_a_canary_begins_waits_for_its_judgement_and_is_taken_back(controller: C
     assert status == 2
     assert "version: 1.0.0 workers: - in-1:a - in-1:b" in said
     assert set(re.findall(r" changed=(\d+)", said)) == {"0"}
-    assert "Set canary_retry: true to try it again" in said
+    assert "deepseek_releases has no canary: add an entry" in said
 
 
 def test_a_share_goes_without_the_release_host_and_stays_away(controller: Controller) -> None:
