@@ -39,7 +39,8 @@ class Host(site_variables.Host):
 
     ``asked`` is whether the inventory says how to reach it. ``facts`` is None when the host was not asked, or did not answer; ``error`` says
     why, and ``broken`` what ended its examination. ``info`` is the result of module host_info, and ``info_error`` why there is none.
-    ``needed`` is the number of bytes that the release will take. ``checkpoint`` and ``zones`` are what others found, ``checkpoint_unread``
+    ``needed`` is the number of bytes that the release will take. ``checkpoint``, ``zones`` and
+    ``rollouts`` (None without a record) are what others found, ``checkpoint_unread``
     whether the serving package, which is not there yet, has still to load the checkpoint's tokenizer and template, ``refusals`` what the
     roles would refuse (``role``, ``task`` and what it ``says``, with the ``findings`` of action require), and ``role_problems`` what is
     wrong with the roles' variables (``name``, ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not
@@ -58,6 +59,7 @@ class Host(site_variables.Host):
     refusals: Sequence[Mapping[str, Any]] = ()
     role_problems: Sequence[Mapping[str, str]] = ()
     zones: Sequence[str] = ()
+    rollouts: Sequence[Mapping[str, str]] | None = None
     gpus: Sequence[Mapping[str, Any]] | None = None
     custody: Mapping[str, Any] | None = None
     listen: Mapping[str, str] = field(default_factory=dict)
