@@ -159,7 +159,7 @@ def test_one_broken_host_hides_nothing_of_the_others(tmp_path: Path) -> None:
     )
     wheels = by_start["good serving_environment: serving_environment_wheels_dir: "]
     assert "holds no fetched wheels" in wheels
-    assert "| Run playbooks/bundle_fetch.yml" in wheels
+    assert "| Run onprem.deepseek.bundle_fetch" in wheels
     assert not [row for row in rows if "One or more items failed" in row]
     # every row has a remedy, and the host that is well is judged
     assert not [row for row in rows if row.endswith("| ")]
