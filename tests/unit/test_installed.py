@@ -19,12 +19,15 @@ import yaml
 from installed import AS_ROOT, NOBODY, ROOT, Installed
 
 NAME = "onprem.deepseek"
-BOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
+# It is for machines that have collection awx.awx, too.
+FOR_AWX = "awx_configure"
+BOOKS = sorted({path.stem for path in (ROOT / "playbooks").glob("*.yml")} - {FOR_AWX})
 ZONES = ("management", "service", "inference", "storage")
 # What a user has no use for is not there; what is, is for users or read by playbooks.
 TOP = {
     *("CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
-    *("changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "roles", "serving"),
+    *("awx", "changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "roles"),
+    *("execution-environment.yml", "serving"),
 }
 SERVING = {"README.md", "pyproject.toml", "src"}
 LOCK = re.compile(r"requirements-(build|((cuda|tensorrt-rtx)-)?py3\.\d+)\.txt")
