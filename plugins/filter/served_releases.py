@@ -52,7 +52,7 @@ def served_releases(content: str, label: str) -> list[str]:
         return with_release(releases_of(content), label)
     except ValueError as error:
         raise AnsibleFilterError(
-            f"served.json: {error}. Correct or remove the file, then run playbooks/site.yml, which writes it."
+            f"served.json: {error}. Correct or remove the file, then run onprem.deepseek.site, which writes it."
         ) from error
 
 

@@ -175,8 +175,18 @@ class GatewayHost:
 
     def start_haproxy(self) -> None:
         assert HAPROXY
+        # that of a process that was killed
+        (self.directory / "admin.sock").unlink(missing_ok=True)
         self._start("haproxy", [HAPROXY, "-db", "-f", str(self.directory / "haproxy.cfg")])
-        until(lambda: answers(self.port) and answers(self.orders))
+        until(lambda: self.is_up() or self.ended("haproxy"))
+        assert not self.ended("haproxy"), (self.directory / "haproxy.log").read_text()
+
+    def is_up(self) -> bool:
+        """Whether HAProxy answers, which it does when it has all of its ports."""
+        try:
+            return bool(self.ask("show info"))
+        except OSError:
+            return False
 
     def start_watchdog(self) -> None:
         self._start(
@@ -378,8 +388,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
