@@ -180,3 +180,14 @@ def test_the_installed_collection_is_named_by_what_a_user_can_type() -> None:
         if re.search(r"\bplaybooks/\w+\.yml", line)
     ]
     assert wrong == []
+
+
+def test_nothing_is_kept_beside_the_playbooks() -> None:
+    """Kind: a default that is a directory of the collection, where a user may not write."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for directory in ("playbooks", "roles", "inventories")
+        for path in sorted((ROOT / directory).rglob("*.yml"))
+        if "playbook_dir" in path.read_text(encoding="utf-8")
+    ]
+    assert wrong == []
