@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import yaml
 from gateway_pki import make_pki
 from gateway_worker import Worker
+from played import passed
 from waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -357,24 +358,11 @@ def render(
     (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
     play = {"hosts": "gateway", "gather_facts": False, "tasks": tasks}
     (directory / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "hosts.yml")),
-            str(directory / "play.yml"),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_ROLES_PATH": str(directory / "roles"),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    passed(
+        directory / "play.yml",
+        inventory=directory / "hosts.yml",
+        ANSIBLE_ROLES_PATH=str(directory / "roles"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     return ports
 
 
