@@ -38,6 +38,7 @@ ON_HOSTS = {
 # What Ansible gathers on a host, as far as prechecks read it.
 FACTS = {
     "distribution": "Debian",
+    "distribution_version": "12.11",
     "distribution_major_version": "12",
     "architecture": "x86_64",
     "machine": "x86_64",

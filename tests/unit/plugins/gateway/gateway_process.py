@@ -329,7 +329,7 @@ def render(
             "__gateway_detour_dir": str(own),
             "__gateway_state_dir": str(own),
             # without facts of this machine, and as if HAProxy came from its Debian
-            "__gateway_debian": 13 if "version 3" in version else 12,
+            "__gateway_bookworm": "version 3" not in version,
             **chosen,
         }
         tasks.append({"ansible.builtin.include_role": {"name": "rendered"}, "vars": variables})
