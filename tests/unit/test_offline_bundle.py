@@ -63,16 +63,6 @@ def test_a_bundle_has_every_package_that_a_role_installs() -> None:
     assert wanted - there == set()
 
 
-def test_flavours_have_the_wheels_of_their_locks() -> None:
-    """Kind: a flavour with a lock of its own that no bundle can carry."""
-    specs = load(ROOT / "roles/offline_bundle/meta/argument_specs.yml")["argument_specs"]
-    choices = set(specs["create"]["options"]["offline_bundle_flavours"]["choices"])
-    variant = load(ROOT / "roles/serving_environment/vars/main.yml")[
-        "__serving_environment_variant"
-    ]
-    assert choices == {"none", *re.findall(r"'(\w+)': '-", variant)}
-
-
 def test_debian_releases_are_those_that_hosts_may_run() -> None:
     variables = load(ROOT / "roles/offline_bundle/vars/main.yml")
     platforms = load(ROOT / "roles/tls/meta/main.yml")["galaxy_info"]["platforms"]
