@@ -19,6 +19,7 @@ UTILS = ROOT / "plugins" / "module_utils"
 ARROWS: dict[str, set[str]] = {
     "artifacts": set(),
     "awx": {"inventory"},
+    "bundle": {"artifacts", "common"},
     "checkpoint": set(),
     "common": set(),
     "gateway": {"common", "pkcs11"},
