@@ -238,6 +238,7 @@ CHINESE = Language(
         "a measurement": "测量结果",
         "Run preflight again; if it stays so, look at both hosts": "再次执行上线前检查；如果仍然如此，检查两台主机",
         "{} {} -> {} port {} ({}): {}": "{0} {1} -> {2} 端口 {3}（{4}）：{5}",
+        "{} -> {} ({}): {}": "{0} -> {1}（{2}）：{3}",
         "an answer by {}": "{0} 的应答",
         "Let TCP and UDP port {} through from {} to {}, in the packet filters of both hosts and between them": (
             "在两台主机及其之间的包过滤中，放行从 {1} 到 {2} 的 TCP 和 UDP 端口 {0}"
@@ -258,6 +259,27 @@ CHINESE = Language(
         "not measured: the transfer gave no result": "未测量：传输没有结果",
         "Look at NIC speed, load and switch ports on the way": "检查沿途的网卡速率、负载和交换机端口",
         "{} Mb/s there, {} Mb/s back ({})": "去程 {0} Mb/s，回程 {1} Mb/s（{2}）",
+        # what a host finds out
+        "{} is a virtual NIC": "{0} 是虚拟网卡",
+        "{} has no link": "{0} 没有链路",
+        "{} does not say its speed": "{0} 不报告速率",
+        "{} is on no block device, and has no large file": "{0} 不在块设备上，也没有大文件",
+        "{} is no block device": "{0} 不是块设备",
+        "{} cannot be read past the cache: {}": "{0} 不能绕过缓存读取：{1}",
+        "{} cannot be read: {}": "{0} 无法读取：{1}",
+        "{} is too small to be measured: {} bytes": "{0} 太小，无法测量：{1} 字节",
+        "ip did not print a list": "ip 没有输出列表",
+        "not measured: {} s for {} pairs were over": "未测量：{1} 对连接的 {0} 秒已用完",
+        "none of {} datagrams was answered": "{0} 个数据报都没有应答",
+        "the answer cannot be sent whole": "应答无法完整发送",
+        "the count of the bytes is not from the host that was asked": "字节计数不是来自所询问的主机",
+        "the connection was closed": "连接被关闭",
+        "something else answers there": "那里应答的是其他程序",
+        "what answers there does not know the token of this run": "那里的应答者不知道本次执行的令牌",
+        "the connection was refused": "连接被拒绝",
+        "another process has this port": "端口被另一个进程占用",
+        "this host does not have the address": "本机没有该地址",
+        "no answer within {} s": "{0} 秒内没有应答",
         # keys
         "accepted: {}": "已接受：{0}",
         "{} (docs/explanation/tls.md), or add {} to deepseek_accepted_key_risks: {}": (
