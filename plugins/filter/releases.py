@@ -24,6 +24,11 @@ options:
     description: The variables of all hosts.
     type: dict
     required: true
+  judged:
+    description:
+      - Whether the list is judged. V(false) leaves out what makes no sense and never fails, for preflight, which reports it.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -44,10 +49,11 @@ _value:
   elements: dict
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleError, AnsibleFilterError
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import release_findings
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
@@ -55,15 +61,17 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
 )
 from ansible_collections.onprem.deepseek.plugins.plugin_utils.templates import plain
 
+WORKERS = "deepseek_workers"
 
-def releases(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:
+
+def releases(
+    hosts: Sequence[str], hostvars: Mapping[str, Any], judged: bool = True
+) -> list[dict[str, Any]]:
     """Return the releases of the site."""
     names = [str(host) for host in hosts]
-    told = {name: _said(hostvars[name]) for name in dict.fromkeys([*names, *hostvars])}
-    try:
-        found = inventory_releases.releases(names, told)
-    except ValueError as error:
-        raise AnsibleFilterError(f"releases: {error}") from error
+    if not judged:
+        return inventory_releases.usable(names, _said_by_all([*names, *hostvars], hostvars))
+    told = _said_by_one(names, hostvars)
     site = inventory_releases.site(told)
     problems = [
         *release_findings.list_problems(site),
@@ -71,15 +79,30 @@ def releases(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[dict[str
     ]
     if problems:
         raise AnsibleFilterError("; ".join(str(one).rstrip(".") for one in problems))
-    return found
+    try:
+        return inventory_releases.releases(names, told)
+    except ValueError as error:
+        raise AnsibleFilterError(f"releases: {error}") from error
 
 
-def _said(variables: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: plain(variables[name])
-        for name in (*inventory_releases.VARIABLES, "deepseek_workers")
-        if name in variables
+def _said_by_one(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the site says, which every host knows, and the workers of each host."""
+    first = next(iter([*hosts, *hostvars]), "")
+    told = {host: {WORKERS: plain(hostvars[host].get(WORKERS))} for host in hosts}
+    site = {
+        name: plain(hostvars[first].get(name)) for name in inventory_releases.VARIABLES if first
     }
+    return {**told, first: {**told.get(first, {}), **site}}
+
+
+def _said_by_all(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same of every host, since some may say nothing that can be read."""
+    told: dict[str, dict[str, Any]] = {host: {} for host in hosts}
+    for host, found in told.items():
+        for name in (*inventory_releases.VARIABLES, WORKERS):
+            with contextlib.suppress(AnsibleError):
+                found[name] = plain(hostvars[host].get(name))
+    return told
 
 
 class FilterModule:

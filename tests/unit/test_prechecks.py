@@ -53,7 +53,8 @@ def prechecks() -> dict[str, list[dict[str, Any]]]:
 
 def test_preflight_asks_every_role_that_can_refuse() -> None:
     variables = yaml.safe_load((ROLES / "preflight/vars/main.yml").read_text())
-    asked = set(re.findall(r"'([a-z_]+)'", variables["__preflight_roles"]))
+    names = variables["__preflight_roles"] + variables["__preflight_roles_of_releases"]
+    asked = set(re.findall(r"'([a-z_]+)'", names))
     collect = (ROLES / "preflight/tasks/collect.yml").read_text()
     asked |= set(re.findall(r"onprem\.deepseek\.(\w+)\n\s+tasks_from: precheck", collect))
     assert set(prechecks()) <= asked

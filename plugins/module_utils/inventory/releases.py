@@ -11,7 +11,7 @@ What is wrong with it is in :mod:`release_findings`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..checkpoint.precisions import EXPORTED
@@ -118,7 +118,25 @@ def releases(
             f"there is no release, or one without {', '.join(NEEDED)}: set {names}, or {LIST}"
         )
     known = {host: workers.names(variables[host].get("deepseek_workers")) for host in hosts}
-    return [asdict(_release(entry, known)) for entry in entries]
+    return [_as_mapping(_release(entry, known)) for entry in entries]
+
+
+def usable(
+    hosts: Iterable[str], variables: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Give the releases that can be made sense of, as :func:`releases` does; the others are reported, and hide nothing of these."""
+    known = {host: workers.names(variables[host].get("deepseek_workers")) for host in hosts}
+    return [
+        _as_mapping(_release(entry, known))
+        for entry in said(site(variables))
+        if all(isinstance(entry.get(key), str) and entry[key] for key in NEEDED)
+    ]
+
+
+def _as_mapping(release: Release) -> dict[str, Any]:
+    """As YAML and the arguments of roles have it, with lists for tuples."""
+    values = {field.name: getattr(release, field.name) for field in fields(release)}
+    return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
 
 
 def _release(entry: Mapping[str, Any], known: Mapping[str, list[str] | None]) -> Release:
@@ -169,16 +187,33 @@ def engines(host: str, variables: Mapping[str, Any]) -> list[str]:
 
 
 def with_releases(
-    listed: Iterable[Mapping[str, Any]], host: str, all_releases: Sequence[Mapping[str, Any]]
+    listed: Iterable[Mapping[str, Any]],
+    host: str,
+    all_releases: Sequence[Mapping[str, Any]],
+    instead: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Give the workers of a host, each with its ``release``; those that have none are left out.
 
-    *listed* is what :func:`workers.workers` gives, *all_releases* what :func:`releases` gives.
+    *listed* is what :func:`workers.workers` gives, *all_releases* what :func:`releases` gives. What *instead* has and is not empty replaces
+    what the site says of the releases.
     """
+    mine = of_host(host, all_releases, instead)
     found = []
     for worker in listed:
-        for one in all_releases:
-            if host in one["hosts"] or f"{host}:{worker['name']}" in one["workers"]:
-                found.append({**worker, "release": dict(one)})
-                break
+        place = f"{host}:{worker['name']}"
+        served = [one for one in mine if host in one["hosts"] or place in one["workers"]]
+        found += [{**worker, "release": one} for one in served[:1]]
     return found
+
+
+def of_host(
+    host: str, all_releases: Sequence[Mapping[str, Any]], instead: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Give the releases that the workers of a host serve, with what is given *instead* of what the site says of them."""
+    other = {name: value for name, value in (instead or {}).items() if value}
+    return [
+        {**one, **other}
+        for one in all_releases
+        if host in one["hosts"]
+        or any(worker.partition(":")[0] == host for worker in one["workers"])
+    ]

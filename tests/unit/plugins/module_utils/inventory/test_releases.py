@@ -20,6 +20,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.releases
     KEYS,
     SCALARS,
     engines,
+    of_host,
     releases,
     with_releases,
 )
@@ -72,17 +73,17 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
         "version": "1.0.0",
         "label": "r1/1.0.0",
         "checkpoint": "/srv/import/r1",
-        "precisions": (),
+        "precisions": [],
         "export": True,
         "source": "",
         "license": "",
         "precision": "fp32",
         "engine": "none",
-        "hosts": tuple(HOSTS),
-        "workers": tuple(ALL),
+        "hosts": HOSTS,
+        "workers": ALL,
         "is_canary": False,
-        "steps": (),
-        "aliases": (),
+        "steps": [],
+        "aliases": [],
         "fallback": "",
     }
     served = {
@@ -109,24 +110,24 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
 
 def test_releases_have_their_workers_in_the_order_of_the_inventory() -> None:
     stable, canary, chat = releases(HOSTS, site(SOUND))
-    assert (stable["workers"], stable["hosts"]) == (("inference-1:a", "inference-2:main"), ())
+    assert (stable["workers"], stable["hosts"]) == (["inference-1:a", "inference-2:main"], [])
     assert (stable["aliases"], stable["fallback"], stable["is_canary"]) == (
-        ("think",),
+        ["think"],
         "chat",
         False,
     )
     assert (canary["workers"], canary["steps"], canary["is_canary"]) == (
-        ("inference-1:b",),
-        (5, 25, 33),
+        ["inference-1:b"],
+        [5, 25, 33],
         True,
     )
     assert (chat["workers"], chat["hosts"]) == (
-        ("inference-3:a", "inference-3:b"),
-        ("inference-3",),
+        ["inference-3:a", "inference-3:b"],
+        ["inference-3"],
     )
     turned = entry(workers=list(reversed(ALL)))
-    assert releases(HOSTS, site([turned]))[0]["workers"] == tuple(ALL)
-    assert releases(HOSTS, site([{**CANARY, "share": 5}]))[0]["steps"] == (5,)
+    assert releases(HOSTS, site([turned]))[0]["workers"] == ALL
+    assert releases(HOSTS, site([{**CANARY, "share": 5}]))[0]["steps"] == [5]
 
 
 def test_a_worker_gets_its_release() -> None:
@@ -137,6 +138,11 @@ def test_a_worker_gets_its_release() -> None:
         ("a", 8000, "r1/1.0.0"),
         ("b", 8001, "r1/1.1.0"),
     ], "c has none"
+    other = with_releases(ports, "inference-1", every, {"precision": "int8", "engine": ""})
+    assert [one["release"]["precision"] for one in other] == ["int8", "int8"]
+    assert {one["release"]["engine"] for one in other} == {"none"}
+    assert [one["label"] for one in of_host("inference-1", every)] == ["r1/1.0.0", "r1/1.1.0"]
+    assert [one["label"] for one in of_host("inference-3", every)] == ["chat/3"]
     whole = with_releases(ports, "inference-3", every)
     assert [one["release"]["label"] for one in whole] == ["chat/3"] * 3, "of all its workers"
 
@@ -311,9 +317,11 @@ def test_workers_that_are_not_well_described_are_said_of_their_host() -> None:
 def test_the_filter_gives_the_list_or_all_that_is_wrong() -> None:
     storage = {"storage-1": {"deepseek_releases": SOUND}}
     assert as_filter(HOSTS, {**storage, **site(SOUND)}) == releases(HOSTS, site(SOUND))
-    assert [one["workers"] for one in as_filter([], {"storage-1": ALONE})] == [()]
+    assert [one["workers"] for one in as_filter([], {"storage-1": ALONE})] == [[]]
     with pytest.raises(AnsibleFilterError, match=r"share: it is 99.*fallback: there is no model x"):
         as_filter(HOSTS, site([{**STABLE, "fallback": "x"}, {**CANARY, "share": 99}, CHAT]))
+    usable = as_filter(HOSTS, site([CANARY, {"model": "x"}, 7]), judged=False)
+    assert [one["label"] for one in usable] == ["r1/1.1.0"]
     with pytest.raises(AnsibleFilterError, match="set deepseek_model_name"):
         as_filter(HOSTS, site())
 
