@@ -27,8 +27,9 @@ from deepseek_serving.http.connections import ConnectionState, ListeningServer, 
 from deepseek_serving.http.proxy import create_forwarding_app
 from deepseek_serving.http.tls import checked_protocol, server_context
 from deepseek_serving.log import log_to
+from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import KeyRing
-from deepseek_serving.settings import KeySettings, Settings
+from deepseek_serving.settings import KeySettings, ModelSettings, Settings
 from deepseek_serving.text.documents import third_party
 from deepseek_serving.trust.release import verify_checkpoint, verify_release
 
@@ -120,6 +121,10 @@ def _key_ring(keys: KeySettings) -> KeyRing:
     return KeyRing(keys.file, keys.poll_seconds, keys.exempt_clients, keys.grace_seconds)
 
 
+def _catalogue(model: ModelSettings) -> Catalogue:
+    return Catalogue({model.name: model.aliases}, model.catalogue)
+
+
 def _served(settings: Settings, keys: KeyRing | None) -> tuple[Backend, ASGIApp]:
     """What is served, verified, and the application around it."""
     model, engine = settings.model, settings.engine
@@ -127,14 +132,14 @@ def _served(settings: Settings, keys: KeyRing | None) -> tuple[Backend, ASGIApp]
     encoders = load_encoders(settings, model.public_key)
     if settings.upstream is not None:
         upstream = Upstream(verify_checkpoint(*named), settings.upstream, model.aliases)
-        return upstream, create_forwarding_app(upstream, keys, encoders)
+        return upstream, create_forwarding_app(upstream, keys, encoders, _catalogue(model))
     release = verify_release(*named, model.precision)
     logger.info("verified: %s", release.header)
     # Signed and yet not what this package reads: no restart changes that. What a host lacks for a
     # while (memory, a device) comes as one of the others, and is tried again.
     with third_party(release.graph, EngineError, PUBLISH_AGAIN, keep=PASSING):
         service = load(release, model, engine)
-    return service, create_app(service, keys, encoders)
+    return service, create_app(service, keys, encoders, _catalogue(model))
 
 
 def _server(settings: Settings) -> Server:

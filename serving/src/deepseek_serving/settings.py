@@ -85,6 +85,9 @@ class ModelSettings(_Section):
     aliases: list[Alias] = Field(
         default=[], max_length=64, description="what clients may call the model besides its name"
     )
+    catalogue: AbsolutePath | None = Field(
+        default=None, description="the models of the whole site, which the service says that it has"
+    )
 
 
 class EngineSettings(_Section):

@@ -47,6 +47,7 @@ from deepseek_serving.http.validation import (
     ReadResponse,
     ResponseAsked,
 )
+from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import KeyRing
 from deepseek_serving.text.prompt_options import content_of
 
@@ -176,7 +177,7 @@ async def _echoes(
 async def _chat(
     service: Service, off_loop: OffLoop, body: Chat, request: Request, who: Caller
 ) -> Response:
-    check_model(service, body.model)
+    check_model(service, body.model, who)
     job = await _chat_job(service, off_loop, body, request, who)
     if job is None:
         return left()
@@ -195,7 +196,7 @@ async def _respond(
     who: Caller,
 ) -> Response:
     chat = body.chat
-    check_model(service, chat.model)
+    check_model(service, chat.model, who)
     with in_terms_of_responses():
         job = await _chat_job(service, off_loop, chat, request, who)
         if job is None:
@@ -212,7 +213,7 @@ async def _respond(
 async def _complete(
     service: Service, off_loop: OffLoop, body: Completion, request: Request, who: Caller
 ) -> Response:
-    check_model(service, body.model)
+    check_model(service, body.model, who)
     jobs = await _completion_jobs(service, off_loop, body, request, who)
     if not jobs:
         return left()
@@ -262,9 +263,14 @@ def _add_answers(app: FastAPI, service: Service, off_loop: OffLoop) -> Endpoints
 
 
 def create_app(
-    service: Service, keys: KeyRing | None = None, encoders: Encoders | None = None
+    service: Service,
+    keys: KeyRing | None = None,
+    encoders: Encoders | None = None,
+    catalogue: Catalogue | None = None,
 ) -> ASGIApp:
     """The application around an engine of our own."""
-    return assemble(
-        service, lambda app, off_loop: _add_answers(app, service, off_loop), keys, encoders
-    )
+
+    def add(app: FastAPI, off_loop: OffLoop) -> Endpoints:
+        return _add_answers(app, service, off_loop)
+
+    return assemble(service, add, keys, encoders, catalogue)

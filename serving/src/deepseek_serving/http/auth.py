@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.headers import CLIENT, CLIENT_LENGTH
 from deepseek_serving.http.routes import needs_key, scope_of
+from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import Key, KeyRing, KeysUnavailableError
 from deepseek_serving.policy.limits import Allowance, Limiter, Refusal
 
@@ -40,18 +41,29 @@ def _refused(refusal: Refusal) -> ApiError:
 class Caller:
     """Who a request is counted for.
 
-    `line` is where it waits, and whose tokens it may find in the cache: nobody else's.
+    `line` is where it waits, and whose tokens it may find in the cache: nobody else's. `names` are
+    those of the models that it may use, None for all.
     """
 
     line: str
     key: Key | None = None
     allowance: Allowance | None = None
+    names: frozenset[str] | None = None
 
     def take(self, quota: str, amount: int) -> None:
         """Raises ApiError when the quota is used up."""
         refusal = self.allowance.take(quota, amount) if self.allowance else None
         if refusal is not None:
             raise _refused(refusal)
+
+    def may_use(self, name: str) -> bool:
+        return self.names is None or name in self.names
+
+    def no_model(self, name: str, otherwise: str) -> ApiError:
+        """A model that the caller cannot have; who may not use all is not told which there are."""
+        hidden = f"The model {name!r} does not exist or you do not have access to it."
+        said = otherwise if self.names is None else hidden
+        return ApiError(404, said, param="model", code="model_not_found")
 
     def settle(self, reserved: int, used: int) -> None:
         if self.allowance is not None:
@@ -74,9 +86,10 @@ class Access:
     Probes and the document need none, see the list of routes.
     """
 
-    def __init__(self, app: ASGIApp, ring: KeyRing | None) -> None:
+    def __init__(self, app: ASGIApp, ring: KeyRing | None, catalogue: Catalogue) -> None:
         self._app = app
         self._ring = ring
+        self._catalogue = catalogue
         self._limiter = Limiter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +136,8 @@ class Access:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
-        return Caller(key.id, key, self._limiter.of(key))
+        names = None if key.models is None else self._catalogue.names(key.models)
+        return Caller(key.id, key, self._limiter.of(key), names)
 
     def _admit(self, known: Caller, scope: Scope) -> None:
         assert known.key is not None

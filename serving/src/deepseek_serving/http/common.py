@@ -30,18 +30,17 @@ from deepseek_serving.http.reranking import add_reranking
 from deepseek_serving.http.unread import UnreadBodies
 from deepseek_serving.http.validation_pool import ValidationPool
 from deepseek_serving.metrics import KeyState
+from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import KeyRing
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
 
-def check_model(backend: Backend, name: str) -> None:
-    if name != backend.release.model and name not in backend.aliases:
-        raise ApiError(
-            404,
+def check_model(backend: Backend, name: str, who: Caller) -> None:
+    if name not in (backend.release.model, *backend.aliases) or not who.may_use(name):
+        raise who.no_model(
+            name,
             f"The model {name!r} does not exist here; this service has {backend.release.model!r}.",
-            param="model",
-            code="model_not_found",
         )
 
 
@@ -100,7 +99,8 @@ def add_probes(app: FastAPI, backend: Backend) -> None:
         )
 
 
-def _cards(backend: Backend, encoders: Encoders) -> dict[str, dict[str, Any]]:
+def _cards(backend: Backend, encoders: Encoders, catalogue: Catalogue) -> dict[str, dict[str, Any]]:
+    """What is said of each name; of what other workers of the site have, which names it has."""
     release = backend.release
     card: dict[str, Any] = {
         "id": release.model,
@@ -114,8 +114,12 @@ def _cards(backend: Backend, encoders: Encoders) -> dict[str, dict[str, Any]]:
     }
     if backend.max_len is not None:
         card["max_model_len"] = backend.max_len
-    cards = {release.model: card}
-    cards |= {name: {**card, "id": name, "parent": release.model} for name in backend.aliases}
+    cards: dict[str, dict[str, Any]] = {}
+    shared = ("object", "created", "owned_by")
+    for model, aliases in catalogue.models.items():
+        mine = card if model == release.model else {name: card[name] for name in shared}
+        cards[model] = {**mine, "id": model, "root": model, "parent": None}
+        cards |= {name: {**cards[model], "id": name, "parent": model} for name in aliases}
     for encoder in encoders:
         cards[encoder.name] = {
             "id": encoder.name,
@@ -128,18 +132,25 @@ def _cards(backend: Backend, encoders: Encoders) -> dict[str, dict[str, Any]]:
     return cards
 
 
-def add_models(app: FastAPI, backend: Backend, encoders: Encoders) -> None:
+def add_models(app: FastAPI, backend: Backend, encoders: Encoders, catalogue: Catalogue) -> None:
+    def visible(who: Caller) -> dict[str, dict[str, Any]]:
+        cards = _cards(backend, encoders, catalogue)
+        return {name: card for name, card in cards.items() if who.may_use(name)}
+
     @app.get("/v1/models", responses=ERRORS, tags=["models"])
     async def models(who: CallerDep) -> dict[str, Any]:
-        """What this service has."""
-        return {"object": "list", "data": list(_cards(backend, encoders).values())}
+        """The models of the site that the caller may use."""
+        return {"object": "list", "data": list(visible(who).values())}
 
     @app.get("/v1/models/{name:path}", responses=ERRORS, tags=["models"])
     async def model(name: str, who: CallerDep) -> dict[str, Any]:
         """One model."""
-        cards = _cards(backend, encoders)
+        cards = visible(who)
         if name not in cards:
-            check_model(backend, name)
+            raise who.no_model(
+                name,
+                f"The model {name!r} does not exist here; there are {', '.join(map(repr, cards))}.",
+            )
         return cards[name]
 
 
@@ -148,10 +159,12 @@ def assemble(
     add_answers: Callable[[FastAPI, OffLoop], Endpoints],
     keys: KeyRing | None,
     encoders: Encoders | None,
+    catalogue: Catalogue | None,
 ) -> ASGIApp:
     """The application; it ends what it serves when it shuts down."""
     pool, off_loop = ValidationPool(), OffLoop()
     served = encoders or Encoders()
+    site = catalogue or Catalogue({backend.release.model: backend.aliases})
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -177,7 +190,7 @@ def assemble(
     )
     install(app)
     add_probes(app, backend)
-    add_models(app, backend, served)
+    add_models(app, backend, served, site)
     endpoints = dict(add_answers(app, off_loop))
     models = dict.fromkeys(endpoints, (backend.release.model, *backend.aliases))
     if keys is not None:
@@ -190,7 +203,9 @@ def assemble(
         added = add_reranking(app, served.reranker, off_loop)
         endpoints |= added
         models |= dict.fromkeys(added, (served.reranker.name,))
-    publish(app, has_keys=keys is not None, models=models, own=list(_cards(backend, served)))
+    publish(app, has_keys=keys is not None, models=models, own=list(_cards(backend, served, site)))
     return UnreadBodies(
-        RequestContextMiddleware(OnceOnly(Access(Admission(app, endpoints, pool), keys)), backend)
+        RequestContextMiddleware(
+            OnceOnly(Access(Admission(app, endpoints, pool), keys, site)), backend
+        )
     )

@@ -32,13 +32,11 @@ def _encoded(vector: npt.NDArray[np.float32], form: str | None) -> str | list[fl
     return [float(value) for value in vector]
 
 
-def _check(embedder: Embedder, body: Embedding) -> None:
-    if body.model != embedder.name:
-        raise ApiError(
-            404,
+def _check(embedder: Embedder, body: Embedding, who: Caller) -> None:
+    if body.model != embedder.name or not who.may_use(body.model):
+        raise who.no_model(
+            body.model,
             f"The model {body.model!r} makes no embeddings here; {embedder.name!r} does.",
-            param="model",
-            code="model_not_found",
         )
     if body.dimensions not in (None, embedder.size):
         raise ApiError(
@@ -59,7 +57,7 @@ async def _tokens(
 
 
 async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Caller) -> Response:
-    _check(embedder, body)
+    _check(embedder, body, who)
     texts = await _tokens(embedder, off_loop, body, who.line)
     who.take("tokens", sum(map(len, texts)))
     try:

@@ -27,6 +27,7 @@ from deepseek_serving.http.failures import not_taken, unavailable
 from deepseek_serving.http.hang_up import disconnected
 from deepseek_serving.http.headers import REQUEST_ID
 from deepseek_serving.http.middleware import STATE
+from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
 from deepseek_serving.http.responses import SMALL_BODY, in_terms_of_responses
 from deepseek_serving.http.responses_output import MalformedAnswerError, Output
@@ -44,6 +45,7 @@ from deepseek_serving.http.validation import (
     UpstreamRequest,
 )
 from deepseek_serving.metrics import client_label
+from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import KeyRing
 
 logger = logging.getLogger(__name__)
@@ -331,7 +333,7 @@ async def _forward(
     who: Caller,
     answer: Callable[[ProxiedRequest, UpstreamRequest], Coroutine[Any, Any, Response]] = _answer,
 ) -> Response:
-    check_model(upstream, asked.model)
+    check_model(upstream, asked.model, who)
     proxied = ProxiedRequest(upstream, asked, who, request.scope["state"][STATE])
     answering = asyncio.ensure_future(answer(proxied, asked))
     gone = asyncio.ensure_future(disconnected(request))
@@ -395,7 +397,14 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
 
 
 def create_forwarding_app(
-    upstream: Upstream, keys: KeyRing | None = None, encoders: Encoders | None = None
+    upstream: Upstream,
+    keys: KeyRing | None = None,
+    encoders: Encoders | None = None,
+    catalogue: Catalogue | None = None,
 ) -> ASGIApp:
     """The application in front of an engine that is another server."""
-    return assemble(upstream, lambda app, _off_loop: _add_forwarding(app, upstream), keys, encoders)
+
+    def add(app: FastAPI, _off_loop: OffLoop) -> Endpoints:
+        return _add_forwarding(app, upstream)
+
+    return assemble(upstream, add, keys, encoders, catalogue)

@@ -16,7 +16,6 @@ from deepseek_serving.generation.request import Scoring
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller, caller
 from deepseek_serving.http.encoder_texts import encoder_busy, read_texts
-from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import SCORES
 from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
@@ -41,12 +40,9 @@ async def _pairs(
 async def _score(
     reranker: Reranker, off_loop: OffLoop, body: Scoring, who: Caller, param: str, written: Written
 ) -> Response:
-    if body.model != reranker.name:
-        raise ApiError(
-            404,
-            f"The model {body.model!r} scores no texts here; {reranker.name!r} does.",
-            param="model",
-            code="model_not_found",
+    if body.model != reranker.name or not who.may_use(body.model):
+        raise who.no_model(
+            body.model, f"The model {body.model!r} scores no texts here; {reranker.name!r} does."
         )
     pairs = await _pairs(reranker, off_loop, body, who.line, param)
     who.take("tokens", pairs.tokens)

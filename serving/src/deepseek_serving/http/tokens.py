@@ -71,8 +71,7 @@ class _Words:
 
     async def tokenize(self, asked: Tokenize, _request: Request, who: Caller) -> Response:
         service, text = self._service, asked.text
-        if asked.model:
-            check_model(service, asked.model)
+        check_model(service, asked.model or service.release.model, who)
 
         def work() -> str:
             tokens = self._tokens(asked)
@@ -89,8 +88,7 @@ class _Words:
 
     async def detokenize(self, asked: Detokenize, _request: Request, who: Caller) -> Response:
         service = self._service
-        if asked.model:
-            check_model(service, asked.model)
+        check_model(service, asked.model or service.release.model, who)
 
         def work() -> str:
             wrong = unknown(asked.tokens, service.requests.vocabulary)

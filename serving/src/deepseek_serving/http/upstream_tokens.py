@@ -44,8 +44,7 @@ async def _ask(upstream: Upstream, asked: PassedRequest, request_id: str) -> htt
 async def _pass(
     upstream: Upstream, asked: PassedRequest, request: Request, who: Caller
 ) -> Response:
-    if asked.model:
-        check_model(upstream, asked.model)
+    check_model(upstream, asked.model or upstream.release.model, who)
     if not upstream.healthy:
         raise not_taken() if upstream.draining else unavailable()
     try:

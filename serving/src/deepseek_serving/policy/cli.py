@@ -21,6 +21,7 @@ def _new(options: argparse.Namespace) -> None:
         options.file,
         options.name,
         scopes=options.scope or keys.SCOPES,
+        models=options.models,
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,
         expires=options.expires,
@@ -36,7 +37,8 @@ def _list(options: argparse.Namespace) -> None:
             f"{key.tokens_per_minute or '-'} tokens/min",
         )
         until = f"until {key.expires.isoformat()}" if key.expires else "no end"
-        parts = (key.id, key.name, ",".join(key.scopes), *limits, until)
+        models = [] if key.models is None else [f"models {','.join(key.models)}"]
+        parts = (key.id, key.name, ",".join(key.scopes), *models, *limits, until)
         print("  ".join((*parts, *(["expired"] if key.expired else []))))
 
 
@@ -55,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     new.add_argument("--name", required=True, help="whose it is")
     new.add_argument(
         "--scope", action="append", choices=keys.SCOPES, help="may be repeated; default: all"
+    )
+    new.add_argument(
+        "--models", nargs="+", metavar="MODEL", help="the models that it may use; default: all"
     )
     new.add_argument("--requests-per-minute", type=int, metavar="N")
     new.add_argument("--tokens-per-minute", type=int, metavar="N")

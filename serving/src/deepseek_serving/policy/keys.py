@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from deepseek_serving.errors import ServingError
+from deepseek_serving.policy.catalogue import ModelName
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Key(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: tuple[Scope, ...] = SCOPES
+    # None: all that the site has
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=64)] | None = None
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     created: AwareDatetime
@@ -96,7 +99,7 @@ def read(path: Path) -> dict[str, Key]:
 
 def _write(path: Path, keys: Collection[Key]) -> None:
     """Replace the file as a whole; its mode and owner stay."""
-    value = {"schema": 1, "keys": [key.model_dump(mode="json") for key in keys]}
+    value = {"schema": 1, "keys": [_as_json(key) for key in keys]}
     partial = path.with_name(f".{path.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -112,6 +115,11 @@ def _write(path: Path, keys: Collection[Key]) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _as_json(key: Key) -> dict[str, Any]:
+    """A key for all models as services of before read it, too."""
+    return key.model_dump(mode="json", exclude={"models"} if key.models is None else None)
 
 
 @contextlib.contextmanager
@@ -139,6 +147,7 @@ def add(
     name: str,
     *,
     scopes: Sequence[Scope] = SCOPES,
+    models: Sequence[str] | None = None,
     requests_per_minute: int | None = None,
     tokens_per_minute: int | None = None,
     expires: datetime | None = None,
@@ -152,6 +161,7 @@ def add(
                 name=name,
                 sha256=_hash(secret),
                 scopes=tuple(scopes),
+                models=None if models is None else tuple(models),
                 requests_per_minute=requests_per_minute,
                 tokens_per_minute=tokens_per_minute,
                 created=datetime.now(timezone.utc).replace(microsecond=0),
