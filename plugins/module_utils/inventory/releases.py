@@ -45,7 +45,8 @@ class Release:
 
     ``precisions`` are the prepared ones that it has beside fp32, as ``deepseek_precisions`` lists them; ``precision`` is the one that is
     served, by the flavour ``engine``. ``hosts`` are those of which it has all workers, whichever these are; ``workers`` are all that it has,
-    as HOST:WORKER, in the order of the inventory. ``answers_for`` are the names of models that fall back to this one. ``steps`` are the shares of a canary in percent, rising, and empty for a stable release.
+    as HOST:WORKER, in the order of the inventory. ``answers_for`` are the names of models that fall back to this one.
+    ``steps`` are the shares of a canary in percent, rising, and empty for a stable release.
     """
 
     model: str
