@@ -101,8 +101,11 @@ def test_every_refusal_is_told_in_words_with_a_remedy() -> None:
         if ("says" in one or "that" not in one) and not one.get("remedy")
     ]
     assert wrong == []
-    (in_its_own_words,) = [one["that"] for _role, one in requirements() if "says" not in one]
-    assert in_its_own_words.startswith("inference_workers | onprem.deepseek.workers(")
+    in_own_words = [one["that"] for _role, one in requirements() if "says" not in one]
+    assert [words.partition(" ")[0] for words in in_own_words] == [
+        "inference_releases",
+        "inference_workers",
+    ]
 
 
 def test_what_preflight_judges_itself_is_what_roles_refuse() -> None:
