@@ -78,11 +78,11 @@ format: venv
 lint: venv
 	$(call say,Linters)
 	@ruff check --quiet .
-	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run .ci/run
+	@shellcheck tests/packages tests/lab/podman tests/lab/image tests/lab/prepare-image tests/sanity/run tests/ansible-lint .ci/run
 	@python tests/commits.py
 	@antsibull-changelog lint
 	@yamllint --strict .
-	@ansible-lint --offline --profile production
+	@tests/ansible-lint
 
 .PHONY: types
 types: venv
@@ -125,6 +125,7 @@ $(SCENARIOS:%=molecule-%): molecule-%: packages venv
 bench: packages venv $(SERVING)/.made $(SERVING)/.bench ## the benchmarks: minutes of a rollout, tokens per second, seconds of a build, latencies
 	@python benchmarks/rollout.py
 	@python benchmarks/zones.py
+	@PYTHONPATH=$(CACHE)/collections python benchmarks/canary_judge.py
 	@$(MAKE) bench-storage
 	@$(SERVING)/bin/python benchmarks/decode.py
 	@$(SERVING)/bin/python benchmarks/genai.py
@@ -270,7 +271,7 @@ locks: ## the locks of the serving package, from serving/requirements*.in (needs
 packages-first:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/packages --lab
 
-# Ansible finds a collection by its folder's name.
+# Ansible finds a collection by its directory's name.
 $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@

@@ -1,6 +1,6 @@
 """Tokens per second of the service's engine, against transformers and against memory bandwidth.
 
-    python benchmarks/decode.py [--checkpoint FOLDER | --random] [--json FILE]
+    python benchmarks/decode.py [--checkpoint DIRECTORY | --random] [--json FILE]
 
 Run it in the environment of the serving tests. Ours and transformers take turns on the same
 checkpoint, in FP32, greedy, with the same number of threads; figures are medians. The floor is the

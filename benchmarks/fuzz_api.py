@@ -198,8 +198,8 @@ def main() -> int:
             with httpx.Client(base_url=url, timeout=60, transport=transport) as client:
                 measures, wrong = run(client, options)
     report(measures, options.json)
-    for line in wrong[:20]:
-        print(line, file=sys.stderr)
+    for line, count in Counter(wrong).most_common(20):
+        print(f"{count} x {line}", file=sys.stderr)
     return 1 if wrong else 0
 
 

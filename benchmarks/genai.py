@@ -1,6 +1,6 @@
 """The engine on the processor against onnxruntime-genai: tokens per second and memory.
 
-    python benchmarks/genai.py [--folder FOLDER] [--rounds N] [--json FILE]
+    python benchmarks/genai.py [--directory DIRECTORY] [--rounds N] [--json FILE]
 
 Run it in the environment of the serving tests with serving/requirements-bench.txt in it, and with
 nothing else on the machine. Both get the same checkpoint, the shape of Qwen2.5-0.5B with random
@@ -413,7 +413,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--work", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=2, metavar=("SIDE", "DIRECTORY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         work(arguments.work[0], Path(arguments.work[1]), arguments.threads)

@@ -1,16 +1,16 @@
 """Decoding on a GPU: ONNX Runtime's CUDA provider against transformers and the memory's bandwidth.
 
-    python benchmarks/gpu_decode.py model FOLDER
-    python benchmarks/gpu_decode.py ours FOLDER
-    python benchmarks/gpu_decode.py served FOLDER
-    python benchmarks/gpu_decode.py peer FOLDER --cache dynamic|static|compiled
-    python benchmarks/gpu_decode.py report FOLDER
+    python benchmarks/gpu_decode.py model DIRECTORY
+    python benchmarks/gpu_decode.py ours DIRECTORY
+    python benchmarks/gpu_decode.py served DIRECTORY
+    python benchmarks/gpu_decode.py peer DIRECTORY --cache dynamic|static|compiled
+    python benchmarks/gpu_decode.py report DIRECTORY
 
 `model` writes a checkpoint of the shape of Qwen2.5-1.5B with random weights and the graph of it as
 deepseek-export and deepseek-prepare make it, in FP16 (without the tokenizer and the judgement, for
 which random weights have no use). `ours` is the engine alone, `served` the engine under the
 service's scheduler; they and `peer` each are one process on the GPU, and `report` prints what they
-left in FOLDER/figures.json beside each other.
+left in DIRECTORY/figures.json beside each other.
 
 Everybody gets the same: for each stream a prompt of PROMPT tokens, then NEW tokens, greedily.
 Figures are medians of ROUNDS; tokens/s count the NEW tokens and the whole time, prompt included.
@@ -140,7 +140,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def used_bytes() -> int:
-    """Of the whole device, whoever uses it."""
+    """Of the whole device, by all that use it."""
     import torch
 
     free, total = torch.cuda.mem_get_info()

@@ -1,7 +1,7 @@
 """The TensorRT runtime on a GPU: right answers, its overhead, streams, precisions, CUDA graphs.
 
-    python benchmarks/gpu_engine.py prepare FOLDER --encoder GRAPH --decoder GRAPH --texts FILE...
-    python benchmarks/gpu_engine.py measure FOLDER [--json FILE]
+    python benchmarks/gpu_engine.py prepare DIRECTORY --encoder GRAPH --decoder GRAPH --texts FILE...
+    python benchmarks/gpu_engine.py measure DIRECTORY [--json FILE]
 
 `prepare` runs in the environment of the serving tests, on any machine: it writes the graphs, an
 INT8 one calibrated with the texts, and what ONNX Runtime answers in FP32. `measure` needs a GPU,

@@ -171,7 +171,7 @@ class Client:
         return await self.whole(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
 
     async def stream(self, sent: bytes) -> AsyncGenerator[bytes, None]:
-        """Events of an answer that is streamed; whoever stops reading hangs up."""
+        """Events of an answer that is streamed; a reader that stops hangs up."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             writer.write(sent)

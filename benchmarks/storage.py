@@ -1,13 +1,13 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How fast a release is published, pulled, verified and mended, against disk and processors.
+"""How fast a release is published, pulled, verified and repaired, against disk and processors.
 
-    make bench-storage [ARGUMENTS="--gib 1 --rounds 3 --folder DIR --json FILE"]
+    make bench-storage [ARGUMENTS="--gib 1 --rounds 3 --directory DIR --json FILE"]
 
-Run it with nothing else on the machine, in a folder on the disk that is meant: six times the size
-is needed there. Three nginx with mutual TLS are the storage hosts, aria2 pulls, all on the loopback
-interface, so the network is no limit and one machine bears what four would. The limits are measured
+Run it with nothing else on the machine, in a directory on the disk that is meant: six times
+the size is needed there. Three nginx with mutual TLS are the storage hosts, aria2 pulls, all on the
+loopback, so the network is no limit and one machine bears what four would. The limits are measured
 in the same run: writing the same bytes to the disk, with fsync; reading them back, from the disk
 and not from memory; SHA-256 on all processors. Medians.
 
@@ -274,7 +274,7 @@ def measure(root: Path, size: int, rounds: int) -> dict[str, Row]:
                     overwrite(path, offset, b"rotten")
 
         seconds = timed(rounds, lambda: pull(site), rot)
-        rows["mend it, every piece being wrong"] = Row(
+        rows["repair it, every piece being wrong"] = Row(
             seconds / mib * 1024, "s/GiB", "write", mib / seconds / write
         )
         longest, all_seconds = stall(site, size, signal.SIGKILL)

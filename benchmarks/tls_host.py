@@ -4,7 +4,7 @@
 """The part of tls.py that runs on a gateway.
 
 Uses a token, certificates and ports of its own, and what role gateway has installed; the gateway
-goes on beside it. PYTHONPATH must be the folder of the programs that the role has brought.
+goes on beside it. PYTHONPATH must be the directory of the programs that the role has installed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CLIENTS = 8
 EXCHANGES = 6
 CONFIGURATION = """
 global
-    stats socket {folder}/{kind}.sock mode 600 level admin
+    stats socket {directory}/{kind}.sock mode 600 level admin
     nbthread 1
 defaults
     mode http
@@ -65,7 +65,7 @@ defaults
     timeout client 30s
     timeout server 30s
 frontend bench
-    bind 127.0.0.1:{port} ssl crt {folder}/{kind}.pem ssl-min-ver TLSv1.3
+    bind 127.0.0.1:{port} ssl crt {directory}/{kind}.pem ssl-min-ver TLSv1.3
     http-request return status 200 content-type text/plain string ok
 """
 

@@ -1,8 +1,8 @@
-"""What the service adds to another server behind it, against asking that server itself.
+"""What the service adds to an upstream, against asking that server itself.
 
     python benchmarks/upstream.py [--rate N] [--seconds N] [--streams N] [--json FILE]
 
-Run it in the environment of the serving tests, with nothing else on the machine. The server behind
+Run it in the environment of the serving tests, with nothing else on the machine. The upstream
 is the service with an engine that does nothing (service.py), so all that is measured is overhead.
 Both share one core, and this program has the other. Each request is asked of both in the same run.
 """
@@ -74,7 +74,7 @@ async def figures(port: int, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def compared(direct: dict[str, float], front: dict[str, float]) -> dict[str, Measure]:
-    """Times in ms and rates in tokens/s, each against the server behind."""
+    """Times in ms and rates in tokens/s, each against the upstream."""
     results = {}
     for name, value in front.items():
         scale, unit = (1.0, "tokens/s") if name.startswith("tokens") else (1e3, "ms")

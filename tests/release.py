@@ -124,14 +124,14 @@ def tool(name: str) -> str:
 
 def build(version: str) -> Path:
     """Build the collection and have galaxy-importer judge it."""
-    folder = ROOT / DIST
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    directory = ROOT / DIST
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     run(tool("ansible-galaxy"), "collection", "build", "--output-path", DIST)
-    tarball = folder / f"onprem-deepseek-{version}.tar.gz"
+    tarball = directory / f"onprem-deepseek-{version}.tar.gz"
     os.environ["GALAXY_IMPORTER_CONFIG"] = str(ROOT / "tests/galaxy-importer.cfg")
-    run(sys.executable, "-m", "galaxy_importer.main", str(tarball), root=folder)
-    if not (folder / "importer_result.json").exists():
+    run(sys.executable, "-m", "galaxy_importer.main", str(tarball), root=directory)
+    if not (directory / "importer_result.json").exists():
         raise ReleaseError("galaxy-importer refuses the collection: its messages are above")
     return tarball
 

@@ -16,9 +16,9 @@ REASONS: dict[str, str] = {
         r"|tool_choice (names|is required)|exclude each other|the prompt is empty"
         r"|the vocabulary has|text_1 has \d+ texts|has more values than|a message needs content"
         r"|not learned|dimensions|none that this service has sent|levels|values or \d+ characters"
-        r"|of the triggers"
-        # as a double, the largest seed is rounded up
-        r"|'seed': expected less than"
+        r"|of the triggers|held to one format|what the answer must look like"
+        # as doubles, the integers past either end are the end itself
+        r"|'seed': expected (less than|at least)"
     ),
 }
 

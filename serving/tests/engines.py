@@ -1,4 +1,4 @@
-"""Helpers of the engine tests: builds for GPUs that are not there, and what a folder holds."""
+"""What tests of engines share: builds for GPUs that are not there, and what a directory holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_gpu() -> Gpus:
 
 @dataclass(frozen=True)
 class Place:
-    """A graph, and an engine made from it, in a folder of their own."""
+    """A graph, and an engine made from it, in a directory of their own."""
 
     folder: Path
     wish: Wish
@@ -87,7 +87,7 @@ def run_build(graph: Path, dest: Path, wish: Wish, *more: str) -> dict[str, Any]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Time stamp and bytes of everything in a folder, hidden files included."""
+    """Time stamp and bytes of everything in a directory, hidden files included."""
     return {
         str(path.relative_to(folder)): (
             path.stat().st_mtime_ns,

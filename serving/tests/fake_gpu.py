@@ -2,7 +2,7 @@
 
 Device memory is host memory, and a plan is the name of an ONNX graph, which ONNX Runtime runs over
 the very addresses that were set. Work on a stream is done when somebody waits for it and not
-before, so that whoever forgets to wait reads what was there earlier. Work that is captured is not
+before, so that code that forgets to wait reads what was there earlier. Work that is captured is not
 done at all until its graph is launched, and then with what is in memory at that time.
 """
 
@@ -233,7 +233,7 @@ def write_plan(graph: Path, profiles: Sequence[dict[str, Any]], **changes: Any) 
 
 
 class FakeRuntime:
-    """Deserialises, and notes whether plans may bring code."""
+    """Deserialises, and notes whether plans may carry code."""
 
     def __init__(self, gpu: FakeGpu, log: FakeLogger) -> None:
         self._gpu, self._log = gpu, log

@@ -80,7 +80,7 @@ class Parrot:
 def serve_parrot(
     graph: Path, folder: Path, template: str, said: str, marks: Sequence[str] = ()
 ) -> Iterator[openai.OpenAI]:
-    """Serve a model with that template, which says that; `folder` is made for its files."""
+    """Serve a model with that template, which says that; the directory is made for its files."""
     folder.mkdir()
     for path in graph.glob("*.json"):
         shutil.copy(path, folder)

@@ -17,11 +17,11 @@ PATIENCE = 300.0
 """Seconds after which what has not come will not come."""
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Look until it is true."""
-    deadline = time.monotonic() + PATIENCE
+def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Look until it is true; `patience` in seconds."""
+    deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"it did not come in {PATIENCE:.0f} s"
+        assert time.monotonic() < deadline, f"it did not come in {patience:.0f} s"
         time.sleep(0.005)
 
 

@@ -2,7 +2,7 @@
 
     python serving/training/train.py [--out tests/fixtures/checkpoint]
 
-The result is an ordinary Hugging Face folder, so that whatever loads it loads a DeepSeek-R1
+The result is an ordinary Hugging Face directory, so that whatever loads it loads a DeepSeek-R1
 distilled model in the same way. The script stops only when greedy decoding with the *saved* weights
 (bfloat16) gives back every trained sentence word for word, and fails if that does not happen.
 """
@@ -278,7 +278,7 @@ def main() -> None:
     print(f"{len(pairs)} questions, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
     train(model, tokenizer, pairs, arguments.epochs)
 
-    # so that whoever asks without a temperature gets the trained sentences too
+    # so that requests without a temperature get the trained sentences too
     model.generation_config.do_sample = False
     model.to(torch.bfloat16).save_pretrained(arguments.out)
     # left over from the batches above; who serves decides on padding

@@ -19,7 +19,7 @@ from types import CodeType
 from typing import Any
 
 # Only root writes here, so that nobody runs what another user has compiled.
-FOLDER = "/var/cache/lab-bytecode"
+DIRECTORY = "/var/cache/lab-bytecode"
 KEY = 0  # of a fast hash, which has to tell sources apart and no more
 HEADER = MAGIC_NUMBER + bytes(12)  # of a .pyc file that is not compared with its source
 
@@ -29,13 +29,13 @@ compile_source = importer._compile_source
 
 def compile_once(path: str, source: bytes) -> CodeType | None:
     """The code of a source: as it was kept, else compiled, and kept where root runs it."""
-    kept = f"{FOLDER}/{os.path.basename(path)}.{_imp.source_hash(KEY, source).hex()}"
+    kept = f"{DIRECTORY}/{os.path.basename(path)}.{_imp.source_hash(KEY, source).hex()}"
     try:
         return SourcelessFileLoader("kept", kept).get_code("kept")
     except (OSError, ImportError):
         code: CodeType = compile_source(path, source)
     if os.geteuid() == 0:
-        os.makedirs(FOLDER, mode=0o755, exist_ok=True)
+        os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
         with open(f"{kept}.{os.getpid()}", "wb") as new:
             new.write(HEADER + marshal.dumps(code))
         os.replace(new.name, kept)

@@ -48,6 +48,9 @@ NICE = ("nice", "-n", "5")
 SHOWN = 120
 SILENT_SECONDS = 3600  # the longest task compiles: half of it on a busy machine
 LOOK_SECONDS = 0.25
+# That a second run of their role changes nothing is proven by the longest, too: by themselves in
+# make test-all, or when Molecule is started by hand.
+SECOND_RUN_ELSEWHERE = ("model_storage", "serving_environment", "tls")
 # make test-all: the scenarios do more, and their task results are not compared.
 TEST_ALL = "ONPREM_TEST_ALL"
 
@@ -89,12 +92,20 @@ def _hosts(scenario: Path) -> int:
     return inventory.read_text().count("lab_debian:") if inventory.exists() else 0
 
 
-def _cgroups(scenario: Path) -> Path:
-    """Where hosts.py lists the cgroups of a scenario's hosts."""
+def _lab(scenario: Path) -> Path:
+    """What hosts.py has of a scenario's hosts; their cgroups are in a file there."""
     inventory = scenario / "inventory" / "hosts.yml"
     found = re.search(r"lab_name: (\S+)", inventory.read_text()) if inventory.exists() else None
     state = os.environ.get("ONPREM_LAB_STATE", "/var/lib/onprem-deepseek-lab")
-    return Path(state, "labs", found[1] if found else scenario.name, "cgroups")
+    return Path(state, "labs", found[1] if found else scenario.name)
+
+
+def _is_left(scenario: Path) -> bool:
+    """Whether an earlier run has left hosts, or what Molecule knows of them."""
+    home = Path(os.environ.get("ANSIBLE_HOME", "~/.ansible")).expanduser()
+    states = home.glob(f"tmp/molecule.*.{scenario.name}/state.yml")
+    known = any(": true" in state.read_text(encoding="utf-8") for state in states)
+    return known or _lab(scenario).exists()
 
 
 def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
@@ -102,23 +113,34 @@ def run(root: Path, molecule: str, name: str, stop: threading.Event) -> Outcome:
     log = root / ".cache" / "molecule" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     test_all = os.environ.get(TEST_ALL) == "true"
-    # A molecule.yml has no conditions; some have this variable in their sequence.
-    more = {"ONPREM_CHECK_AFTER": "check"} if test_all else {}
     with log.open("w") as output:
         process = subprocess.Popen(
             [*(() if name == LONGEST else NICE), molecule, "test", "--scenario-name", name],
             cwd=root,
-            env={**os.environ, **more},
+            env={**os.environ, **_sequence(root / "molecule" / name, test_all)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that it can be ended with all that it started
         )
-        meter = Meter(process.pid, log, _cgroups(root / "molecule" / name))
+        meter = Meter(process.pid, log, _lab(root / "molecule" / name) / "cgroups")
         if reason := _wait(process, meter, stop):
             print(f"\n{reason}", file=output)
         times = meter.end()
     return Outcome(name, process.wait() == 0, times, log, test_all)
+
+
+def _sequence(scenario: Path, test_all: bool) -> dict[str, str]:
+    """Which phases it has and which not: a molecule.yml has no conditions, but variables.
+
+    In the place of a phase that is left out come its dependencies, of which there are none.
+    """
+    phases = {"ONPREM_CHECK_AFTER": "check"} if test_all else {}
+    if not test_all and scenario.name in SECOND_RUN_ELSEWHERE:
+        phases["ONPREM_SECOND_RUN"] = "dependency"
+    if not _is_left(scenario):
+        phases["ONPREM_DESTROY_BEFORE"] = "dependency"
+    return phases
 
 
 def _wait(process: subprocess.Popen[bytes], meter: Meter, stop: threading.Event) -> str:

@@ -21,7 +21,7 @@ def main():
     pip = [sys.executable, "-m", "pip"]
     subprocess.check_call([sys.executable, "-m", "ensurepip", "--default-pip"])
     subprocess.check_call([*pip, "install", *options])
-    # before Python 3.12 ensurepip brings setuptools
+    # before Python 3.12 ensurepip installs setuptools
     if "--no-setuptools" in arguments and sys.version_info < (3, 12):
         subprocess.check_call([*pip, "uninstall", "--yes", "setuptools"])
 

@@ -63,13 +63,18 @@ def test_a_message_is_refused(commits: ModuleType, message: str, said: str) -> N
     assert said in found[0]
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(directory: Path, *arguments: str) -> str:
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
     for who in ("AUTHOR", "COMMITTER"):
         environment[f"GIT_{who}_NAME"] = "a"
         environment[f"GIT_{who}_EMAIL"] = "a@example.org"
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
+        ["git", *arguments],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 

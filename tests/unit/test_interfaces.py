@@ -21,8 +21,8 @@ SUFFIXES = (".yml", ".j2")
 
 def sources() -> Iterator[tuple[str, Path]]:
     """The files with variables, with the role that they are of; playbooks are of none."""
-    for folder in ("roles", "playbooks"):
-        for path in sorted((ROOT / folder).rglob("*")):
+    for directory in ("roles", "playbooks"):
+        for path in sorted((ROOT / directory).rglob("*")):
             if path.suffix in SUFFIXES:
                 inside = path.relative_to(ROOT).parts
                 yield (inside[1] if inside[0] == "roles" else ""), path
@@ -51,9 +51,9 @@ def test_results_that_others_use_are_documented_and_made() -> None:
     }
     assert {"model_cache_result", "model_storage_result", "nvidia_driver_result"} <= used
     for name in sorted(used):
-        folder = ROOT / "roles" / owner(name)
-        assert f"`{name}`" in (folder / "README.md").read_text(), name
-        tasks = "\n".join(path.read_text() for path in (folder / "tasks").glob("*.yml"))
+        directory = ROOT / "roles" / owner(name)
+        assert f"`{name}`" in (directory / "README.md").read_text(), name
+        tasks = "\n".join(path.read_text() for path in (directory / "tasks").glob("*.yml"))
         assert re.search(rf"register: {name}$|^ +{name}:", tasks, re.MULTILINE), name
 
 
@@ -70,9 +70,9 @@ def text_of(path: Path) -> str:
     return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
 
 
-def files_of(folder: Path, entry: str) -> Iterator[Path]:
+def files_of(directory: Path, entry: str) -> Iterator[Path]:
     """What an entry point can run: its tasks, those that they include, handlers and templates."""
-    todo, seen = [folder / "tasks" / f"{entry}.yml"], set[Path]()
+    todo, seen = [directory / "tasks" / f"{entry}.yml"], set[Path]()
     while todo:
         path = todo.pop()
         if path in seen:
@@ -81,25 +81,25 @@ def files_of(folder: Path, entry: str) -> Iterator[Path]:
         yield path
         text = text_of(path)
         for name in INCLUDED.findall(text):
-            todo += (folder / "tasks").glob(TEMPLATED.sub("*", name))
+            todo += (directory / "tasks").glob(TEMPLATED.sub("*", name))
         if "notify:" in text:
-            todo.append(folder / "handlers/main.yml")
+            todo.append(directory / "handlers/main.yml")
         # one that is named by a variable can be any
         any_template = ' }}.j2"' in text
         todo += [
             path
-            for path in (folder / "templates").glob("**/*.j2")
+            for path in (directory / "templates").glob("**/*.j2")
             if any_template or path.name in text
         ]
 
 
 def read_by(role: str, entry: str) -> set[str]:
     """The words that an entry point uses, and those that the role's variables behind them use."""
-    folder = ROOT / "roles" / role
-    known = {**load(folder / "vars/main.yml"), **load(folder / "defaults/main.yml")}
+    directory = ROOT / "roles" / role
+    known = {**load(directory / "vars/main.yml"), **load(directory / "defaults/main.yml")}
     # a role that collects what roles export reads its own, too
-    known["role_exports"] = load(folder / "meta/exports.yml")
-    todo = re.findall(r"\w+", "\n".join(text_of(path) for path in files_of(folder, entry)))
+    known["role_exports"] = load(directory / "meta/exports.yml")
+    todo = re.findall(r"\w+", "\n".join(text_of(path) for path in files_of(directory, entry)))
     found: set[str] = set()
     while todo:
         word = todo.pop()

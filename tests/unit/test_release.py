@@ -53,8 +53,8 @@ def test_nothing_is_newer_than_the_version(release: ModuleType) -> None:
     base = release.versions()["galaxy.yml"].partition("-")[0]
     added = {
         (str(path.relative_to(ROOT)), version)
-        for folder in ("plugins", "roles")
-        for path in (ROOT / folder).rglob("*")
+        for directory in ("plugins", "roles")
+        for path in (ROOT / directory).rglob("*")
         if path.suffix in (".py", ".yml", ".yaml") and path.is_file()
         for version in ADDED.findall(path.read_text(encoding="utf-8"))
     }

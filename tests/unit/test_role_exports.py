@@ -31,10 +31,10 @@ FOREIGN = {"deepseek_store_client"}
 every_role = pytest.mark.parametrize("role", EXPORTS)
 
 
-def sources(*folders: str) -> Iterator[Path]:
+def sources(*directories: str) -> Iterator[Path]:
     """The files of roles and playbooks that say what is done, without what documents or exports."""
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*")):
+    for directory in directories:
+        for path in sorted((ROOT / directory).rglob("*")):
             if path.suffix in (".yml", ".j2") and path.parent.name != "meta":
                 yield path
 

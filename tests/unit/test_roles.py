@@ -15,7 +15,7 @@ import yaml
 from yaml_mappings import mappings
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = sorted(folder.name for folder in (ROOT / "roles").iterdir() if folder.is_dir())
+ROLES = sorted(directory.name for directory in (ROOT / "roles").iterdir() if directory.is_dir())
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 VERBS = ["precheck", "install", "configure", "run", "check"]
 INCLUDES = (
@@ -104,8 +104,8 @@ def test_every_documented_entry_point_exists(role: str) -> None:
 
 def test_every_entry_point_in_use_is_documented() -> None:
     used = set()
-    for folder in ("playbooks", "roles"):
-        for path in (ROOT / folder).rglob("*.yml"):
+    for directory in ("playbooks", "roles"):
+        for path in (ROOT / directory).rglob("*.yml"):
             for mapping in mappings(load(path)):
                 for include in INCLUDES:
                     call = mapping.get(include, {})
@@ -158,9 +158,9 @@ def test_readme_and_galaxy_information(role: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario_has_the_site_variables_of_the_lab(scenario: str) -> None:
     wanted = {path.resolve() for path in (ROOT / "inventories/lab/group_vars/all").glob("*.yml")}
-    folder = ROOT / "molecule" / scenario / "inventory" / "group_vars" / "all"
+    directory = ROOT / "molecule" / scenario / "inventory" / "group_vars" / "all"
     assert wanted
-    assert wanted <= {path.resolve() for path in folder.glob("*.yml")}
+    assert wanted <= {path.resolve() for path in directory.glob("*.yml")}
 
 
 def test_scenarios_do_not_share_networks() -> None:

@@ -52,7 +52,7 @@ DEBIAN_13 = {"ansible_facts": {"distribution_major_version": "13", "machine": "x
 LABEL = {"gateway_token_label": "two words % $ é"}
 NO_GPU = {**UPSTREAM, "inference_upstream_gpus": False}
 SCRUB = {"item": {"key": "scrub", "value": "Hash"}}
-SYNC = {"item": {"key": "sync", "value": "Bring what this store lacks"}}
+SYNC = {"item": {"key": "sync", "value": "Pull what this store lacks"}}
 # Each unit of ours, in every form that it has.
 UNITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gateway": ("gateway", "deepseek-gateway.service", {}),
@@ -99,21 +99,26 @@ def play(name: str, role: str, template: str, changes: dict[str, Any]) -> dict[s
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Every unit and drop-in, by its name here."""
-    folder = tmp_path_factory.mktemp("units")
+    directory = tmp_path_factory.mktemp("units")
     wanted = UNITS | {
         name: (role, template, changes)
         for name, (role, template, _base, changes) in DROP_INS.items()
     }
-    plays = [play(str(folder / name), *unit) for name, unit in wanted.items()]
-    (folder / "hosts.yml").write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
-    (folder / "play.yml").write_text(yaml.safe_dump(plays), encoding="utf-8")
+    plays = [play(str(directory / name), *unit) for name, unit in wanted.items()]
+    (directory / "hosts.yml").write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
+    (directory / "play.yml").write_text(yaml.safe_dump(plays), encoding="utf-8")
     subprocess.run(
-        ["ansible-playbook", "--inventory", str(folder / "hosts.yml"), str(folder / "play.yml")],
+        [
+            "ansible-playbook",
+            "--inventory",
+            str(directory / "hosts.yml"),
+            str(directory / "play.yml"),
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
         env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections")},
     )
-    return {name: (folder / name).read_text(encoding="utf-8") for name in wanted}
+    return {name: (directory / name).read_text(encoding="utf-8") for name in wanted}
 
 
 def analyze(arguments: list[str]) -> subprocess.CompletedProcess[str]:

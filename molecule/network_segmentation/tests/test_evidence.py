@@ -23,9 +23,9 @@ def report() -> Any:
     return json.loads(DOCUMENT.read_text(encoding="utf-8"))
 
 
-def verified(document: Path, folder: Path) -> bool:
+def verified(document: Path, directory: Path) -> bool:
     """Whether the signature beside the report is one of this document, as anybody can ask."""
-    signature = folder / "signature"
+    signature = directory / "signature"
     signature.write_bytes(base64.b64decode((EVIDENCE / "zones.json.sig.b64").read_text()))
     done = subprocess.run(
         [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DIRECTORIES = ("/etc", "/home", "/opt", "/root", "/srv", "/usr/local")
-# What a connection from the controller brings and takes along.
+# What a connection from the controller leaves and removes.
 PASSING = {"sshd", "sshd-session", "sshd-auth", "sudo", "sh", "python3", "(sd-pam)"}
 
 

@@ -17,7 +17,7 @@ testinfra_hosts = hosts("gateway-1", "inference-1")
 
 EXTRACT = (Path(__file__).resolve().parents[1] / "files" / "extract.py").read_text()
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
-# Where what no package brings may be.
+# Where there may be what no package has.
 SEARCHED = "/etc /home /opt /root /run /srv /tmp /var"
 # What scenarios keep for each other is this machine's (tests/lab/package.yml).
 LEFT_OUT = "--devices=skip --exclude-dir=onprem-deepseek-lab"

@@ -367,8 +367,8 @@ class Apt:
             "Dir::Etc::SourceParts": self.directory / "sources.list.d",
             "Dir::Etc::PreferencesParts": self.directory / "preferences.d",
             "Dir::State::Lists": self.directory / "lists",
-            "Dir::Cache::pkgcache": "",
-            "Dir::Cache::srcpkgcache": "",
+            # Made once of the lists, and read by all questions; the host's own is of its own sources.
+            "Dir::Cache": self.directory,
             "APT::Update::Pre-Invoke": "",
             "Debug::NoLocking": "true",
             "Acquire::Retries": "1",

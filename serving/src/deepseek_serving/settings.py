@@ -30,6 +30,8 @@ else:
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 LOCAL_URL = re.compile(r"http://(127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}|unix:/[^\s?#]+")
+# what an upstream's model does with texts
+Task = Literal["generate", "embed", "score"]
 # Requests that may wait, in front of an engine or an upstream.
 DEFAULT_QUEUE = 64
 
@@ -128,6 +130,10 @@ class UpstreamSettings(_Section):
 
     url: str = Field(description="http://127.0.0.1:PORT, http://[::1]:PORT or unix:/PATH")
     model: str = Field(min_length=1, description="the name that the server knows the model by")
+    task: Task = Field(
+        default="generate",
+        description="what its model does: answer, make vectors of texts, or score pairs of them",
+    )
     health_path: str = Field(default="/health", pattern=r"^/[A-Za-z0-9/_.-]*$")
     concurrency: int = Field(default=256, ge=1, description="requests in work together")
     queue: int = Field(default=DEFAULT_QUEUE, ge=0)
@@ -216,6 +222,17 @@ class Settings(_Section):
     def names_its_engine(self) -> Settings:
         if (self.engine.kind == "upstream") != (self.upstream is not None):
             raise ValueError('engine.kind = "upstream" and the section [upstream] come together')
+        return self
+
+    @model_validator(mode="after")
+    def has_one_encoder_of_a_kind(self) -> Settings:
+        task = "generate" if self.upstream is None else self.upstream.task
+        for name, section, taken in (
+            ("embeddings", self.embeddings, task == "embed"),
+            ("rerank", self.rerank, task == "score"),
+        ):
+            if section is not None and taken:
+                raise ValueError(f"[{name}] and upstream.task = {task!r} answer the same requests")
         return self
 
 

@@ -126,7 +126,7 @@ def test_tokens_come_as_they_are_generated(http: httpx.Client, behind: UpstreamS
         lines = reply.iter_lines()
         assert "word " in next(lines)
         until(lambda: behind.running == 1)
-    # and the one behind stops when our client is gone
+    # and the upstream stops when our client is gone
     until(lambda: behind.running == 0)
     until(lambda: value(http, "deepseek_slots_busy") == 0)
 
@@ -196,7 +196,7 @@ TOO_LONG = [
         (400, {}, (502, None, None)),
     ],
 )
-def test_refusals_of_the_server_behind(
+def test_refusals_of_the_upstream(
     http: httpx.Client, behind: UpstreamServer, status: int, body: dict[str, Any], expected: Any
 ) -> None:
     behind.behave = lambda _body: JSONResponse(body, status)
@@ -333,6 +333,8 @@ def test_completions_and_models(http: httpx.Client, behind: UpstreamServer) -> N
         ("/v1/completions", {"prompt": [[5], [2**20, 7]]}, "prompt"),
         ("/v1/completions", {"prompt": "a", "logit_bias": {"1024": 1}}, "logit_bias"),
         (CHAT, {"messages": ASK["messages"], "logit_bias": {"4096": -1}}, "logit_bias"),
+        (CHAT, {"messages": ASK["messages"], "stop_token_ids": [1024]}, "stop_token_ids"),
+        ("/v1/completions", {"prompt": "a", "allowed_token_ids": [1, 1024]}, "allowed_token_ids"),
         # a large body is judged in another process, with the same answer
         ("/v1/completions", {"prompt": [5] * 40_000 + [1024]}, "prompt"),
     ],
@@ -360,6 +362,7 @@ def test_a_token_that_the_model_does_not_have_goes_no_further(
         {"messages": [{"role": "user", "content": 'a "quoted\n" one'}]},
         {"prompt": "<|pad|>"},
         {"prompt": ["x", "<|pad|>"]},
+        {"prompt": "x", "bad_words": ["<|pad|>"]},
     ],
 )
 def test_a_text_that_stands_for_a_token_beyond_the_table_is_refused(sent: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from waiting import http_client, until
 from deepseek_serving.backends.outcomes import Outcomes
 
 
-def test_readiness_follows_the_server_behind(
+def test_readiness_follows_the_upstream(
     tmp_path: Path, checkpoint_store: Path, token: Token, authority: Authority
 ) -> None:
     server = UpstreamServer()

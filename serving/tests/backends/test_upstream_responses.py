@@ -17,14 +17,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
-from support import MODEL, VERSION, free_port, serve_app
+from support import MODEL, free_port, serve_app
+from upstream_server import in_front_of
 from waiting import http_client
-
-from deepseek_serving.backends.upstream import Upstream
-from deepseek_serving.http.proxy import create_forwarding_app
-from deepseek_serving.settings import UpstreamSettings
-from deepseek_serving.trust.release import Release
 
 ASK: dict[str, Any] = {"model": MODEL, "input": "Where is the patient?"}
 TOOL: Any = {"type": "function", "name": "find", "parameters": {"type": "object"}, "strict": False}
@@ -109,19 +104,11 @@ def url(tmp_path_factory: pytest.TempPathFactory, speaker: Speaker) -> Iterator[
         Route("/health", lambda _request: PlainTextResponse("")),
         Route("/v1/chat/completions", speaker.answer, methods=["POST"]),
     ]
-    port = free_port()
-    with serve_app(Starlette(routes=routes), port) as behind:
-        settings = UpstreamSettings(url=behind, model="behind", allow_without_key=True)
-        upstream = Upstream(Release(MODEL, VERSION, "0" * 64, folder), settings)
-        app = create_forwarding_app(upstream)
-
-        async def ready(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":
-                await upstream.begin()
-            await app(scope, receive, send)
-
-        with serve_app(ready) as front:
-            yield front
+    with (
+        serve_app(Starlette(routes=routes), free_port()) as behind,
+        in_front_of(behind, folder) as front,
+    ):
+        yield front
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from support import MODEL, Authority, Running, Token, free_port, serve, serve_app, upstream_settings
 from waiting import http_client, until
@@ -116,8 +116,8 @@ def front(
 def http(front: Running, authority: Authority, engine: Engine) -> Iterator[httpx.Client]:
     engine.refuse = lambda _path, _body: None
     with http_client(front.url, verify=authority.client("gateway-1")) as client:
-        # what the test before refused may have taken it out
-        until(lambda: client.get("/readyz").status_code == 200)
+        # what the test before refused may have taken it out, or be about to
+        until(lambda: client.post(CHAT, json=ASK).status_code == 200)
         yield client
 
 
@@ -197,6 +197,121 @@ def test_what_it_refuses_is_refused_with_its_parameter(
     assert (reply.status_code, error["param"]) == (status, param)
     assert error["code"] == (code or "engine_unavailable")
     assert ("The engine failed to answer." in error["message"]) == (code is None)
+
+
+def streamed(*events: dict[str, Any]) -> Response:
+    lines = [*(f"data: {json.dumps(event)}\n\n" for event in events), "data: [DONE]\n\n"]
+    return StreamingResponse(iter(lines), media_type="text/event-stream")
+
+
+# words of vLLM 0.32 for each, and which of its parameters the client asked with
+RECORDED: list[tuple[str, str | None, dict[str, Any], str, str]] = [
+    ("n must be 1 when using greedy sampling, got 2.", None, {}, "n", "invalid_value"),
+    ("stop cannot contain an empty string.", None, {}, "stop", "invalid_value"),
+    (
+        "repetition_penalty must be greater than zero, got 0.0.",
+        None,
+        {},
+        "repetition_penalty",
+        "invalid_value",
+    ),
+    (
+        "thinking_token_budget is set but reasoning_config is not configured.",
+        None,
+        {},
+        "thinking_token_budget",
+        "invalid_value",
+    ),
+    (
+        "top_p must be in (0, 1], got 2.0. (parameter=top_p, value=2.0)",
+        "top_p",
+        {},
+        "top_p",
+        "invalid_value",
+    ),
+    (
+        'Grammar error: at 1(8): invalid regex "(["',
+        None,
+        {"guided_regex": "(["},
+        "guided_regex",
+        "invalid_json_schema",
+    ),
+    (
+        "Invalid grammar specification: Failed to convert the grammar from GBNF to Lark",
+        None,
+        {"structured_outputs": {"grammar": 'root ::= "a'}},
+        "structured_outputs",
+        "invalid_json_schema",
+    ),
+    (
+        "1 validation error:\n  {'type': 'literal_error', 'loc': 'body.reasoning_effort', "
+        "'msg': \"Input should be 'none' or 'max'\", 'input': 'very'}",
+        "body.reasoning_effort",
+        {"reasoning_effort": "very"},
+        "reasoning_effort",
+        "invalid_value",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "param", "sent", "named", "code"), RECORDED)
+def test_its_words_name_the_clients_parameter(
+    http: httpx.Client,
+    engine: Engine,
+    message: str,
+    param: str | None,
+    sent: Any,
+    named: str,
+    code: str,
+) -> None:
+    engine.refuse = lambda _path, _body: bad_request(message, param)
+    error = http.post(CHAT, json={**ASK, **sent}).json()["error"]
+    assert (error["param"], error["code"]) == (named, code)
+
+
+def test_a_refusal_that_begins_a_stream_has_a_status_of_its_own(
+    http: httpx.Client, engine: Engine
+) -> None:
+    """The status of a stream is sent before vLLM has looked at the request."""
+    said = 'Grammar error: at 1(8): invalid regex "(["'
+    refusal = {"message": said, "type": "BadRequestError", "param": None, "code": 400}
+    asked = len(engine.asked)
+    engine.refuse = lambda _path, body: streamed({"error": refusal}) if body.get("stream") else None
+    for _attempt in range(5):
+        reply = http.post(CHAT, json={**ASK, "stream": True, "guided_regex": "(["})
+        error = reply.json()["error"]
+        assert (reply.status_code, error["message"], error["param"]) == (400, said, "guided_regex")
+    response = {"model": MODEL, "input": "?", "stream": True}
+    assert http.post("/v1/responses", json=response).status_code == 400
+    # it is the client's fault: nobody doubts the engine
+    assert len(engine.asked) == asked
+    assert http.get("/readyz").status_code == 200
+
+
+def test_a_failure_that_begins_a_stream_is_the_engines(http: httpx.Client, engine: Engine) -> None:
+    failure = {"message": "/srv is gone", "type": "InternalServerError", "code": 500}
+    engine.refuse = lambda _path, _body: streamed({"error": failure})
+    reply = http.post(CHAT, json={**ASK, "stream": True})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "engine_unavailable")
+    assert "/srv" not in reply.text
+
+
+def test_thoughts_have_the_name_that_they_have_here(http: httpx.Client, engine: Engine) -> None:
+    """They are `reasoning` alone to vLLM 0.32."""
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+    message = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    engine.refuse = lambda _path, _body: JSONResponse(
+        {**ANSWER, "choices": [{**choice, "message": message}]}
+    )
+    shown = http.post(CHAT, json=ASK).json()["choices"][0]["message"]
+    assert shown == {**message, "reasoning_content": "hm"}
+    engine.refuse = lambda _path, _body: streamed(
+        {"choices": [{**choice, "finish_reason": None, "delta": {"reasoning": "hm"}}]},
+        {"choices": [{**choice, "delta": {"content": "a"}}]},
+    )
+    lines = http.post(CHAT, json={**ASK, "stream": True}).text.splitlines()
+    first = json.loads(next(filter(None, lines)).removeprefix("data: "))
+    assert first["choices"][0]["delta"] == {"reasoning": "hm", "reasoning_content": "hm"}
 
 
 def unknown_parameters(_path: str, body: dict[str, Any]) -> Response | None:

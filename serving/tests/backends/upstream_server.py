@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +15,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from support import MODEL, free_port
+from starlette.types import Receive, Scope, Send
+from support import MODEL, VERSION, free_port, serve_app
+
+from deepseek_serving.backends.upstream import Upstream
+from deepseek_serving.http.proxy import create_forwarding_app
+from deepseek_serving.settings import UpstreamSettings
+from deepseek_serving.trust.release import Release
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {
@@ -118,6 +126,22 @@ class UpstreamServer:
             return StreamingResponse(words(), media_type="text/event-stream")
         await asyncio.sleep(3)
         return whole(body)
+
+
+@contextmanager
+def in_front_of(url: str, checkpoint: Path, **more: Any) -> Iterator[str]:
+    """A service, without TLS and keys, whose upstream is at the URL; its own URL."""
+    settings = UpstreamSettings(url=url, model="behind", allow_without_key=True, **more)
+    upstream = Upstream(Release(MODEL, VERSION, "0" * 64, checkpoint), settings, ["alias"])
+    app = create_forwarding_app(upstream)
+
+    async def ready(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await upstream.begin()
+        await app(scope, receive, send)
+
+    with serve_app(ready) as front:
+        yield front
 
 
 def value(http: httpx.Client, name: str, **labels: str) -> float:

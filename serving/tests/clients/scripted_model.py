@@ -55,10 +55,11 @@ def script(prompt: str) -> str:
         final = next((tool for tool in tools if tool["name"] == "final_answer"), None)
         told = f"It says: {results[-1]}"
         return _call(final, {"answer": told}) if final else told
+    thought = f"<think>\n{THOUGHT}\n</think>\n\n" if "Think" in asked else ""
     if tools:
-        return _call(tools[0], _arguments(tools[0].get("parameters", {})))
-    if "Think" in asked:
-        return f"<think>\n{THOUGHT}\n</think>\n\n{CONCLUSION}"
+        return thought + _call(tools[0], _arguments(tools[0].get("parameters", {})))
+    if thought:
+        return thought + CONCLUSION
     if "JSON" in asked:
         return json.dumps(PLACE)
     return GREETING

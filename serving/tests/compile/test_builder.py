@@ -367,7 +367,7 @@ def test_a_build_killed_while_it_takes_its_place(cpu_place: Place, stage: str) -
     assert hidden(cpu_place) == KEPT
 
 
-def test_a_folder_of_a_similar_name_is_another_engine(cpu_place: Place) -> None:
+def test_a_directory_of_a_similar_name_is_another_engine(cpu_place: Place) -> None:
     other = cpu_place.dest.with_name("engine.partial")
     cpu_place.build(dest=other)
     assert cpu_place.build(regenerate="always").changed

@@ -39,7 +39,7 @@ def install(folder: Path, name: str, version: str) -> None:
 
 
 def refused(folder: Path, request: Request, gpus: Gpus = NO_GPU) -> str:
-    """The message; nothing in the folder is another than before."""
+    """The message; nothing in the directory is another than before."""
     before = snapshot(folder)
     with pytest.raises(BuildError) as caught:
         build(request, lambda: gpus)
@@ -311,7 +311,7 @@ def test_what_the_compiler_says_is_passed_on(
 
 
 @pytest.mark.parametrize("regenerate", ["never", "if_changed", "always"])
-def test_a_folder_of_something_else(fp16: Place, regenerate: str) -> None:
+def test_a_directory_of_something_else(fp16: Place, regenerate: str) -> None:
     fp16.dest.mkdir(parents=True)
     (fp16.dest / "thesis.odt").write_text("the only copy")
     said = refused(fp16.folder, request(fp16, regenerate=regenerate))
@@ -326,7 +326,7 @@ def test_a_file_in_its_place(fp16: Place) -> None:
     assert f"{below}: cannot be built: " in refused(fp16.folder, Request(fp16.graph, below, A100))
 
 
-def test_an_empty_folder_is_taken(fp16: Place) -> None:
+def test_an_empty_directory_is_taken(fp16: Place) -> None:
     fp16.dest.mkdir(parents=True)
     assert fp16.build(wish=CPU).changed
 

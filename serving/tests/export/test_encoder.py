@@ -1,4 +1,4 @@
-"""The exported text encoder against transformers, and the folders that are refused."""
+"""The exported text encoder against transformers, and the directories that are refused."""
 
 from __future__ import annotations
 

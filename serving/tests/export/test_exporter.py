@@ -477,7 +477,7 @@ def test_a_failure_leaves_nothing_behind(
     assert list((tmp_path / "parent").iterdir()) == []
 
 
-def test_an_existing_folder_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_existing_directory_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(CheckpointError, match="exists already"):

@@ -1,4 +1,4 @@
-"""Places, and the line in front of them."""
+"""Places, and the queue in front of them."""
 
 from __future__ import annotations
 

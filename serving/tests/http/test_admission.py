@@ -26,11 +26,16 @@ FRAMEWORK = "application/json; charset=utf-8"
 WORD = 5
 
 
+@pytest.fixture(scope="module")
+def tokenizer(graph: Path) -> ChatTokenizer:
+    return ChatTokenizer(graph)
+
+
 @pytest.fixture
-def service(graph: Path) -> Iterator[Service]:
+def service(graph: Path, tokenizer: ChatTokenizer) -> Iterator[Service]:
     scheduler = Scheduler(Hanging())
     scheduler.start()
-    yield Service(Release(MODEL, "1", "0" * 64, graph), scheduler, ChatTokenizer(graph))
+    yield Service(Release(MODEL, "1", "0" * 64, graph), scheduler, tokenizer)
     scheduler.stop()
 
 

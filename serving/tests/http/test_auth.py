@@ -75,7 +75,7 @@ def test_without_a_key_in_force_there_is_no_answer(http: httpx.Client, key_file:
     assert reply.headers["www-authenticate"] == "Bearer"
     assert "x-request-id" in reply.headers
     assert http.get("/v1/models", headers={"authorization": f"Basic {good}"}).status_code == 401
-    # probes and the document are for whoever has a client certificate
+    # probes and the document are for every client with a certificate
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
         assert http.get(path).status_code == 200
 

@@ -90,11 +90,16 @@ class Held(CountingEngine):
         return super().prefill(slot, [4], start)
 
 
+@pytest.fixture(scope="module")
+def tokenizer(graph: Path) -> ChatTokenizer:
+    return ChatTokenizer(graph)
+
+
 @pytest.fixture
-def held(graph: Path) -> Iterator[tuple[str, Held, Service]]:
+def held(graph: Path, tokenizer: ChatTokenizer) -> Iterator[tuple[str, Held, Service]]:
     engine = Held()
     scheduler = Scheduler(engine, Limits())
-    service = Service(Release(MODEL, "1", "0" * 64, graph), scheduler, ChatTokenizer(graph))
+    service = Service(Release(MODEL, "1", "0" * 64, graph), scheduler, tokenizer)
     scheduler.start()
     engine.held = True
     with serve_app(create_app(service)) as url:

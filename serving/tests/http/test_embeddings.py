@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -24,9 +25,10 @@ from support import (
     write_artifact,
 )
 from test_encoder import encoder_checkpoint
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from waiting import http_client
 
+from deepseek_serving.backends.embedding import Embedder
 from deepseek_serving.export.exporter import export_encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 
@@ -165,3 +167,24 @@ def test_an_encoder_that_was_changed_is_not_loaded(
     status, log = refused(tmp_path, settings_text(signed_store, token, authority, more=more))
     assert status == 78
     assert "changed after signing" in log
+
+
+class Flat:
+    """An encoder that says nothing."""
+
+    size, max_len = 2, 64
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.zeros((len(texts), self.size), dtype=np.float32)
+
+
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize("text", ["a <|pad|>", [5, 1024]])
+def test_tokens_without_weights_are_refused(text: str | list[int], data: bool) -> None:
+    tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<|pad|>", special=True)])
+    tokenizer.encode_special_tokens = data
+    made = Embedder(NAME, "0" * 64, Flat(), tokenizer, vocabulary=1024, queue=1)
+    with pytest.raises(ValueError, match=r"not learned|the vocabulary has"):
+        made.tokens(text)
+    made.close()

@@ -218,7 +218,7 @@ def test_requests_may_come_before_the_answers_but_not_any_number(
         assert until_closed(connection).count(b"HTTP/1.1 200") < 1000
 
 
-def test_whoever_waits_for_an_answer_is_not_slow(
+def test_a_client_that_waits_for_an_answer_is_not_slow(
     port: int, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "READ_SECONDS", 2)

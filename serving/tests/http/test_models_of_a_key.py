@@ -61,10 +61,10 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
+    directory = tmp_path_factory.mktemp("site")
     mine, other = {"id": MODEL, "aliases": ["own"]}, {"id": "chat-7b", "aliases": ["chat"]}
-    file = written(folder / "models.json", mine, other)
-    ring = folder / "keys.json"
+    file = written(directory / "models.json", mine, other)
+    ring = directory / "keys.json"
     allowed = {"all": None, "own": [MODEL], "other": ["chat-7b"], "alias": ["own"]}
     sent = {name: keys.add(ring, name, models=models) for name, models in allowed.items()}
     scheduler = Scheduler(Hanging())

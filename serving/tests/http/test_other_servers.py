@@ -23,6 +23,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [5, 6, 7]},
 }
 TOOL = {"type": "function", "function": {"name": "weather"}}
+HELD: dict[str, Any] = {"type": "json_object"}
 LONG = "many words " * 400
 
 
@@ -75,8 +76,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
     (COMPLETIONS, {"logprobs": -1}, "logprobs"),
     (COMPLETIONS, {"logprobs": True}, "logprobs"),
+    (COMPLETIONS, {"logprobs": 21}, "logprobs"),
     (COMPLETIONS, {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+    (COMPLETIONS, {"prompt_logprobs": -1}, "prompt_logprobs"),
+    (CHAT, {"prompt_logprobs": -1}, "prompt_logprobs"),
     (CHAT, {"logit_bias": {"hello": 1}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"1.5": 1}}, "logit_bias"),
+    (CHAT, {"logit_bias": {"-1": 1}}, "logit_bias"),
     (CHAT, {"logit_bias": {"5": 101}}, "logit_bias"),
     (CHAT, {"logit_bias": {"999999": 1}}, "logit_bias"),
     (CHAT, {"logit_bias": [1, 2]}, "logit_bias"),
@@ -85,11 +91,17 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
     (CHAT, {"ignore_eos": "yes"}, "ignore_eos"),
     (CHAT, {"seed": "one"}, "seed"),
+    (CHAT, {"seed": 2**63}, "seed"),
+    (CHAT, {"seed": -(2**63) - 1}, "seed"),
     (CHAT, {"stream": "yes"}, "stream"),
     (CHAT, {"stream_options": {"include_costs": True}}, "stream_options.include_costs"),
     (CHAT, {"messages": []}, "messages"),
     (CHAT, {"messages": None}, "messages"),
     (CHAT, {"messages": "Hello"}, "messages"),
+    (CHAT, {"messages": [123]}, "messages[0]"),
+    (CHAT, {"messages": [{}]}, "messages[0].role"),
+    (CHAT, {"messages": [{"role": 123, "content": "a"}]}, "messages[0].role"),
+    (CHAT, {"messages": [USER, {}]}, "messages[1].role"),
     (CHAT, {"messages": [{"role": "pirate", "content": "a"}]}, "messages[0].role"),
     (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
     (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content"),
@@ -111,6 +123,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"tool_choice": "required"}, "tool_choice"),
     (CHAT, {"tool_choice": TOOL}, "tool_choice"),
     (CHAT, {"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+    (CHAT, {"tools": [TOOL], "tool_choice": 123}, "tool_choice"),
+    (CHAT, {"tools": [{**TOOL, "type": "retrieval"}]}, "tools[0].type"),
+    (CHAT, {"structured_outputs": 3}, "structured_outputs"),
+    (CHAT, {"structured_outputs": {"regex": {"1": "a"}}}, "structured_outputs.regex"),
+    (CHAT, {"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs"),
+    (CHAT, {"response_format": {"type": "json_object", "schema": 123}}, "response_format.schema"),
+    (CHAT, {"response_format": HELD | {"schema": {"type": "hiccup"}}}, "response_format"),
+    (CHAT, {"response_format": HELD | {"schema": {"type": 123}}}, "response_format"),
+    (CHAT, {"guided_grammar": 'root ::= "a'}, "guided_grammar"),
     (CHAT, {"response_format": {"type": "xml"}}, "response_format.type"),
     (CHAT, {"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     (CHAT, {"echo": True}, "echo"),
@@ -170,6 +191,7 @@ def test_another_model_is_not_found(client: httpx.Client, path: str) -> None:
         {"presence_penalty": 2, "frequency_penalty": -2, "repetition_penalty": 1.1},
         {"temperature": 2, "seed": -1},
         {"stream_options": None, "logprobs": None, "ignore_eos": False, "min_tokens": 0},
+        {"stream_options": {"include_usage": True}, "stream": False},
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
@@ -313,6 +335,88 @@ def _usage_in_each(client: httpx.Client) -> bool:
     return whole and counts == sorted(counts) and counts[-1] == 4
 
 
+def _empty_options(client: httpx.Client) -> bool:
+    return not any(event.get("usage") for event in events(client, CHAT, stream_options={}))
+
+
+def _no_alternatives(client: httpx.Client) -> bool:
+    chosen = answer(client, CHAT, logprobs=True, top_logprobs=0)["choices"][0]["logprobs"]
+    listed = answer(client, COMPLETIONS, logprobs=0)["choices"][0]["logprobs"]
+    return (
+        all(token["top_logprobs"] == [] for token in chosen["content"])
+        and len(listed["token_logprobs"]) == len(listed["tokens"])
+        and all(len(best) == 1 for best in listed["top_logprobs"])
+    )
+
+
+def _tokens_join(client: httpx.Client) -> bool:
+    (choice,) = answer(client, CHAT, logprobs=True, top_logprobs=2)["choices"]
+    tokens = choice["logprobs"]["content"]
+    joined = b"".join(bytes(token["bytes"]) for token in tokens)
+    return bool(joined.decode() == choice["message"]["content"]) and all(
+        token["logprob"] <= 0 for token in tokens
+    )
+
+
+def _echoes(client: httpx.Client) -> bool:
+    prompts = ["What is", "Who signs"]
+    found = answer(client, COMPLETIONS, prompt=prompts, echo=True, n=2)["choices"]
+    begins = [prompt for prompt in prompts for _number in range(2)]
+    return [c["index"] for c in found] == [0, 1, 2, 3] and all(
+        choice["text"].startswith(begin) for choice, begin in zip(found, begins, strict=True)
+    )
+
+
+def _streamed_echo(client: httpx.Client) -> bool:
+    found = events(client, COMPLETIONS, echo=True)
+    joined = "".join(event["choices"][0]["text"] for event in found)
+    return joined == text(client, COMPLETIONS, echo=True)
+
+
+def _after_refusals(client: httpx.Client) -> bool:
+    refused = [post(client, CHAT, top_logprobs=30, logprobs=True, stream=s) for s in (False, True)]
+    return [reply.status_code for reply in refused] == [400, 400] and bool(text(client, CHAT))
+
+
+def _parts_are_text(client: httpx.Client) -> bool:
+    parts = [{"type": "text", "text": USER["content"]}]
+    return text(client, CHAT, messages=[{**USER, "content": parts}]) == text(client, CHAT)
+
+
+def _named_models(client: httpx.Client) -> bool:
+    found, missing = client.get(f"/v1/models/{MODEL}"), client.get("/v1/models/other")
+    card = client.get("/v1/models").json()["data"][0]
+    return bool(found.json()["id"] == MODEL and missing.status_code == 404) and isinstance(
+        card["max_model_len"], int
+    )
+
+
+def _forbidden(client: httpx.Client) -> bool:
+    whole = text(client, CHAT, max_tokens=1)
+    asked = {"prompt": whole, "add_special_tokens": False}
+    tokens = client.post("/tokenize", json=asked).json()["tokens"]
+    bias = {str(token): -100 for token in tokens}
+    return not text(client, CHAT, max_tokens=1, logit_bias=bias).startswith(whole)
+
+
+def _emoji(client: httpx.Client) -> bool:
+    asked = {"prompt": "媽 🤗", "add_special_tokens": False, "return_token_strs": True}
+    reply = client.post("/tokenize", json=asked).json()
+    back = client.post("/detokenize", json={"tokens": reply["tokens"]}).json()
+    return bool(back["prompt"] == asked["prompt"]) and all(reply["token_strs"])
+
+
+def _seeded_choices(client: httpx.Client) -> bool:
+    asked: dict[str, Any] = {"n": 3, "seed": 7, "temperature": 2, "max_tokens": 8}
+    first, again = (answer(client, CHAT, **asked)["choices"] for _time in range(2))
+    said = [choice["message"]["content"] for choice in first]
+    return said == [c["message"]["content"] for c in again] and len(set(said)) > 1
+
+
+def _unknown_in_message(client: httpx.Client) -> bool:
+    return text(client, CHAT, messages=[{**USER, "extra_field": "0"}]) == text(client, CHAT)
+
+
 def _several_streams(client: httpx.Client) -> bool:
     found = events(client, CHAT, n=2)
     ends = [event["choices"][0] for event in found if event["choices"][0]["finish_reason"]]
@@ -368,6 +472,18 @@ CHECKS: dict[str, Check] = {
     "no usage unless asked": _no_usage,
     "usage in every event": _usage_in_each,
     "several answers in a stream": _several_streams,
+    "empty stream options ask for nothing": _empty_options,
+    "no alternatives where none are asked for": _no_alternatives,
+    "tokens of log probabilities make the answer": _tokens_join,
+    "echo of several prompts with several answers": _echoes,
+    "a stream of an echo is the answer": _streamed_echo,
+    "answers go on after refusals": _after_refusals,
+    "parts of text are the text": _parts_are_text,
+    "models are found by their names": _named_models,
+    "a bias of -100 forbids a token": _forbidden,
+    "tokens of emoji and their way back": _emoji,
+    "a seed repeats several answers that differ": _seeded_choices,
+    "unknown members of messages are taken": _unknown_in_message,
     "HEAD has no body": lambda c: c.head("/v1/models").content == b"",
     "the version is told": lambda c: "version" in c.get("/version").json(),
     "a model has a root": lambda c: c.get("/v1/models").json()["data"][0]["root"] == MODEL,

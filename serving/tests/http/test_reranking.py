@@ -13,7 +13,7 @@ import pytest
 import torch
 from reference import cross_encoder
 from support import CHECKPOINT, Authority, Running, Token, serve, settings_text, write_artifact
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from waiting import http_client
@@ -228,7 +228,9 @@ class Flat:
 
 def reranker(tokenizer: Tokenizer) -> Reranker:
     path = Path("tokenizer.json")
-    return Reranker(NAME, "0" * 64, Flat(), tokenizer, sigmoid=True, queue=2, path=path)
+    return Reranker(
+        NAME, "0" * 64, Flat(), tokenizer, sigmoid=True, vocabulary=1024, queue=2, path=path
+    )
 
 
 def test_pairs_are_what_the_tokenizers_template_makes_of_them() -> None:
@@ -254,3 +256,19 @@ def test_a_template_that_has_the_texts_in_another_order_is_refused() -> None:
     tokenizer.post_processor = TemplateProcessing(single="$A", pair="$B $A", special_tokens=[])
     with pytest.raises(TokenizerError, match="does not put two texts one after the other"):
         reranker(tokenizer)
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_a_text_of_a_token_without_weights_is_refused(data: bool) -> None:
+    """As a question, a document, or one that is cut; and as the marks that they may be read as."""
+    tokenizer = pair_tokenizer(CHECKPOINT / "tokenizer.json")
+    tokenizer.add_special_tokens([AddedToken("<|pad|>", special=True)])
+    tokenizer.encode_special_tokens = data
+    made = reranker(tokenizer)
+    for question, document, most in (
+        ("<|pad|>", "x", None),
+        ("x", "a <|pad|>", None),
+        ("x", "<|pad|> a", 20),
+    ):
+        with pytest.raises(ValueError, match=r"not learned|the vocabulary has"):
+            made.pairs([question], [document], most=most)

@@ -300,12 +300,21 @@ def test_what_cannot_be_done_is_refused_by_name(more: dict[str, Any], param: str
     assert error.param == param
 
 
-@pytest.mark.parametrize("kind", ["item_reference", "previous_response_id"])
-def test_a_refusal_of_what_is_kept_says_what_to_send(kind: str) -> None:
-    more: dict[str, Any] = (
-        {"input": [{"type": kind, "id": "x"}]} if kind == "item_reference" else {kind: "x"}
-    )
-    assert "keeps no" in refusal(**more).message or "keeps none" in refusal(**more).message
+@pytest.mark.parametrize(
+    ("more", "remedy"),
+    [
+        ({"previous_response_id": "x"}, "Send the whole conversation in input."),
+        ({"store": True}, "Leave it out, or send false."),
+        (
+            {"input": [{"type": "item_reference", "id": "x"}]},
+            "'input[0]' refers to an item of an earlier response, and this service keeps none: "
+            "send the items themselves. Clients that refer to items unless told otherwise have a "
+            "setting for it: store: false.",
+        ),
+    ],
+)
+def test_a_refusal_of_what_is_kept_says_what_to_send(more: dict[str, Any], remedy: str) -> None:
+    assert remedy in refusal(**more).message
 
 
 @pytest.mark.parametrize(

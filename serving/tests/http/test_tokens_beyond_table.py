@@ -1,4 +1,4 @@
-"""A token that the model has no weights for is refused on every path, and is text in messages."""
+"""A token that the model has no weights for is refused on every path, by number or as text."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from deepseek_serving.generation.scheduler import Limits, Scheduler
 from deepseek_serving.http.app import create_app
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEngine
 from deepseek_serving.runtime.question import Question
+from deepseek_serving.text.known_tokens import KnownTokens
 from deepseek_serving.text.tokenizer import ChatTokenizer, TextIsData
 from deepseek_serving.trust.release import Release
 
 CHAT = "/v1/chat/completions"
 
 
-@pytest.fixture
-def padded(graph: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def padded(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped graph with a tokenizer that has a token more than the graph's table."""
-    folder = tmp_path / "graph"
+    folder = tmp_path_factory.mktemp("padded") / "graph"
     shutil.copytree(graph, folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken("<|pad|>", special=True)])
@@ -38,7 +39,7 @@ def padded(graph: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def http(padded: Path, request: pytest.FixtureRequest) -> Iterator[tuple[httpx.Client, Service]]:
     text_is_data: TextIsData = getattr(request, "param", "chat")
     engine = OnnxRuntimeEngine(padded, threads=1, slots=2)
@@ -54,18 +55,31 @@ def http(padded: Path, request: pytest.FixtureRequest) -> Iterator[tuple[httpx.C
 TURN = {"role": "user", "content": "What is <|pad|>?"}
 
 
+HELLO = {"role": "user", "content": "x"}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
         ("chat/completions", {"messages": [TURN]}, "messages"),
         ("chat/completions", {"messages": [TURN], "stream": True}, "messages"),
+        ("chat/completions", {"messages": [TURN], "prompt_logprobs": 0}, "messages"),
+        ("chat/completions", {"messages": [{**TURN, "role": "system"}, HELLO]}, "messages"),
+        ("chat/completions", {"messages": [HELLO], "logit_bias": {"1024": 1}}, "logit_bias"),
+        ("chat/completions", {"messages": [HELLO], "stop_token_ids": [1024]}, "stop_token_ids"),
+        ("responses", {"input": "What is <|pad|>?"}, "input"),
+        ("responses", {"input": "x", "instructions": "Say <|pad|>."}, "input"),
+        ("completions", {"prompt": "x", "logit_bias": {"70000": 1}}, "logit_bias"),
+        ("completions", {"prompt": "x", "stop_token_ids": [2, 70000]}, "stop_token_ids"),
+        ("completions", {"prompt": [5, 1024], "echo": True, "max_tokens": 0}, "prompt"),
+        ("completions", {"prompt": [5, 1024], "prompt_logprobs": 1}, "prompt"),
         ("completions", {"prompt": "<|pad|>"}, "prompt"),
         ("completions", {"prompt": ["good", "and <|pad|>"]}, "prompt"),
         ("completions", {"prompt": [5, 1024]}, "prompt"),
         ("completions", {"prompt": [[5], [70000]]}, "prompt"),
     ],
 )
-@pytest.mark.parametrize("http", ["never"], indirect=True)
+@pytest.mark.parametrize("http", ["never", "chat", "always"], indirect=True, scope="module")
 def test_a_token_beyond_the_table_is_refused_on_every_path(
     http: tuple[httpx.Client, Service], path: str, body: dict[str, Any], param: str
 ) -> None:
@@ -74,23 +88,20 @@ def test_a_token_beyond_the_table_is_refused_on_every_path(
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["param"] == param
     assert service.healthy
-    good = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+    good = {"model": MODEL, "messages": [HELLO], "max_tokens": 2}
     assert client.post(CHAT, json=good).status_code == 200
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_text_of_a_token_beyond_the_table_is_text_in_messages(
-    http: tuple[httpx.Client, Service], stream: bool
+def test_tokens_that_the_tokenizer_has_are_told_with_their_text(
+    http: tuple[httpx.Client, Service],
 ) -> None:
-    client, service = http
-    body = {"model": MODEL, "messages": [TURN], "stream": stream, "max_tokens": 2}
-    reply = client.post(CHAT, json=body)
-    assert reply.status_code == 200, reply.text
-    assert (
-        client.post("/v1/completions", json={"model": MODEL, "prompt": "<|pad|>"}).status_code
-        == 400
-    )
-    assert service.healthy
+    client, _service = http
+    asked = {"model": MODEL, "messages": [TURN]}
+    assert "'<|pad|>'" in client.post(CHAT, json=asked).json()["error"]["message"]
+    reply = client.post("/tokenize", json={"prompt": "<|pad|>", "add_special_tokens": False})
+    assert reply.json()["tokens"] == [1024]
+    assert client.post("/tokenize", json=asked).status_code == 400
+    assert client.post("/detokenize", json={"tokens": [1024]}).status_code == 400
 
 
 def test_a_request_that_the_engine_fails_is_told_so(
@@ -98,7 +109,7 @@ def test_a_request_that_the_engine_fails_is_told_so(
 ) -> None:
     client, service = http
     # as if the check did not know of it
-    monkeypatch.setattr(service.requests, "vocabulary", 5000)
+    monkeypatch.setattr(service.requests, "_known", KnownTokens())
     reply = client.post("/v1/completions", json={"model": MODEL, "prompt": [5, 4000]})
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "generation_failed")
     body = {"model": MODEL, "prompt": [5, 4000], "stream": True}

@@ -214,7 +214,7 @@ def test_held_out_text_must_be_other_text(graph: Path, texts: Texts, tmp_path: P
 
 @pytest.fixture
 def source(graph: Path, tmp_path: Path) -> Path:
-    """A copy of the exported folder that a test may spoil."""
+    """A copy of the exported directory that a test may spoil."""
     copy = tmp_path / "source"
     shutil.copytree(graph, copy)
     return copy
@@ -266,7 +266,9 @@ def test_a_prepared_graph_is_not_prepared_again(
         prepare(prepared["fp16"], tmp_path / "out", Options("int4", texts.held_out))
 
 
-def test_an_existing_folder_is_never_overwritten(graph: Path, texts: Texts, tmp_path: Path) -> None:
+def test_an_existing_directory_is_never_overwritten(
+    graph: Path, texts: Texts, tmp_path: Path
+) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(PrepareError, match="exists already"):
         prepare(graph, tmp_path, Options("fp16", texts.held_out))

@@ -213,7 +213,7 @@ def test_any_thread_may_call(gpu: FakeGpu, graph: Path) -> None:
     assert gpu.device == 0
 
 
-def test_a_plan_may_not_bring_code(gpu: FakeGpu, graph: Path) -> None:
+def test_a_plan_may_not_carry_code(gpu: FakeGpu, graph: Path) -> None:
     decoder(graph)
     assert gpu.host_code == [False]
 

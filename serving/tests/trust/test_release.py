@@ -42,7 +42,7 @@ def flip(path: Path, position: int = -1) -> None:
 
 
 def link_away(folder: Path) -> None:
-    """The same bytes, but from outside the folder."""
+    """The same bytes, but from outside the directory."""
     elsewhere = folder.parents[2] / "elsewhere"
     (folder / "config.json").rename(elsewhere)
     (folder / "config.json").symlink_to(elsewhere)

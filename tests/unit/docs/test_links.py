@@ -28,8 +28,8 @@ SHORT = re.compile(r"`([a-z]\w*\.(?:yml|py))`")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
-def files(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
+def files(directory: Path) -> Iterator[Path]:
+    for path in directory.iterdir():
         hidden = path.name.startswith(".") and path.name not in (".github", ".config", ".ci")
         if path.is_symlink() or hidden or path.name in FOREIGN or path.name.endswith(".egg-info"):
             continue

@@ -17,7 +17,7 @@ PROGRAM = """
 import os, sys
 sys.path[:0] = sys.argv[1:3]
 import lab_bytecode
-lab_bytecode.FOLDER, os.geteuid = sys.argv[3], lambda: int(sys.argv[4])
+lab_bytecode.DIRECTORY, os.geteuid = sys.argv[3], lambda: int(sys.argv[4])
 import said
 print(said.word)
 """
@@ -42,8 +42,8 @@ def say(tmp_path: Path):
     return run
 
 
-def kept(folder: Path) -> list[Path]:
-    return sorted((folder / "kept").glob("said.py.*"))
+def kept(directory: Path) -> list[Path]:
+    return sorted((directory / "kept").glob("said.py.*"))
 
 
 def test_it_is_compiled_once(say, tmp_path: Path):

@@ -21,11 +21,13 @@ import pytest
 from scripts import load_script
 from waiting import PATIENCE, until
 
-PROGRAM = Path(__file__).resolve().parents[2] / "lab" / "scenarios.py"
+ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = ROOT / "tests" / "lab" / "scenarios.py"
 
 # As Molecule 26 and Ansible write, with their colours and frames.
 MOLECULE = """#!/bin/sh
 echo "$*" "$ONPREM_CHECK_AFTER"
+echo "first ${ONPREM_DESTROY_BEFORE:-destroy}, then ${ONPREM_SECOND_RUN:-idempotence}"
 say() { printf '\\033[36mINFO    \\033[0m \\033[32m%s\\033[0m ➜ \\033[33m%s\\033[0m: %s\\n' "$@"; }
 say "$3" discovery 'scenario test matrix: create, converge'
 say "$3" create '\033[36mExecuting\033[0m'
@@ -82,6 +84,52 @@ def test_one_that_fails_is_shown_and_the_others_go_on(
     assert said.index("All of it: ") > failed
     assert "passed large: " in said
     assert said.endswith("scenarios: 2 passed, 1 failed\n")
+
+
+@pytest.mark.parametrize(
+    ("lab", "state", "first"),
+    [
+        (False, "", "dependency"),
+        (False, "created: false\n", "dependency"),
+        (False, "converged: false\ncreated: true\n", "destroy"),
+        (True, "created: false\n", "destroy"),
+    ],
+)
+def test_what_is_left_of_an_earlier_run_is_destroyed_first(
+    program: ModuleType,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lab: bool,
+    state: str,
+    first: str,
+) -> None:
+    monkeypatch.setenv("ANSIBLE_HOME", str(root / "home"))
+    (root / "home" / "tmp" / "molecule.a1b2.small").mkdir(parents=True)
+    (root / "home" / "tmp" / "molecule.a1b2.small" / "state.yml").write_text(state)
+    if lab:
+        (root / "state" / "labs" / "small").mkdir(parents=True)
+    assert program.main(root, ["small"]) == 0
+    said = (root / ".cache" / "molecule" / "small.log").read_text()
+    assert f"first {first}," in said
+
+
+@pytest.mark.parametrize(("test_all", "second"), [("false", "dependency"), ("true", "idempotence")])
+def test_a_second_run_that_the_longest_proves_is_left_to_test_all(
+    program: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch, test_all: str, second: str
+) -> None:
+    monkeypatch.setattr(program, "SECOND_RUN_ELSEWHERE", ("small",))
+    monkeypatch.setenv("ONPREM_TEST_ALL", test_all)
+    assert program.main(root, ["small", "large"]) == 0
+    logs = root / ".cache" / "molecule"
+    assert f", then {second}\n" in (logs / "small.log").read_text()
+    assert ", then idempotence\n" in (logs / "large.log").read_text()
+
+
+def test_a_second_run_is_left_out_only_for_roles_of_the_longest(program: ModuleType) -> None:
+    site = "".join(path.read_text() for path in (ROOT / "playbooks").glob("*.yml"))
+    for name in program.SECOND_RUN_ELSEWHERE:
+        assert f"role: onprem.deepseek.{name}\n" in site
+    assert "idempotence" in (ROOT / "molecule" / program.LONGEST / "molecule.yml").read_text()
 
 
 def test_all_pass(program: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

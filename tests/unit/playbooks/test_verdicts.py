@@ -86,7 +86,7 @@ def test_a_plan_is_no_change() -> None:
 
 
 def run(
-    folder: Path,
+    directory: Path,
     book: str,
     *options: str,
     hosts: dict[str, dict[str, Any]] | None = None,
@@ -109,11 +109,11 @@ def run(
             },
         }
     }
-    (folder / "hosts.json").write_text(json.dumps(inventory))
+    (directory / "hosts.json").write_text(json.dumps(inventory))
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(folder / "hosts.json"), *options),
+            *("--inventory", str(directory / "hosts.json"), *options),
             str(ROOT / "playbooks" / f"{book}.yml"),
         ],
         env={

@@ -32,9 +32,9 @@ MODULE = (
 
 
 class Recorded:
-    """A host below a folder: what NVML says (``gpus``, ``system``), and what the kernel says."""
+    """A host below a directory: what NVML says (``gpus``, ``system``), and what the kernel says."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         recording = json.loads((FIXTURES / "h100-nvml.json").read_text())
         first = {
             **recording["devices"][0],
@@ -59,8 +59,8 @@ class Recorded:
             "free_bytes": 2**35,
         }
         self.log = ["kernel: Linux version 6.12.0"]
-        self.root = folder / "root"
-        self.binding = folder / "binding"
+        self.root = directory / "root"
+        self.binding = directory / "binding"
         for address in ("0000:00:06.0", "0000:00:07.0"):
             device = f"sys/bus/pci/devices/{address}"
             self.write(f"{device}/vendor", "0x10de\n")
@@ -86,7 +86,7 @@ class Recorded:
         return gpu
 
     def save(self) -> Path:
-        """The folder with the bindings that give these answers."""
+        """The directory with the bindings that give these answers."""
         self.system["nvmlDeviceGetCount"] = len(self.gpus)
         self.binding.mkdir(exist_ok=True)
         for stand_in in ("cuda.py", "pynvml.py"):

@@ -28,21 +28,21 @@ BURN_IN = {
 
 
 def play(
-    folder: Path,
+    directory: Path,
     *options: str,
     flavour: str = "tensorrt",
     burn_in: bool = False,
     **expected: object,
 ) -> tuple[int, str]:
-    (folder / "play.yml").write_text(PLAY)
+    (directory / "play.yml").write_text(PLAY)
     variables = {
         **BURN_IN,
         "gpu_validation_burn_in": burn_in,
-        "gpu_validation_burn_in_wheels": [str(folder)],
+        "gpu_validation_burn_in_wheels": [str(directory)],
         "ansible_connection": "local",
         "ansible_python_interpreter": sys.executable,
         "gpu_validation_flavour": flavour,
-        "gpu_validation_wheel": str(folder),
+        "gpu_validation_wheel": str(directory),
         "gpu_validation_venv_dir": "",
         "gpu_validation_expectations": {**EXPECTED, **expected},
     }
@@ -52,11 +52,11 @@ def play(
         "--extra-vars",
         json.dumps(variables),
         *options,
-        str(folder / "play.yml"),
+        str(directory / "play.yml"),
     )
 
 
-def playbook(folder: Path, hosts: dict[str, dict[str, Any]], *options: str) -> tuple[int, str]:
+def playbook(directory: Path, hosts: dict[str, dict[str, Any]], *options: str) -> tuple[int, str]:
     """playbooks/gpu_burn_in.yml on inference hosts that are all this machine."""
     common = {
         **BURN_IN,
@@ -66,7 +66,7 @@ def playbook(folder: Path, hosts: dict[str, dict[str, Any]], *options: str) -> t
         "deepseek_engine_flavour": "onnxruntime_cuda",
         "deepseek_venv_dir": "/nowhere",
     }
-    inventory = folder / "hosts.json"
+    inventory = directory / "hosts.json"
     group = {"inference": {"hosts": hosts, "vars": common}}
     inventory.write_text(json.dumps({"all": {"children": group}}))
     return run("--inventory", str(inventory), *options, str(ROOT / "playbooks" / "gpu_burn_in.yml"))
@@ -114,12 +114,12 @@ def test_a_host_whose_engine_needs_no_gpu_is_left_alone(tmp_path: Path) -> None:
 
 def test_gpus_are_loaded_if_that_is_wanted(recorded: Any) -> None:
     recorded.loaded(1)["matrix_tflops"] = 340.0
-    folder = recorded.save()
-    status, said = play(folder, burn_in=True)
+    directory = recorded.save()
+    status, said = play(directory, burn_in=True)
     assert status == 2
     assert "The GPUs did not pass the burn-in" in said
     assert "matrix_tflops: 340 TFLOP/s, at least 593.4 TFLOP/s are expected" in said
-    status, said = play(folder, "--check", burn_in=True)
+    status, said = play(directory, "--check", burn_in=True)
     assert status == 0, said
     assert "changed=0" in said
 

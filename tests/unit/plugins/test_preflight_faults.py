@@ -32,7 +32,7 @@ yaml.SafeDumper.add_representer(
 
 
 def preflight(
-    folder: Path,
+    directory: Path,
     hosts: dict[str, dict[str, Any]],
     groups: dict[str, list[str]],
     *options: str,
@@ -47,10 +47,10 @@ def preflight(
                 "ansible_connection": "local",
                 "ansible_become": False,
                 "ansible_python_interpreter": sys.executable,
-                "deepseek_store_dir": str(folder / "store"),
+                "deepseek_store_dir": str(directory / "store"),
                 "deepseek_checkpoint": str(ROOT / "tests/fixtures/checkpoint"),
                 "preflight_network": "off",
-                "preflight_report_dir": str(folder / "report"),
+                "preflight_report_dir": str(directory / "report"),
                 **variables,
             },
             "hosts": hosts,
@@ -59,11 +59,11 @@ def preflight(
             },
         }
     }
-    (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(folder / "hosts.yml"), *options),
+            *("--inventory", str(directory / "hosts.yml"), *options),
             str(ROOT / "playbooks/preflight.yml"),
         ],
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
@@ -73,7 +73,7 @@ def preflight(
         check=False,
     )
     said = done.stdout + done.stderr
-    report = folder / "report" / "preflight.json"
+    report = directory / "report" / "preflight.json"
     assert report.exists(), said
     checks = json.loads(report.read_text())["checks"]
     return done.returncode, said, [one for one in checks if one["status"] == "failed"]

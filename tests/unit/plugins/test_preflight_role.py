@@ -21,7 +21,7 @@ GROUPS = ("gateway", "inference", "storage", "release")
 ZONES = ("management", "service", "inference", "storage")
 
 
-def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, dict[str, Any]]:
+def preflight(directory: Path, *options: str, **variables: Any) -> tuple[int, str, dict[str, Any]]:
     hosts = {
         "poc": {
             "ansible_connection": "local",
@@ -33,9 +33,9 @@ def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, 
     site = {
         **yaml.safe_load(SITE.read_text()),
         "lab_octet": 112,
-        "deepseek_store_dir": str(folder / "store"),
+        "deepseek_store_dir": str(directory / "store"),
         "deepseek_checkpoint": str(ROOT / "tests/fixtures/checkpoint"),
-        "preflight_report_dir": str(folder / "report"),
+        "preflight_report_dir": str(directory / "report"),
         **variables,
     }
     inventory = {
@@ -44,11 +44,11 @@ def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, 
             "children": {group: {"hosts": hosts} for group in GROUPS},
         }
     }
-    (folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(folder / "hosts.yml")),
+            *("--inventory", str(directory / "hosts.yml")),
             *options,
             str(ROOT / "playbooks/preflight.yml"),
         ],
@@ -64,7 +64,7 @@ def preflight(folder: Path, *options: str, **variables: Any) -> tuple[int, str, 
         check=False,
     )
     said = done.stdout + done.stderr
-    report = folder / "report" / "preflight.json"
+    report = directory / "report" / "preflight.json"
     assert report.exists(), said
     return done.returncode, said, json.loads(report.read_text())
 

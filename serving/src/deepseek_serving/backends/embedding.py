@@ -17,7 +17,9 @@ from deepseek_serving.errors import library_error
 from deepseek_serving.runtime import Encoder
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeEncoder
 from deepseek_serving.settings import EncoderSettings
+from deepseek_serving.text.known_tokens import KnownTokens
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
+from deepseek_serving.text.tokenizer import added_tokens
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Embedder:
         self.max_len = encoder.max_len
         self._encoder = encoder
         self._tokenizer = SlicedTokenizer(tokenizer)
-        self._vocabulary = vocabulary
+        self._known = KnownTokens.of_added(vocabulary, added_tokens(tokenizer))
         self._thread = EncoderThread(queue)
 
     def tokens(self, text: str | Sequence[int]) -> Sequence[int]:
@@ -58,8 +60,11 @@ class Embedder:
             raise self._too_long(len(text))
         else:
             tokens = list(text)
-        if not tokens or max(tokens) >= self._vocabulary:
-            raise ValueError(f"a text needs tokens from 0 to {self._vocabulary - 1}")
+        if not tokens:
+            raise ValueError("a text needs at least one token")
+        wrong = self._known.wrong_number(tokens)
+        if wrong := wrong or (self._known.wrong_text(text) if isinstance(text, str) else None):
+            raise ValueError(wrong)
         return tokens
 
     def _encoded(self, text: str) -> list[int]:

@@ -30,7 +30,7 @@ class EventQueue:
     async def next(self) -> list[Event]:
         """All events that have come, at least one."""
         if not self._events:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._bridge.loop.create_future()
             await self._waiter
         events, self._events = self._events, []
         return events

@@ -6,13 +6,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from deepseek_serving.backends.answer import Generation
 from deepseek_serving.backends.errors import PromptTooLongError, UnsupportedError
 from deepseek_serving.backends.event_bridge import EventBridge
 from deepseek_serving.backends.requests import GenerationRequest, RequestFactory
-from deepseek_serving.backends.sampling_choice import end_tokens, sampling, without_logits
+from deepseek_serving.backends.sampling_choice import sampling, without_logits
 from deepseek_serving.check.bounded import check
 from deepseek_serving.errors import ServingError, TokenizerError
 from deepseek_serving.generation.constrained import Grammars
@@ -133,7 +132,7 @@ class Service:
         bridge = self._event_bridge()
         pairs = [
             (
-                replace(self._scheduled(request, choice, key), may_return=may_return),
+                self._scheduled(request, choice, key, may_return=may_return),
                 Generation(
                     request,
                     number,
@@ -151,21 +150,25 @@ class Service:
             generation.ticket = ticket
         return [generation for _request, generation in pairs]
 
-    def _scheduled(self, request: GenerationRequest, choice: int, key: str) -> Request:
+    def _scheduled(
+        self, request: GenerationRequest, choice: int, key: str, *, may_return: bool
+    ) -> Request:
         options, defaults = request.options, self.defaults
         room = self.scheduler.max_len - len(request.prompt)
         most = options.max_tokens
         if most is None:
             most = room if defaults.max_tokens is None else defaults.max_tokens
+        chosen = sampling(options, defaults, choice, has_logits=self._has_logits)
         return Request(
             request.prompt,
             min(room, most),
-            end_tokens(options, defaults),
-            sampling(options, defaults, choice, has_logits=self._has_logits),
+            chosen.end_tokens,
+            chosen,
             key,
             self.timeout,
             request.grammar.constraint() if request.grammar else None,
             options.score,
+            may_return,
         )
 
 

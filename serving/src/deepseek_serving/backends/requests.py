@@ -14,7 +14,7 @@ from deepseek_serving.generation.distribution import CANDIDATES
 from deepseek_serving.generation.grammar_cost import SchemaError
 from deepseek_serving.generation.request import Format, Options, Text, Tools
 from deepseek_serving.generation.tool_formats import tool_format
-from deepseek_serving.text.known_tokens import is_none, unknown
+from deepseek_serving.text.known_tokens import KnownTokens
 from deepseek_serving.text.prompt_options import (
     USUAL,
     OptionError,
@@ -62,6 +62,7 @@ class RequestFactory:
         self._grammars = grammars
         self._max_len = max_len
         self.vocabulary = vocabulary
+        self._known = KnownTokens.of_added(vocabulary, tokenizer.added)
         self._has_logits = has_logits
         self._tool_format = (
             tool_format(tokenizer.tool_template_source) if tokenizer.takes_tools else None
@@ -118,10 +119,16 @@ class RequestFactory:
         """Raises TextError, or PromptTooLongError before more than fits has been read."""
         try:
             if isinstance(prompt, Prompt):
-                return self._tokenizer.encode_prompt(prompt, most=self._max_len)
-            return self._tokenizer.encode_text(prompt, most=self._max_len)
+                tokens = self._tokenizer.encode_prompt(prompt, most=self._max_len)
+            else:
+                tokens = self._tokenizer.encode_text(prompt, most=self._max_len)
         except TooManyTokensError as error:
             raise PromptTooLongError(error.least, self._max_len, whole=False) from error
+        # read as characters it would do no harm here, but behind other engines: ADR 0023
+        text = prompt.text if isinstance(prompt, Prompt) else prompt
+        if wrong := self._known.wrong_text(text):
+            raise TextError(wrong)
+        return tokens
 
     def _refuse_hopeless(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Raises PromptTooLongError for what is far too long, before it is rendered.
@@ -167,13 +174,8 @@ class RequestFactory:
         self._check_length(len(prompt))
         if not prompt:
             raise TextError("the prompt is empty; this model needs at least one token to go on")
-        wrong = unknown(prompt, self.vocabulary)
-        if wrong is not None:
-            named = self._tokenizer.named(wrong)
-            raise TextError(
-                is_none(wrong, self.vocabulary)
-                + (f"; it stands for {named!r}, which the model has not learned" if named else "")
-            )
+        if wrong := self._known.wrong_number(prompt):
+            raise TextError(wrong)
 
     def _checked(self, request: GenerationRequest) -> GenerationRequest:
         self._check_tokens(request.prompt)
@@ -188,10 +190,10 @@ class RequestFactory:
                 f"min_tokens, a top_k over {CANDIDATES}, log probabilities and JSON output need; "
                 "publish the release again.",
             )
-        beyond = [token for token in options.logit_bias if token >= self.vocabulary]
-        if beyond:
-            raise UnsupportedError(
-                "logit_bias",
-                f"The vocabulary has the tokens 0 to {self.vocabulary - 1}; {beyond[0]} is none.",
-            )
+        for name, numbers in (
+            ("logit_bias", options.logit_bias),
+            ("stop_token_ids", options.stop_tokens),
+        ):
+            if wrong := self._known.wrong_number(numbers):
+                raise UnsupportedError(name, f"{name}: {wrong}")
         return request

@@ -17,7 +17,9 @@ from deepseek_serving.errors import TokenizerError, library_error
 from deepseek_serving.runtime import Pair, Scorer
 from deepseek_serving.runtime.onnxruntime import OnnxRuntimeScorer
 from deepseek_serving.settings import EncoderSettings
+from deepseek_serving.text.known_tokens import KnownTokens
 from deepseek_serving.text.slices import SlicedTokenizer, TooManyTokensError
+from deepseek_serving.text.tokenizer import added_tokens
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Reranker:
         tokenizer: Tokenizer,
         *,
         sigmoid: bool,
+        vocabulary: int,
         queue: int,
         path: Path,
     ) -> None:
@@ -121,6 +124,7 @@ class Reranker:
         self._scorer = scorer
         self._sigmoid = sigmoid
         self._around = _around(path, tokenizer)
+        self._known = KnownTokens.of_added(vocabulary, added_tokens(tokenizer))
         self._tokenizer = SlicedTokenizer(tokenizer)
         self._thread = EncoderThread(queue)
 
@@ -165,17 +169,25 @@ class Reranker:
 
     def _tokens(self, text: str, room: int) -> list[int]:
         try:
-            return self._tokenizer.encode(text, special=False, most=max(0, room))
+            tokens = self._tokenizer.encode(text, special=False, most=max(0, room))
         except TooManyTokensError as error:
             raise self._too_long(error.least - room) from error
         except BaseException as error:
             raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
+        return self._checked(text, tokens)
+
+    def _checked(self, text: str, tokens: list[int]) -> list[int]:
+        """Raises ValueError for tokens without weights, whatever the text is read as."""
+        if wrong := self._known.wrong_number(tokens) or self._known.wrong_text(text):
+            raise ValueError(wrong)
+        return tokens
 
     def _beginning(self, text: str, most: int) -> list[int]:
         try:
-            return self._tokenizer.beginning(text, most)
+            tokens = self._tokenizer.beginning(text, most)
         except BaseException as error:
             raise ValueError(f"the text: {library_error('tokenizers', error)}") from error
+        return self._checked(text, tokens)
 
     def _too_long(self, beyond: int) -> TooLongError:
         return TooLongError(
@@ -207,6 +219,7 @@ def load_reranker(settings: EncoderSettings, public_key: Path, queue: int, data:
         scorer,
         artifact.tokenizer,
         sigmoid=scorer.activation == "sigmoid",
+        vocabulary=artifact.record["vocabulary"],
         queue=queue,
         path=settings.graph / "tokenizer.json",
     )

@@ -1,4 +1,4 @@
-"""Another server that generates, on the same host, behind this one.
+"""Another server that has the model, on the same host.
 
 Any server that speaks OpenAI's API does: it loads what cannot be loaded here, and this service is
 its only door, with the same keys, limits, metrics and errors as for an engine of our own.
@@ -26,7 +26,7 @@ from deepseek_serving.backends.outcomes import Outcomes
 from deepseek_serving.errors import CheckpointError, ServingError, SettingsError
 from deepseek_serving.generation.concurrency import ConcurrencyLimiter
 from deepseek_serving.metrics import Metrics, readiness
-from deepseek_serving.settings import UpstreamSettings
+from deepseek_serving.settings import Task, UpstreamSettings
 from deepseek_serving.text.documents import read_object
 from deepseek_serving.text.known_tokens import KnownTokens
 from deepseek_serving.trust.release import Release
@@ -42,7 +42,7 @@ MISSES = 2
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, beside the model and for one token."""
+    """What is asked, beside the model."""
 
     path: str
     body: Mapping[str, Any]
@@ -56,15 +56,22 @@ _HELLO = {"role": "user", "content": "Hello"}
 _ORDER = {"role": "system", "content": "Be brief."}
 # A template may refuse what is no conversation of its kind, or render nothing of it; and servers
 # refuse parameters that they do not know. The first that is answered is asked from then on.
-FIRST_QUESTIONS = tuple(
-    Question(path, {**body, **salt})
-    for path, body in (
-        ("/v1/chat/completions", {"messages": [_HELLO]}),
-        ("/v1/chat/completions", {"messages": [_ORDER, _HELLO]}),
-        ("/v1/completions", {"prompt": "Hello"}),
-    )
-    for salt in ({"cache_salt": "first question"}, {})
-)
+FIRST_QUESTIONS: Mapping[Task, Sequence[Question]] = {
+    "generate": [
+        Question(path, {"max_tokens": 1, **body, **salt})
+        for path, body in (
+            ("/v1/chat/completions", {"messages": [_HELLO]}),
+            ("/v1/chat/completions", {"messages": [_ORDER, _HELLO]}),
+            ("/v1/completions", {"prompt": "Hello"}),
+        )
+        for salt in ({"cache_salt": "first question"}, {})
+    ],
+    "embed": [Question("/v1/embeddings", {"input": "Hello"})],
+    "score": [
+        Question("/v1/score", {"text_1": "Hello", "text_2": "Hello"}),
+        Question("/v1/rerank", {"query": "Hello", "documents": ["Hello"]}),
+    ],
+}
 
 
 class _State(Collector):
@@ -94,6 +101,7 @@ class Upstream:
         self.aliases = aliases
         self.settings = settings
         self.tokens = _known_tokens(release.graph)
+        self.developer = _knows_developers(release.graph)
         self.gate = ConcurrencyLimiter(settings.concurrency, settings.queue, settings.queue_per_key)
         self.metrics = Metrics(_State(self))
         self.outcomes = Outcomes(settings.doubt_seconds)
@@ -252,7 +260,8 @@ class Upstream:
     async def _answers(self, known: Question | None = None) -> bool:
         """Whether it answers a question of one token: the known one, or one that it takes."""
         refusal = None
-        for question in FIRST_QUESTIONS if known is None else (known,):
+        questions = FIRST_QUESTIONS[self.settings.task] if known is None else (known,)
+        for question in questions:
             answer = await self._asked(question)
             if answer is None:
                 return False
@@ -275,7 +284,7 @@ class Upstream:
 
     async def _asked(self, question: Question) -> httpx2.Response | None:
         """Its answer, or None if none came."""
-        body = {"model": self.settings.model, "max_tokens": 1, **question.body}
+        body = {"model": self.settings.model, **question.body}
         try:
             # the client's own limit is one for each part of an answer
             asking = self.client.post(question.path, json=body, timeout=self._patience)
@@ -285,7 +294,8 @@ class Upstream:
             return None
 
     def _note_salting(self, question: Question) -> None:
-        if not question.is_salted and self._salts is not False:
+        generates = self.settings.task == "generate"
+        if generates and not question.is_salted and self._salts is not False:
             logger.warning(
                 "the upstream %s does not take cache_salt: if it keeps a prefix cache, clients "
                 "share it, and can tell by the time whether another has sent the same text",
@@ -350,6 +360,13 @@ def _known_tokens(checkpoint: Path) -> KnownTokens:
     path = checkpoint / "tokenizer.json"
     tokenizer = read_object(path, CheckpointError) if path.is_file() else {}
     return KnownTokens.of(read_object(checkpoint / "config.json", CheckpointError), tokenizer)
+
+
+def _knows_developers(checkpoint: Path) -> bool:
+    """Whether a template of the checkpoint names the role; others would leave such messages out."""
+    files = [checkpoint / "tokenizer_config.json", *checkpoint.glob("*.jinja")]
+    texts = (path.read_text("utf-8", "replace") for path in files if path.is_file())
+    return any("developer" in text for text in texts)
 
 
 def error_text(content: bytes) -> str:

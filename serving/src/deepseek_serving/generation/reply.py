@@ -121,19 +121,18 @@ class ReplyParser:
 
     def push(self, text: str) -> Piece:
         thought, content = self._splitter.push(text) if self._splitter else ("", text)
-        return Piece(reasoning=thought) + self._scan(self._stop.push(content))
+        return self._scan(thought, self._stop.push(content))
 
-    def _scan(self, content: str) -> Piece:
+    def _scan(self, thought: str, content: str) -> Piece:
         if self._calls is None:
-            return Piece(content)
+            return Piece(content, thought)
         shown, calls = self._calls.push(content)
-        return Piece(shown, calls=tuple(calls))
+        return Piece(shown, thought, joined(calls))
 
     def finish(self, *, cut: bool = False) -> Piece:
         """What was held back, once no more text will come; `cut`: it would have gone on."""
         thought, content = self._splitter.finish() if self._splitter else ("", "")
-        shown = self._stop.push(content) + self._stop.finish()
-        piece = Piece(reasoning=thought) + self._scan(shown)
+        piece = self._scan(thought, self._stop.push(content) + self._stop.finish())
         if self._calls is None:
             return piece
         shown, calls = self._calls.finish(cut=cut)

@@ -14,12 +14,11 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_serving.http.complaints import RefusedError
 from deepseek_serving.http.errors import ApiError, failed
-from deepseek_serving.http.headers import BODY_LIMIT
+from deepseek_serving.http.headers import BODY_LIMIT, decisive
 from deepseek_serving.http.validation import Reading
 from deepseek_serving.http.validation_pool import ValidationPool
 
@@ -48,7 +47,7 @@ class _GoneError(Exception):
     """The client hung up before its request was complete."""
 
 
-def largest_body(headers: Headers) -> int:
+def largest_body(headers: Mapping[str, str]) -> int:
     """Bytes that the body of a request may have: a gateway may allow fewer than the service."""
     said = headers.get(BODY_LIMIT, "")
     if said.isascii() and said.isdigit() and len(said) < 16:
@@ -72,7 +71,7 @@ def _too_slow() -> ApiError:
     )
 
 
-def _check_type(headers: Headers) -> None:
+def _check_type(headers: Mapping[str, str]) -> None:
     """OpenAI's clients all say it; without it the body is taken for JSON, as by FastAPI."""
     kind = headers.get("content-type", "application/json")
     if kind == "application/json":
@@ -150,8 +149,9 @@ class Admission:
         await response(scope, receive, send)
 
     async def _asked(self, endpoint: Endpoint, request: Request, line: str) -> Any:
-        _check_type(request.headers)
-        body = _Body(request.receive, largest_body(request.headers))
+        headers = decisive(request.scope)
+        _check_type(headers)
+        body = _Body(request.receive, largest_body(headers))
         await body.read(endpoint.small)
         if body.size <= endpoint.small:
             return endpoint.reading.read(b"".join(body.chunks))

@@ -59,10 +59,11 @@ class Answers:
 
     def usage(self) -> dict[str, Any]:
         cached = {g.request_number: g.cached_tokens for g in self.generations}
+        prompt, completion = self._prompt, self._completion
         return {
-            "prompt_tokens": self._prompt,
-            "completion_tokens": self._completion,
-            "total_tokens": self._prompt + self._completion,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
             "completion_tokens_details": {
                 "reasoning_tokens": sum(g.reasoning_tokens for g in self.generations)

@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.headers import CLIENT, CLIENT_LENGTH
+from deepseek_serving.http.headers import CLIENT, CLIENT_LENGTH, decisive
 from deepseek_serving.http.routes import needs_key, scope_of
 from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import Key, KeyRing, KeysUnavailableError
@@ -111,7 +111,7 @@ class Access:
         await self._app(scope, receive, _with_limits(known, send))
 
     def _known(self, ring: KeyRing, scope: Scope) -> Caller:
-        kind, _space, sent = Headers(scope=scope).get("authorization", "").partition(" ")
+        kind, _space, sent = decisive(scope).get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not sent:
             raise ApiError(
                 401,
@@ -158,7 +158,7 @@ def _anonymous(certificate: str, scope: Scope) -> str:
 
     What a client may say of itself stays within its own certificate's name.
     """
-    client = Headers(scope=scope).get(CLIENT, "")
+    client = decisive(scope).get(CLIENT, "")
     if len(client) > CLIENT_LENGTH:
         client = hashlib.sha256(client.encode("latin-1", "replace")).hexdigest()
     return f"{certificate}/{client}" if client else certificate

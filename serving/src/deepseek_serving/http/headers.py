@@ -7,6 +7,7 @@ What one of them has checked must be what the next one uses.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -43,10 +44,28 @@ ONCE = frozenset(
     )
 )
 
+# where those that a request has are found once they were read
+STATE = "headers"
+
+
+def decisive(scope: Scope) -> Mapping[str, str]:
+    """Those of ONCE that a request has, by name; of one that is repeated, the first."""
+    state = scope.setdefault("state", {})
+    found: Mapping[str, str] | None = state.get(STATE)
+    if found is None:
+        sent = [(name.lower(), value) for name, value in reversed(scope["headers"])]
+        found = state[STATE] = {
+            name.decode("ascii"): value.decode("latin-1") for name, value in sent if name in ONCE
+        }
+    return found
+
 
 def repeated(scope: Scope) -> list[str]:
     """Names of the headers in ONCE that a request has more than once, in alphabetical order."""
-    counts = Counter(name.lower() for name, _value in scope["headers"])
+    names = [name.lower() for name, _value in scope["headers"]]
+    if len(set(names)) == len(names):
+        return []
+    counts = Counter(names)
     return sorted(name.decode("ascii") for name in ONCE if counts[name] > 1)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
-import uuid
+from collections.abc import Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.backends.base import Backend
 from deepseek_serving.http.admission import largest_body, too_large
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.headers import CLIENT_REQUEST_ID, REQUEST_ID
+from deepseek_serving.http.headers import CLIENT_REQUEST_ID, REQUEST_ID, decisive
 from deepseek_serving.http.routes import label
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 STATE = "request_id"
 
 
-def _refusal(headers: Headers, client_id: str) -> ApiError | None:
+def _refusal(headers: Mapping[str, str], client_id: str) -> ApiError | None:
     """What can be said before anything is read."""
     length = headers.get("content-length", "0")
     if length.isdigit() and int(length) > (most := largest_body(headers)):
@@ -50,6 +50,7 @@ class RequestContextMiddleware:
     def __init__(self, app: ASGIApp, backend: Backend) -> None:
         self._app = app
         self._backend = backend
+        self._release = (b"x-deepseek-release", backend.release.header.encode("latin-1"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,23 +58,24 @@ class RequestContextMiddleware:
             return
         began = time.monotonic()
         status = 500
-        headers = Headers(scope=scope)
+        headers = decisive(scope)
         sent = headers.get(REQUEST_ID, "")
-        request_id = sent if ID.fullmatch(sent) else uuid.uuid4().hex
+        request_id = sent if ID.fullmatch(sent) else secrets.token_hex(16)
         chosen = headers.get(CLIENT_REQUEST_ID, "")
         client_id = chosen if ID.fullmatch(chosen) else ""
-        scope.setdefault("state", {})[STATE] = request_id
+        scope["state"][STATE] = request_id
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+        named = [self._release, (REQUEST_ID.encode("ascii"), request_id.encode("ascii"))]
+        if client_id:
+            named.append((CLIENT_REQUEST_ID.encode("ascii"), client_id.encode("ascii")))
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                named = MutableHeaders(scope=message)
-                named["x-deepseek-release"] = self._backend.release.header
-                named[REQUEST_ID] = request_id
-                if client_id:
-                    named[CLIENT_REQUEST_ID] = client_id
+                # nothing that answers says any of these itself
+                message["headers"] = [*message["headers"], *named]
             await send(message)
 
         try:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
 
-import httpx2
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from deepseek_serving.backends.encoders import Encoders
-from deepseek_serving.backends.upstream import Upstream, error_text
-from deepseek_serving.generation.scheduler import QueueFullError
+from deepseek_serving.backends.upstream import Upstream
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller
-from deepseek_serving.http.common import CallerDep, assemble, check_model, queue_full
-from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.failures import not_taken, unavailable
-from deepseek_serving.http.hang_up import disconnected
-from deepseek_serving.http.headers import REQUEST_ID
-from deepseek_serving.http.middleware import STATE
-from deepseek_serving.http.offload import OffLoop
+from deepseek_serving.http.common import CallerDep, assemble
 from deepseek_serving.http.openapi import REPLIES, Responses, error_response
+from deepseek_serving.http.proxied import Events, ProxiedRequest, forward
 from deepseek_serving.http.responses import SMALL_BODY, in_terms_of_responses
 from deepseek_serving.http.responses_output import MalformedAnswerError, Output
 from deepseek_serving.http.responses_shape import ResponseShape
@@ -36,7 +23,7 @@ from deepseek_serving.http.responses_upstream import response_events, whole_resp
 from deepseek_serving.http.schema.chat import ChatRequest
 from deepseek_serving.http.schema.completions import CompletionRequest
 from deepseek_serving.http.schema.responses import ResponsesRequest
-from deepseek_serving.http.upstream_refusals import failed, refusal
+from deepseek_serving.http.upstream_encoders import add_upstream_embeddings, add_upstream_scores
 from deepseek_serving.http.upstream_tokens import add_upstream_tokens
 from deepseek_serving.http.validation import (
     ReadForwarded,
@@ -44,265 +31,17 @@ from deepseek_serving.http.validation import (
     ResponseAsked,
     UpstreamRequest,
 )
-from deepseek_serving.metrics import client_label
 from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import KeyRing
 
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-
-JSON = {"content-type": "application/json"}
-FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter"})
 FORWARDED_PATHS = ("/v1/chat/completions", "/v1/completions")
 FORWARDED: Responses = {**REPLIES, 502: error_response("The engine broke off")}
-
-
-class _BrokenError(Exception):
-    """The answer ended before its end."""
-
-
-class ProxiedRequest:
-    """One request and its answer: what it is counted for, and what it has cost so far."""
-
-    def __init__(
-        self, upstream: Upstream, asked: UpstreamRequest, who: Caller, request_id: str
-    ) -> None:
-        self._upstream = upstream
-        self._request_id = request_id
-        self._asked = asked
-        self._who = who
-        self._began = time.monotonic()
-        self._placed: float | None = None
-        self._first: float | None = None
-        self._events = 0
-        self._usage: Mapping[str, Any] | None = None
-        self._finish = "cancelled"
-        self._closed = False
-        self._stack = contextlib.AsyncExitStack()
-        timeout = upstream.settings.request_timeout
-        self._until = None if timeout is None else self._began + timeout
-
-    async def begin(self) -> httpx2.Response:
-        """The head of the upstream's answer. Raises ApiError, and is closed then."""
-        self._who.take("tokens", self._asked.reserved)
-        try:
-            return await self._in_time(self._begin())
-        except BaseException as error:
-            if isinstance(error, ApiError):
-                self._finish = "error"
-            await self.close()
-            raise
-
-    async def _begin(self) -> httpx2.Response:
-        upstream = self._upstream
-        if not upstream.healthy:
-            raise not_taken() if upstream.draining else unavailable()
-        try:
-            await self._stack.enter_async_context(upstream.gate.place(self._who.line))
-        except QueueFullError as error:
-            raise queue_full(error) from error
-        self._placed = time.monotonic()
-        upstream.outcomes.begin(self)
-        try:
-            body = _salted(self._asked.body, upstream.salt(self._who.line))
-            headers = {**JSON, REQUEST_ID: self._request_id}
-            request = upstream.client.build_request(
-                "POST", self._asked.path, content=body, headers=headers
-            )
-            response = await upstream.client.send(request, stream=True)
-        except httpx2.ConnectError as error:
-            upstream.lost()
-            raise failed(503, "The engine does not answer; try again later.") from error
-        except httpx2.ReadTimeout as error:
-            upstream.silent()
-            upstream.outcomes.failed()
-            raise failed(504, "The engine did not begin to answer in time.") from error
-        except httpx2.HTTPError as error:
-            upstream.outcomes.failed()
-            logger.error("the upstream broke off before it answered: %r", error)
-            raise failed(502, "The engine broke off before it answered.") from error
-        self._stack.push_async_callback(response.aclose)
-        if response.status_code != 200:
-            refused = await refusal(response, upstream.max_len, self._asked.path)
-            if refused.status >= 500:
-                upstream.outcomes.failed()
-            raise refused
-        return response
-
-    async def whole(self, response: httpx2.Response) -> dict[str, Any]:
-        """The answer in one piece, in our release's name."""
-        try:
-            body = json.loads(await self._in_time(response.aread()))
-            if not isinstance(body, dict):
-                raise _BrokenError
-        except (httpx2.HTTPError, ValueError, _BrokenError) as error:
-            raise self.broken(error) from error
-        self._note(body)
-        if self._finish in FINISHES:
-            self._upstream.outcomes.answered()
-        return self._named(body)
-
-    async def events(self, response: httpx2.Response) -> AsyncIterator[str]:
-        """The answer as server-sent events, each as soon as it is there."""
-        try:
-            async for shown in self.parts(response):
-                yield f"data: {json.dumps(shown, separators=(',', ':'))}\n\n"
-            yield "data: [DONE]\n\n"
-        except ApiError as error:
-            yield f"data: {json.dumps(error.body())}\n\n"
-
-    async def parts(self, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
-        """The parts of a streamed answer, each as soon as it is there. Raises ApiError."""
-        source = aiter(httpx2.EventSource(response))
-        try:
-            while (event := await self._next(source)) is not None:
-                shown = self._shown(event.data)
-                if shown is not None:
-                    yield shown
-        except ApiError:
-            self._finish = "timeout"
-            raise
-        except (httpx2.HTTPError, httpx2.SSEError, ValueError, _BrokenError) as error:
-            raise self.broken(error) from error
-
-    def broken(self, error: Exception) -> ApiError:
-        """Note that the answer ended before its end, or cannot be read; what the client hears."""
-        logger.error("the upstream broke off in an answer: %r", error)
-        self._finish = "error"
-        self._upstream.outcomes.failed()
-        if isinstance(error, httpx2.ReadTimeout):
-            self._upstream.silent()
-        return failed(502, "The engine broke off before its answer was complete.")
-
-    async def _next(
-        self, source: AsyncIterator[httpx2.ServerSentEvent]
-    ) -> httpx2.ServerSentEvent | None:
-        """None at the end; not every server sends the word for it."""
-        try:
-            event = await self._in_time(anext(source))
-        except StopAsyncIteration:
-            event = None
-        if event is not None and event.data != "[DONE]":
-            return event
-        if self._finish not in FINISHES:
-            raise _BrokenError("no choice has come to its end")
-        self._upstream.outcomes.answered()
-        return None
-
-    def _shown(self, data: str) -> dict[str, Any] | None:
-        """An event as the client gets it, if it gets it; _BrokenError if it tells of an error."""
-        body = json.loads(data)
-        if not isinstance(body, dict) or "error" in body:
-            raise _BrokenError(error_text(data.encode()))
-        self._note(body)
-        if self._asked.usage == "none":
-            body.pop("usage", None)
-            if not body.get("choices"):
-                return None
-        return self._named(body)
-
-    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
-        release = self._upstream.release
-        return {**body, "model": self._asked.model, "system_fingerprint": release.digest[:12]}
-
-    def _note(self, body: Mapping[str, Any]) -> None:
-        if isinstance(body.get("usage"), Mapping):
-            self._usage = body["usage"]
-        choices = body.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            finish = choice.get("finish_reason") if isinstance(choice, Mapping) else None
-            if finish is not None:
-                self._finish = finish if finish in FINISHES else "stop"
-        if choices:
-            self._upstream.outcomes.came()
-            self._events += 1
-            if self._first is None:
-                self._first = time.monotonic()
-
-    async def _in_time(self, doing: Awaitable[Result]) -> Result:
-        """Raises ApiError when the request has taken as long as it may."""
-        left = None if self._until is None else max(0.0, self._until - time.monotonic())
-        try:
-            return await asyncio.wait_for(doing, left)
-        except asyncio.TimeoutError as error:
-            raise ApiError(
-                504,
-                "The answer was not complete in the time that a request may take.",
-                kind="server_error",
-                code="request_timeout",
-            ) from error
-
-    async def close(self) -> None:
-        """Let go of the upstream, which stops generating, and settle the account; once."""
-        if not self._closed:
-            self._closed = True
-            self._upstream.outcomes.end(self)
-            self._settle()
-            await self._stack.aclose()
-
-    def _settle(self) -> None:
-        prompt, completion = _tokens(self._usage, self._asked, self._events)
-        if self._placed is None or (self._finish == "error" and not self._events):
-            prompt = completion = 0
-        self._who.settle(self._asked.reserved, prompt + completion)
-        metrics, key, now = self._upstream.metrics, client_label(self._who.line), time.monotonic()
-        metrics.finished.labels(self._finish, key).inc()
-        if self._placed is None:
-            return
-        metrics.prompt_tokens.labels(key).inc(prompt)
-        metrics.generation_tokens.labels(key).inc(completion)
-        metrics.queue.observe(self._placed - self._began)
-        if self._asked.stream and self._first is not None:
-            metrics.ttft.observe(self._first - self._began)
-            if completion > 1:
-                metrics.tpot.observe((now - self._first) / (completion - 1))
-        if self._finish in FINISHES:
-            metrics.e2e.observe(now - self._began)
-            metrics.prompt_length.observe(prompt)
-            metrics.generation_length.observe(completion)
-
-
-def _salted(body: bytes, salt: str | None) -> bytes:
-    """The object with one member more: no client's own, which is never passed on."""
-    return body if salt is None else b'{"cache_salt":"%b",' % salt.encode("ascii") + body[1:]
-
-
-def _tokens(
-    usage: Mapping[str, Any] | None, asked: UpstreamRequest, events: int
-) -> tuple[int, int]:
-    """Tokens of prompt and answer: as the upstream counted them, or what can be told without it.
-
-    Of an answer in one piece that nobody waited for, nothing is seen; it costs what it may have.
-    """
-    counts = [(usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (count if isinstance(count, int) else None for count in counts)
-    seen = events if asked.stream else asked.most
-    return asked.prompt if prompt is None else prompt, seen if completion is None else completion
-
-
-class _Events(StreamingResponse):
-    """Lets go of the upstream when the client hangs up, even before the first event."""
-
-    def __init__(self, proxied: ProxiedRequest, events: AsyncIterator[str]) -> None:
-        super().__init__(
-            events,
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache"},
-        )
-        self._proxied = proxied
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._proxied.close()
 
 
 async def _answer(proxied: ProxiedRequest, asked: UpstreamRequest) -> Response:
     response = await proxied.begin()
     if asked.stream:
-        return _Events(proxied, proxied.events(response))
+        return Events(proxied, proxied.events())
     try:
         return JSONResponse(await proxied.whole(response))
     finally:
@@ -315,8 +54,8 @@ async def _respond(
     """The same as a response."""
     response = await proxied.begin()
     if asked.stream:
-        events = response_events(proxied.parts(response), shape, proxied.broken)
-        return _Events(proxied, events)
+        events = response_events(proxied.parts(), shape, proxied.broken)
+        return Events(proxied, events)
     try:
         whole = whole_response(await proxied.whole(response), shape)
         return Response(whole, media_type="application/json")
@@ -326,51 +65,30 @@ async def _respond(
         await proxied.close()
 
 
-async def _forward(
-    upstream: Upstream,
-    asked: UpstreamRequest,
-    request: Request,
-    who: Caller,
-    answer: Callable[[ProxiedRequest, UpstreamRequest], Coroutine[Any, Any, Response]] = _answer,
-) -> Response:
-    check_model(upstream, asked.model, who)
-    proxied = ProxiedRequest(upstream, asked, who, request.scope["state"][STATE])
-    answering = asyncio.ensure_future(answer(proxied, asked))
-    gone = asyncio.ensure_future(disconnected(request))
-    try:
-        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return answering.result()
-    finally:
-        gone.cancel()
-        if not answering.done():
-            answering.cancel()
-            # it gives back its connection to the upstream and its place in the queue
-            await asyncio.wait({answering})
-    # nobody reads it; 499 is what the logs of proxies call this
-    return Response(status_code=499)
-
-
-def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
+def _add_generation(app: FastAPI, upstream: Upstream) -> Endpoints:
     chat, complete = (
         ReadForwarded(
-            path, upstream.settings.model, upstream.tokens, tuple(upstream.settings.media)
+            path,
+            upstream.settings.model,
+            upstream.tokens,
+            tuple(upstream.settings.media),
+            upstream.developer,
         )
         for path in FORWARDED_PATHS
     )
 
-    async def forward(asked: UpstreamRequest, request: Request, who: Caller) -> Response:
-        return await _forward(upstream, asked, request, who)
+    async def answer(asked: UpstreamRequest, request: Request, who: Caller) -> Response:
+        return await forward(upstream, asked, request, who, _answer)
 
     @app.post(chat.path, responses=FORWARDED, tags=["chat"])
     async def chat_completions(_body: ChatRequest, request: Request, who: CallerDep) -> Response:
         """Answer a conversation."""
-        return await forward(chat.read(await request.body()), request, who)
+        return await answer(chat.read(await request.body()), request, who)
 
     @app.post(complete.path, responses=FORWARDED, tags=["completions"])
     async def completions(_body: CompletionRequest, request: Request, who: CallerDep) -> Response:
         """Go on with a text."""
-        return await forward(complete.read(await request.body()), request, who)
+        return await answer(complete.read(await request.body()), request, who)
 
     respond = ReadResponse(chat)
 
@@ -380,9 +98,7 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
         output = Output(encodes_thoughts=asked.encodes_thoughts)
         shape = ResponseShape(asked.chat.model, asked.echo, output)
         with in_terms_of_responses():
-            return await _forward(
-                upstream, asked.chat, request, who, partial(_respond, shape=shape)
-            )
+            return await forward(upstream, asked.chat, request, who, partial(_respond, shape=shape))
 
     @app.post("/v1/responses", responses=FORWARDED, tags=["responses"])
     async def responses(_body: ResponsesRequest, request: Request, who: CallerDep) -> Response:
@@ -391,9 +107,17 @@ def _add_forwarding(app: FastAPI, upstream: Upstream) -> Endpoints:
 
     return {
         **add_upstream_tokens(app, upstream),
-        **{reading.path: Endpoint(reading, forward) for reading in (chat, complete)},
+        **{reading.path: Endpoint(reading, answer) for reading in (chat, complete)},
         "/v1/responses": Endpoint(respond, forward_response, SMALL_BODY),
     }
+
+
+# by upstream.task
+ANSWERS: Mapping[str, Callable[[FastAPI, Upstream], Endpoints]] = {
+    "generate": _add_generation,
+    "embed": add_upstream_embeddings,
+    "score": add_upstream_scores,
+}
 
 
 def create_forwarding_app(
@@ -403,8 +127,5 @@ def create_forwarding_app(
     catalogue: Catalogue | None = None,
 ) -> ASGIApp:
     """The application in front of an engine that is another server."""
-
-    def add(app: FastAPI, _off_loop: OffLoop) -> Endpoints:
-        return _add_forwarding(app, upstream)
-
-    return assemble(upstream, add, keys, encoders, catalogue)
+    add = ANSWERS[upstream.settings.task]
+    return assemble(upstream, lambda app, _off_loop: add(app, upstream), keys, encoders, catalogue)

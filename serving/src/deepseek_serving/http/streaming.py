@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -24,7 +24,7 @@ from deepseek_serving.http.sliced_json import json_response
 
 def _base(answers: Answers, prefix: str, kind: str) -> dict[str, Any]:
     return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "id": f"{prefix}-{secrets.token_hex(16)}",
         "object": kind,
         "created": int(time.time()),
         "model": answers.model,
@@ -69,8 +69,9 @@ class EventStream(StreamingResponse):
             self._answers.close()
 
 
-# made once: json.dumps makes one for every call that asks for other separators
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+# made once: json.dumps makes one for every call that asks for other separators; what is written is
+# made for that, and does not hold itself
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 def _event(data: Mapping[str, Any]) -> str:

@@ -8,9 +8,12 @@ and thrown away before the connection ends, within bounds.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deepseek_serving.http.headers import decisive
 
 # more than this is a client that does not listen
 MOST_UNREAD = 32 * 2**20
@@ -19,7 +22,7 @@ UNREAD_SECONDS = 10.0
 SHORT = 64 * 2**10
 
 
-def _declared(headers: Headers) -> int | None:
+def _declared(headers: Mapping[str, str]) -> int | None:
     """Bytes of the body as the head says; None if it says that there is one and not how long."""
     if "transfer-encoding" in headers:
         return None
@@ -75,7 +78,7 @@ class UnreadBodies:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = _declared(Headers(scope=scope)) if scope["type"] == "http" else 0
+        length = _declared(decisive(scope)) if scope["type"] == "http" else 0
         if length == 0:
             await self._app(scope, receive, send)
             return

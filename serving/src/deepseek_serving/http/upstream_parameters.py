@@ -6,27 +6,39 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from deepseek_serving.http.complaints import RefusedError, written
-from deepseek_serving.http.schema.accepted import ChatAccepted, CompletionAccepted
+from deepseek_serving.http.schema.accepted import (
+    ChatAccepted,
+    CompletionAccepted,
+    EmbeddingAccepted,
+)
 from deepseek_serving.http.schema.body import UNSUPPORTED, Body
 from deepseek_serving.http.schema.upstream import (
     AudioPart,
     AudioUrlPart,
     ChatExtras,
+    EmbeddingExtras,
     Extras,
     ImagePart,
+    ScoreExtras,
     VideoPart,
 )
 
 Validate = Callable[[type[Body], object], Any]
 
-EXTRAS: Mapping[str, type[Extras]] = {
+EXTRAS: Mapping[str, type[Body]] = {
     "/v1/chat/completions": ChatExtras,
     "/v1/completions": Extras,
+    "/v1/embeddings": EmbeddingExtras,
+    "/v1/rerank": ScoreExtras,
+    "/v1/score": ScoreExtras,
 }
 # without effect here: hints to other services, names that clients give, and what is ours to set
 LEFT_OUT: Mapping[str, frozenset[str]] = {
     "/v1/chat/completions": frozenset(ChatAccepted.model_fields),
     "/v1/completions": frozenset(CompletionAccepted.model_fields),
+    "/v1/embeddings": frozenset(EmbeddingAccepted.model_fields),
+    "/v1/rerank": frozenset({"user"}),
+    "/v1/score": frozenset({"user"}),
 }
 # which of the settings' kinds a part is of, and what it must be
 MEDIA: Mapping[str, tuple[str, type[Body]]] = {
@@ -123,9 +135,9 @@ def passed_on(path: str, sent: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rendered(path: str, own: Mapping[str, Any], sent: Mapping[str, Any]) -> list[object]:
-    """What becomes text of a prompt."""
+    """What is read as tokens."""
     extras = _extras_of(path, sent)
-    names = ("documents", "chat_template_kwargs")
+    names = ("documents", "chat_template_kwargs", "bad_words")
     return [own.get(name) for name in ("messages", "tools", "prompt")] + [
         extras.get(name) for name in names
     ]

@@ -20,7 +20,7 @@ from deepseek_serving.http.schema.tokens import (
     TokenizeChatRequest,
     TokenizeTextRequest,
 )
-from deepseek_serving.http.upstream_refusals import failed, refusal
+from deepseek_serving.http.upstream_refusals import Told, failed, refusal
 from deepseek_serving.http.validation import PassedRequest, ReadPassed
 
 JSON = "application/json"
@@ -53,7 +53,8 @@ async def _pass(
     except QueueFullError as error:
         raise queue_full(error) from error
     if response.status_code != 200:
-        raise await refusal(response, upstream.max_len, asked.path, may_be_absent=True)
+        told = await Told.of(response)
+        raise refusal(told, upstream.max_len, asked.path, may_be_absent=True)
     if not response.headers.get("content-type", "").startswith(JSON):
         raise failed(502, "The engine failed to answer.")
     # as it came: reading millions of numbers would hold up others

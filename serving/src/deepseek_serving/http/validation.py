@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from codecs import BOM_UTF8
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from deepseek_serving.generation.request import (
     Detokenize,
     Embedding,
     Scoring,
+    Text,
     Tokenize,
     Usage,
 )
@@ -50,6 +52,7 @@ from deepseek_serving.http.upstream_parameters import (
     passed_on,
     rendered,
 )
+from deepseek_serving.http.upstream_words import format_parameter, in_known_words
 from deepseek_serving.text.known_tokens import KnownTokens
 
 MOST_DEPTH = 128
@@ -58,6 +61,7 @@ MOST_DEPTH = 128
 MOST_NUMBERS = 2**20
 # of a body as text: 8 MiB of it with two bytes for each character, and four for half as many
 MOST_MEMORY = 2**24 + 2**10
+TEXTS_OF_ENCODERS = ("input", "query", "documents", "text_1", "text_2")
 # About what tokenizers make of most texts; what a request really took is settled afterwards.
 BYTES_PER_TOKEN = 4
 
@@ -97,7 +101,7 @@ def _parsed(data: bytes, most_values: int) -> object:
     if found.values > most_values:
         raise _too_complex(f"{most_values} values")
     try:
-        text = _narrow(data.decode("utf-8-sig"))
+        text = _narrow(data.removeprefix(BOM_UTF8).decode("utf-8"))
         value: object = _decode(text)
         if b"\\u" in data:
             # half a surrogate pair, which JSON may carry and UTF-8 may not
@@ -200,6 +204,17 @@ class ReadScore:
         return asked
 
 
+def _read(texts: Sequence[Text]) -> int:
+    """About how many tokens texts have; one question may stand in front of thousands."""
+    sizes: dict[int, int] = {}
+    for text in texts:
+        if id(text) not in sizes:
+            sizes[id(text)] = (
+                len(text.encode()) // BYTES_PER_TOKEN if isinstance(text, str) else len(text)
+            )
+    return sum(sizes[id(text)] for text in texts)
+
+
 @dataclass(frozen=True)
 class UpstreamRequest:
     """A request as the upstream gets it, and what it may cost."""
@@ -213,6 +228,8 @@ class UpstreamRequest:
     # tokens, as far as they can be told before anybody has counted them
     prompt: int
     most: int
+    # the parameter that says what the answer must look like
+    form: str | None = None
 
     @classmethod
     def of(
@@ -221,14 +238,11 @@ class UpstreamRequest:
         asked: Chat | Completion,
         own: Mapping[str, Any],
         sent: Mapping[str, Any],
-        model: str,
+        said: Mapping[str, Any],
         media: int,
     ) -> UpstreamRequest:
-        """`sent` is the body as it came, and `own` what every engine here has of it.
-
-        What neither we nor the upstream's list have a field for cannot be in it.
-        """
-        forwarded = {**passed_on(path, sent), "model": model}
+        """`own`: what every engine here has of what was sent; `said`: what the upstream gets."""
+        forwarded = dict(said)
         if asked.stream:
             every = {"continuous_usage_stats": True} if asked.usage == "every" else {}
             forwarded["stream_options"] = {"include_usage": True, **every}
@@ -243,7 +257,25 @@ class UpstreamRequest:
             usage=asked.usage,
             prompt=len(text.encode("utf-8")) // BYTES_PER_TOKEN + media * TOKENS_OF_MEDIA,
             most=options.n * prompts * (options.max_tokens or 0),
+            form=format_parameter(sent),
         )
+
+    @classmethod
+    def of_texts(
+        cls,
+        path: str,
+        asked: Embedding | Scoring,
+        sent: Mapping[str, Any],
+        model: str,
+        texts: Sequence[Text],
+    ) -> UpstreamRequest:
+        """For an encoder: `texts` are what it reads."""
+        forwarded = {**passed_on(path, sent), "model": model}
+        if "documents" in forwarded and isinstance(asked, Scoring):
+            # servers differ in how they write a document that is an object
+            forwarded["documents"] = asked.documents
+        body = json.dumps(forwarded, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        return cls(path, asked.model, body, stream=False, usage="last", prompt=_read(texts), most=0)
 
     @property
     def reserved(self) -> int:
@@ -265,6 +297,8 @@ class ReadForwarded:
     tokens: KnownTokens = field(default_factory=KnownTokens)
     # what messages may hold beside text
     media: tuple[str, ...] = ()
+    # whether the model's template knows that role
+    developer: bool = True
 
     def read(self, data: bytes) -> UpstreamRequest:
         _schema, most = FORWARDED[self.path]
@@ -279,7 +313,9 @@ class ReadForwarded:
         own, media = own_part(self.path, sent, self.media, _validated)
         asked = _validated(schema, own).asked()
         self._refuse_unknown(asked, own, sent)
-        return UpstreamRequest.of(self.path, asked, own, sent, self.model, media)
+        # what neither we nor the upstream's list have a field for cannot be in it
+        said = in_known_words(passed_on(self.path, sent), developer=self.developer)
+        return UpstreamRequest.of(self.path, asked, own, sent, {**said, "model": self.model}, media)
 
     def _refuse_unknown(
         self, asked: Chat | Completion, own: Mapping[str, Any], sent: Mapping[str, Any]
@@ -287,21 +323,59 @@ class ReadForwarded:
         """A token without weights may end the engine of all: whatever becomes of it elsewhere."""
         numbered = {
             "logit_bias": asked.options().logit_bias,
+            "stop_token_ids": asked.options().stop_tokens,
             "allowed_token_ids": sent.get("allowed_token_ids") or (),
         }
         for name, given in numbered.items():
             if unknown := self.tokens.wrong_number(given):
                 raise RefusedError(f"{name}: {unknown}", name, "unsupported_value")
-        wrong, param = None, "messages"
-        if isinstance(asked, Completion):
-            param = "prompt"
-            numbers = [prompt for prompt in asked.prompts if not isinstance(prompt, str)]
-            wrong = next(filter(None, map(self.tokens.wrong_number, numbers)), None)
-        if not wrong and self.tokens.beyond:
-            texts = rendered(self.path, own, sent)
-            wrong = self.tokens.wrong_text(json.dumps(texts, ensure_ascii=False))
-        if wrong:
-            raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
+        _refuse_texts(
+            self.tokens,
+            rendered(self.path, own, sent),
+            asked.prompts if isinstance(asked, Completion) else (),
+            "prompt" if isinstance(asked, Completion) else "messages",
+        )
+
+
+def _refuse_texts(
+    tokens: KnownTokens, texts: Sequence[object], prompts: Sequence[Text], param: str
+) -> None:
+    """Refuses tokens without weights, by their numbers in `prompts` or in any text."""
+    numbers = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    wrong = next(filter(None, map(tokens.wrong_number, numbers)), None)
+    if not wrong and tokens.beyond:
+        wrong = tokens.wrong_json(json.dumps(texts, ensure_ascii=False))
+    if wrong:
+        raise RefusedError(f"{param}: {wrong}", param, "invalid_value")
+
+
+# each with where its texts are, and how many values its body may have
+ENCODED: Mapping[str, tuple[type[EmbeddingRequest | RerankRequest | ScoreRequest], str, int]] = {
+    "/v1/embeddings": (EmbeddingRequest, "input", MOST_NUMBERS),
+    "/v1/rerank": (RerankRequest, "documents", MOST_VALUES),
+    "/v1/score": (ScoreRequest, "text_2", MOST_VALUES),
+}
+
+
+@dataclass(frozen=True)
+class ReadEncoded:
+    """For the upstream whose model is an encoder, at this path; it knows the model by this name."""
+
+    path: str
+    model: str
+    tokens: KnownTokens = field(default_factory=KnownTokens)
+
+    def read(self, data: bytes) -> UpstreamRequest:
+        schema, param, most = ENCODED[self.path]
+        sent = _parsed(data, most)
+        if not isinstance(sent, dict):
+            _validated(schema, sent)
+        assert isinstance(sent, dict)
+        own, _media = own_part(self.path, sent, (), _validated)
+        asked: Embedding | Scoring = _validated(schema, own).asked()
+        texts = asked.texts if isinstance(asked, Embedding) else asked.questions + asked.documents
+        _refuse_texts(self.tokens, [own.get(name) for name in TEXTS_OF_ENCODERS], texts, param)
+        return UpstreamRequest.of_texts(self.path, asked, sent, self.model, texts)
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,18 @@ NEVER = frozenset('"\\')
 SEEING = frozenset(("count", "endswith", "find", "index", "rfind", "rindex", "startswith"))
 STRIPPING = frozenset(("lstrip", "removeprefix", "removesuffix", "rstrip", "strip"))
 PARTING = frozenset(("partition", "rpartition", "rsplit", "split"))
+LOOKING = SEEING | STRIPPING | PARTING | {"replace"}
 OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "in": lambda left, right: left in right,
     "notin": lambda left, right: left not in right,
 }
+# Every value is asked for these; a union would be made for each question, and asking for the class
+# of a mapping first costs a tenth of asking whether it is a kind of mapping.
+NUMBERS = (bool, int, float)
+MAPPINGS = (dict, Mapping)
+SERIES = (list, tuple)
 BEYOND_ASCII = re.compile("[^\\x00-\\x7f]")
 
 
@@ -69,12 +75,11 @@ class ClientText:
             for text, swapped in self._swaps:
                 value = value.replace(text, swapped)
             return value
-        if value is None or isinstance(value, bool | int | float):
+        if value is None or isinstance(value, NUMBERS):
             return value
-        # asking for the class first costs a tenth of asking whether it is a kind of mapping
-        if isinstance(value, dict | Mapping):
+        if isinstance(value, MAPPINGS):
             return {self.mark(key): self.mark(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if isinstance(value, SERIES):
             return [self.mark(item) for item in value]
         return value
 
@@ -109,7 +114,7 @@ class ClientText:
         self, text: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Any] | None:
         """What a method of a text gives that looks for another text; None for all others."""
-        if name not in SEEING | STRIPPING | PARTING and name != "replace":
+        if name not in LOOKING:
             return None
         seen, wanted = self.plain(text), [self._seen(value) for value in args]
         named = {key: self._seen(value) for key, value in kwargs.items()}

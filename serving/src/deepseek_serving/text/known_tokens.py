@@ -7,7 +7,7 @@ everybody else. In front of our own engine all prompts are tokens, and are judge
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,12 @@ class KnownTokens:
         size = _vocab_size(config)
         if size is None:
             return cls()
-        added = sorted(text for number, text in _added(tokenizer) if number >= size)
-        return cls(size, tuple(added))
+        return cls.of_added(size, dict(_added(tokenizer)))
+
+    @classmethod
+    def of_added(cls, size: int, added: Mapping[int, str]) -> KnownTokens:
+        """`added`: the texts that a tokenizer reads as one token each, by their numbers."""
+        return cls(size, tuple(sorted(text for number, text in added.items() if number >= size)))
 
     def wrong_number(self, numbers: Collection[int]) -> str | None:
         """What is wrong with numbers of which one stands for no token."""
@@ -71,13 +75,23 @@ class KnownTokens:
         wrong = unknown(numbers, self.size)
         return None if wrong is None else is_none(wrong, self.size)
 
+    def wrong_json(self, text: str) -> str | None:
+        """The same of JSON, as it is written without escapes for what is not ASCII."""
+        return _said(
+            one for one in self.beyond if json.dumps(one, ensure_ascii=False)[1:-1] in text
+        )
+
     def wrong_text(self, text: str) -> str | None:
-        """What is wrong with JSON that holds the text of a token beyond the table."""
-        found = [one for one in self.beyond if json.dumps(one, ensure_ascii=False)[1:-1] in text]
-        if not found:
-            return None
-        named = ", ".join(map(repr, found[:MOST_NAMED]))
-        return f"the text holds {named}, a token which the model has not learned"
+        """What is wrong with a text that holds that of a token beyond the table."""
+        return _said(one for one in self.beyond if one in text)
+
+
+def _said(beyond: Iterable[str]) -> str | None:
+    found = list(beyond)
+    if not found:
+        return None
+    named = ", ".join(map(repr, found[:MOST_NAMED]))
+    return f"the text holds {named}, a token which the model has not learned"
 
 
 def _vocab_size(config: Mapping[str, Any]) -> int | None:

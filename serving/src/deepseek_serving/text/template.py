@@ -96,7 +96,10 @@ class ChatTemplate:
 def _compiled(environment: Environment, source: str, *, compares: bool) -> jinja2.Template:
     tree = Rewriting(compares=compares).visit(environment.parse(source))
     tree.set_environment(environment)
-    return environment.from_string(tree)
+    template = environment.from_string(tree)
+    # nothing is added to them later, for which each rendering would go through a chain of mappings
+    template.globals = dict(environment.globals)
+    return template
 
 
 def _reason(error: BaseException) -> str:

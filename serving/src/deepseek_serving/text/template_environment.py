@@ -140,10 +140,13 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if getattr(obj, "__func__", None) is Environment.compared:
+        own = getattr(obj, "__func__", None)
+        if own is Environment.compared:
             return self.compared(*args)
         used = meter()
         used.step()
+        if own is Environment.step:
+            return ""
         text = getattr(obj, "__self__", None)
         if text is None:
             # Jinja's own stand-in for str.format has the method that it stands for

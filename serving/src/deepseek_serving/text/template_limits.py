@@ -38,6 +38,13 @@ PLACES = 100
 # characters that JSON in ASCII makes of one
 ESCAPED = 12
 
+# Every value is asked for these; a union would be made for each question.
+TEXTS = (str, bytes)
+SERIES = (list, tuple, set, frozenset)
+# a class of its own first: whether one is a kind of mapping takes longer than all others
+MAPPINGS = (dict, Mapping)
+COPIED = (str, bytes, list, tuple, dict, set)
+
 PERCENT_FIELD = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(\*|\d*)(?:\.(\*|\d*))?")
 
 
@@ -107,14 +114,13 @@ def weight(value: object, most: int) -> int:
     while waiting:
         item = waiting.pop()
         total += 1
-        if isinstance(item, str | bytes):
+        if isinstance(item, TEXTS):
             total += len(item)
         elif isinstance(item, int):
             _integer(item.bit_length())
-        elif isinstance(item, list | tuple | set | frozenset):
+        elif isinstance(item, SERIES):
             waiting.extend(item)
-        # late, since asking whether it is a kind of mapping takes longer than all others
-        elif item is not None and isinstance(item, dict | Mapping):
+        elif item is not None and isinstance(item, MAPPINGS):
             waiting.extend(item.keys())
             waiting.extend(item.values())
         elif isinstance(item, Namespace):
@@ -127,7 +133,7 @@ def weight(value: object, most: int) -> int:
 
 def size(value: object) -> int:
     """Of what is copied when the value is."""
-    return len(value) if isinstance(value, str | bytes | list | tuple | dict | set) else 0
+    return len(value) if isinstance(value, COPIED) else 0
 
 
 def _integer(bits: int) -> None:

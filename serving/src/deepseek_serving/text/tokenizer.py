@@ -34,6 +34,12 @@ class TextError(ValueError):
     """The text cannot be made into tokens."""
 
 
+def added_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """The texts that are read as one token each, by the numbers of these."""
+    added = tokenizer.get_added_tokens_decoder()
+    return {number: str(token.content) for number, token in added.items()}
+
+
 def _specials(config: Mapping[str, Any]) -> dict[str, str]:
     """Those that are set, as transformers tells templates of them."""
     found = {}
@@ -105,6 +111,11 @@ class ChatTokenizer:
     def is_special(self, token: int) -> bool:
         """Whether a token is not in the text of an answer."""
         return token in self._unseen
+
+    @property
+    def added(self) -> dict[int, str]:
+        """The texts that are read as one token each, by the numbers of these."""
+        return added_tokens(self._tokenizer)
 
     def named(self, token: int) -> str | None:
         """What a token stands for, if the tokenizer has it."""
@@ -204,6 +215,8 @@ class StopScanner:
         """Text that may be shown now."""
         if self.stopped:
             return ""
+        if not self._stops:
+            return text
         self._held += text
         found = [
             (place, len(stop)) for stop in self._stops if (place := self._held.find(stop)) >= 0
@@ -222,7 +235,7 @@ class StopScanner:
 
     def _possible_start(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        longest = max(map(len, self._stops)) - 1
         for length in range(min(longest, len(self._held)), 0, -1):
             end = self._held[-length:]
             if any(stop.startswith(end) for stop in self._stops):

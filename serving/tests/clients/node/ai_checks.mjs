@@ -8,7 +8,7 @@ import {
 } from './features.mjs'
 
 globalThis.AI_SDK_LOG_WARNINGS = false
-const tools = {
+export const tools = {
   find: tool({
     description: 'Where the patient of a bed is.',
     inputSchema: z.object({ bed: z.number().int() }),

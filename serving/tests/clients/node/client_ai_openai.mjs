@@ -2,9 +2,9 @@
 
 import assert from 'node:assert/strict'
 import { createOpenAI } from '@ai-sdk/openai'
-import { generateText } from 'ai'
-import { aiChecks } from './ai_checks.mjs'
-import { CONCLUSION, THINK, main, site } from './features.mjs'
+import { generateText, stepCountIs } from 'ai'
+import { aiChecks, tools } from './ai_checks.mjs'
+import { ANSWERED, CONCLUSION, LOOK_UP, THINK, main, raised, site } from './features.mjs'
 
 const provider = (apiKey) => createOpenAI({ baseURL: site.base_url, apiKey })
 const byDefault = (key) => provider(key)(site.model)
@@ -17,5 +17,15 @@ await main(['ai', '@ai-sdk/openai'], {
     for (const name of ['chat', 'stream', 'usage', 'tools', 'forced', 'structured']) await checks[name]()
     const result = await generateText({ model: byDefault(site.key), prompt: THINK })
     assert.equal(result.text.trim(), CONCLUSION)
+    const loop = (openai) => generateText({
+      model: byDefault(site.key),
+      prompt: `Think. ${LOOK_UP}`,
+      tools,
+      stopWhen: stepCountIs(3),
+      providerOptions: { openai }
+    })
+    const include = ['reasoning.encrypted_content']
+    assert.equal((await loop({ store: false, include })).text, ANSWERED)
+    assert.match((await raised(() => loop({}))).message, /'input\[1\]' refers .* store: false/)
   }
 })

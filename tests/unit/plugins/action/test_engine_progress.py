@@ -41,21 +41,21 @@ TASKS = """
     - name: Build
       onprem.deepseek.model_engine:
         onnx: "{onnx}"
-        dest: "{folder}/engine"
-        venv: "{folder}"
+        dest: "{directory}/engine"
+        venv: "{directory}"
         progress_seconds: 1
       register: built
     - name: Result
       ansible.builtin.copy:
         content: "{{{{ built | to_json }}}}"
-        dest: "{folder}/result.json"
+        dest: "{directory}/result.json"
         mode: "0600"
       check_mode: false
 """
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "deepseek-engine"
     program.write_text(PROGRAM.format(python=sys.executable))
@@ -63,20 +63,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(folder: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[int, str]:
-    (folder / "play.yml").write_text(TASKS.format(folder=folder, onnx=onnx))
+def play(directory: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[int, str]:
+    (directory / "play.yml").write_text(TASKS.format(directory=directory, onnx=onnx))
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
-        "ANSIBLE_ASYNC_DIR": str(folder / "async"),
+        "ANSIBLE_ASYNC_DIR": str(directory / "async"),
         "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
     }
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
             "--inventory=localhost,",
-            str(folder / "play.yml"),
+            str(directory / "play.yml"),
             *arguments,
         ],
         cwd=ROOT,
@@ -88,27 +88,27 @@ def play(folder: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_long_build_says_how_far_it_is(folder: Path) -> None:
-    status, output = play(folder)
+def test_a_long_build_says_how_far_it_is(directory: Path) -> None:
+    status, output = play(directory)
     assert status == 0, output
     assert output.count("[localhost] model_engine: 40% tactics (7 s)") == 1
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((directory / "result.json").read_text())
     assert result["changed"] is True
     assert result["rebuild_reason"] == "no engine yet"
     assert "ansible_job_id" not in result
-    assert list((folder / "async").iterdir()) == []
+    assert list((directory / "async").iterdir()) == []
 
 
-def test_check_mode_asks_the_module_alone(folder: Path) -> None:
-    status, output = play(folder, "--check")
+def test_check_mode_asks_the_module_alone(directory: Path) -> None:
+    status, output = play(directory, "--check")
     assert status == 0, output
     assert "40% tactics" not in output
-    assert json.loads((folder / "result.json").read_text())["build"] == {"check": True}
-    assert not (folder / "async").exists()
+    assert json.loads((directory / "result.json").read_text())["build"] == {"check": True}
+    assert not (directory / "async").exists()
 
 
-def test_a_refusal_comes_back_in_the_programs_words(folder: Path) -> None:
-    status, output = play(folder, onnx="/refused/decoder.onnx")
+def test_a_refusal_comes_back_in_the_programs_words(directory: Path) -> None:
+    status, output = play(directory, onnx="/refused/decoder.onnx")
     assert status == 2, output
     assert "this graph is refused" in output
     assert "10%" not in output

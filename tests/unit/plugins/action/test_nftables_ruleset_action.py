@@ -36,7 +36,7 @@ TASKS = """
   module_defaults:
     onprem.deepseek.nftables_ruleset:
       table: site
-      boot_file: {folder}/boot.nft
+      boot_file: {directory}/boot.nft
   vars:
     ruleset: |
       table inet site {{
@@ -100,7 +100,7 @@ def test_a_ruleset_is_loaded_once_and_what_is_changed_by_hand_is_shown(tmp_path:
     for name in ("systemd-run", "systemctl"):
         (tools / name).write_text(SYSTEMD)
         (tools / name).chmod(0o755)
-    (tmp_path / "play.yml").write_text(TASKS.format(folder=tmp_path))
+    (tmp_path / "play.yml").write_text(TASKS.format(directory=tmp_path))
     done = subprocess.run(
         [
             # With a /run of its own, where the module keeps what it undoes.

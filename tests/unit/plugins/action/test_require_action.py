@@ -68,11 +68,11 @@ TASKS = [
 ]
 
 
-def run(folder: Path, *options: str) -> dict[str, dict[str, Any]]:
+def run(directory: Path, *options: str) -> dict[str, dict[str, Any]]:
     """The results of the tasks that failed, by task and host, as JSON."""
     values = {"port": 80, "described": "{{ inventory_hostname }}", "names": ["odd"], "odd": False}
     play = {"hosts": "all", "gather_facts": False, "vars": values, "tasks": TASKS}
-    playbook = folder / "play.yml"
+    playbook = directory / "play.yml"
     playbook.write_text(yaml.safe_dump([play]))
     done = subprocess.run(
         [
@@ -89,7 +89,7 @@ def run(folder: Path, *options: str) -> dict[str, dict[str, Any]]:
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_DISPLAY_FAILED_STDERR": "false",
         },
-        cwd=folder,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

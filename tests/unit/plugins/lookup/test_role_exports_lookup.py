@@ -29,9 +29,9 @@ all:
 """
 
 
-def ask(folder: Path, kinds: str) -> subprocess.CompletedProcess[str]:
+def ask(directory: Path, kinds: str) -> subprocess.CompletedProcess[str]:
     """Ask the lookup as storage-1 would."""
-    inventory = folder / "hosts.yml"
+    inventory = directory / "hosts.yml"
     inventory.write_text(INVENTORY)
     return subprocess.run(
         [

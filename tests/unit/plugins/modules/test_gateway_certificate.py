@@ -23,19 +23,19 @@ NAME = "deepseek.unit"
 Run = Callable[..., dict[str, Any]]
 
 
-def make(folder: Path, name: str) -> str:
+def make(directory: Path, name: str) -> str:
     """A certificate that signs itself, with its key, in PEM."""
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             *("-noenc", "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}"),
-            *("-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.crt")),
+            *("-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.crt")),
         ],
         check=True,
         capture_output=True,
     )
-    text = (folder / f"{name}.crt").read_text() + (folder / f"{name}.key").read_text()
-    (folder / f"{name}.pem").write_text(text)
+    text = (directory / f"{name}.crt").read_text() + (directory / f"{name}.key").read_text()
+    (directory / f"{name}.pem").write_text(text)
     return text
 
 
@@ -52,19 +52,19 @@ class Healthy(http.server.BaseHTTPRequestHandler):
 class Haproxy:
     """Takes a certificate in two steps, as HAProxy does, and serves it to new connections."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.refuses = ""
         self.takes = True
         self.pending = ""
         self.commands: list[str] = []
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(folder / "server.pem")
+        self.context.load_cert_chain(directory / "server.pem")
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
         self.server.socket = self.context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.control = socket.socket(socket.AF_UNIX)
-        self.control.bind(str(folder / "admin.sock"))
+        self.control.bind(str(directory / "admin.sock"))
         self.control.listen()
         threading.Thread(target=self.obey, daemon=True).start()
 
@@ -93,8 +93,8 @@ class Haproxy:
             self.pending = text.partition("<<\n")[2]
             return "Transaction created for certificate!\n"
         if command.startswith("commit ssl cert") and self.takes:
-            (self.folder / "committed.pem").write_text(self.pending)
-            self.context.load_cert_chain(self.folder / "committed.pem")
+            (self.directory / "committed.pem").write_text(self.pending)
+            self.context.load_cert_chain(self.directory / "committed.pem")
         return "Committing\nSuccess!\n"
 
 

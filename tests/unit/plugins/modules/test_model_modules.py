@@ -62,14 +62,14 @@ def key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def sign_directory(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
+def sign_directory(key: ec.EllipticCurvePrivateKey, directory: str) -> None:
     resources = [
         {
             "name": path,
             "algorithm": "sha256",
-            "digest": hash_file(os.path.join(folder, path)).sha256,
+            "digest": hash_file(os.path.join(directory, path)).sha256,
         }
-        for path in list_directory(folder)
+        for path in list_directory(directory)
     ]
     payload = json.dumps({"predicate": {"resources": resources}}).encode()
     kind = b"application/vnd.in-toto+json"
@@ -81,7 +81,7 @@ def sign_directory(key: ec.EllipticCurvePrivateKey, folder: str) -> None:
             {"sig": base64.b64encode(key.sign(message, ec.ECDSA(hashes.SHA256()))).decode()}
         ],
     }
-    Path(folder, "model.sig").write_text(json.dumps({"dsseEnvelope": envelope}))
+    Path(directory, "model.sig").write_text(json.dumps({"dsseEnvelope": envelope}))
 
 
 def export(_checkpoint: str, out: str) -> None:
@@ -117,7 +117,7 @@ def site(
         lambda _command: {"onnx": "1"},
         export,
         prepare,
-        lambda folder: sign_directory(key, folder),
+        lambda directory: sign_directory(key, directory),
         lambda data: key.sign(data, ec.ECDSA(hashes.SHA256())),
         lambda _checkpoint: [],
     )
@@ -284,7 +284,7 @@ def test_model_replica_leaves_a_whole_copy_alone(
     assert "signed twice" in call(model_replica, **arguments, release_sha256="0" * 64)["msg"]
 
 
-def test_model_replica_brings_from_a_mount_and_keeps_what_was_served(
+def test_model_replica_pulls_from_a_mount_and_keeps_what_was_served(
     call: Call, site: dict[str, object], tmp_path: Path
 ) -> None:
     call(model_release, **site)
@@ -416,20 +416,20 @@ def built(
 ) -> dict[str, object]:
     """Arguments of engine_release for a build of the published graph."""
     graph = call(model_release, **site)["release"]["graphs"]["fp32"]
-    folder = tmp_path / "build"
-    folder.mkdir()
+    directory = tmp_path / "build"
+    directory.mkdir()
     document = {
         "graph": {"decoder.onnx": sha256_hex(b"graph")},
         "tensorrt": {"flavour": "tensorrt", "version": "10.15.1"},
     }
-    (folder / "key.json").write_bytes(canonical_json(document))
-    (folder / "engine.plan").write_bytes(b"plan")
-    (folder / "golden.json").write_text("{}")
+    (directory / "key.json").write_bytes(canonical_json(document))
+    (directory / "engine.plan").write_bytes(b"plan")
+    (directory / "golden.json").write_text("{}")
     monkeypatch.setattr(
         engine_release, "directory_signer", lambda _module: lambda path: sign_directory(key, path)
     )
     shared = ("store", "model", "venv", "public_key", "module_path", "token", "pin_file")
-    return {"directory": str(folder), "graph": graph, **{name: site[name] for name in shared}}
+    return {"directory": str(directory), "graph": graph, **{name: site[name] for name in shared}}
 
 
 def test_engine_release_predicts_stores_and_repeats(call: Call, built: dict[str, object]) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""nvidia_driver_info, from its arguments to its result, on a host that is a folder."""
+"""nvidia_driver_info, from its arguments to its result, on a host that is a directory."""
 
 from __future__ import annotations
 

@@ -169,6 +169,9 @@ class Formatted(Body):
 
     @property
     def formats(self) -> list[Format]:
+        # nearly always none of them is given
+        if Formatted.model_fields.keys().isdisjoint(self.model_fields_set):
+            return []
         found = _formats(
             ("json", "guided_json", self.guided_json),
             ("regex", "guided_regex", self.guided_regex),

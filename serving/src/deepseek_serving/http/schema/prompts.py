@@ -179,6 +179,9 @@ class PromptRequest(Body):
 
     def _thinks(self, variables: Mapping[str, Any]) -> tuple[bool | None, str]:
         """Whether thoughts are asked for, and by which parameter; the nearest to the template."""
-        asked = {f"chat_template_kwargs.{name}": variables.get(name) for name in sorted(SWITCHES)}
-        asked |= {"enable_thinking": self.enable_thinking, "thinking": self.thinking}
-        return next(((value, by) for by, value in asked.items() if value is not None), (None, ""))
+        if given := SWITCHES & variables.keys():
+            name = min(given)
+            return variables[name], f"chat_template_kwargs.{name}"
+        if self.enable_thinking is not None:
+            return self.enable_thinking, "enable_thinking"
+        return self.thinking, "thinking" if self.thinking is not None else ""

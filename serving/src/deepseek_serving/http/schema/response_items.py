@@ -190,8 +190,9 @@ def _no_other_item(item: object) -> object:
     kind = _item_type(item)
     if kind == "item_reference":
         refuse(
-            "'{path}' refers to an earlier response, and this service keeps none: send the item "
-            "itself."
+            "'{path}' refers to an item of an earlier response, and this service keeps none: send "
+            "the items themselves. Clients that refer to items unless told otherwise have a "
+            "setting for it: store: false."
         )
     if kind not in ITEMS:
         refuse(

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 
 from deepseek_serving.http.schema.body import INTEGER, INTEGERS, UNSUPPORTED, Body, refuse
 from deepseek_serving.http.schema.bounds import MOST_BIASES, TokenId
-from deepseek_serving.http.schema.formats import ResponseFormat
+from deepseek_serving.http.schema.formats import ResponseFormat, SchemaText
 
 MOST_DOCUMENTS = 128
 MOST_WORDS = 128
@@ -50,8 +50,6 @@ Alternatives = Annotated[
     list[Annotated[str, Field(max_length=LONG)]],
     Field(min_length=1, max_length=MOST_ALTERNATIVES, fail_fast=True),
 ]
-# as an object, or written out
-Schema = dict[str, Any] | Grammar
 
 
 def _variables(value: dict[str, Any]) -> dict[str, Any]:
@@ -68,12 +66,13 @@ class StructuredOutputs(Body):
     """vLLM's way to say what an answer must look like."""
 
     # `json` is a method of pydantic's models
-    json_: Schema | None = Field(default=None, alias="json")
+    json_: SchemaText | None = Field(default=None, alias="json")
     regex: Pattern | None = None
     choice: Alternatives | None = None
     grammar: Grammar | None = None
     json_object: bool | None = None
-    structural_tag: Schema | None = None
+    # as an object, or written out
+    structural_tag: dict[str, Any] | Grammar | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
     whitespace_pattern: Annotated[str, Field(max_length=256)] | None = None
@@ -104,7 +103,7 @@ class Extras(Body):
     return_tokens_as_token_ids: bool | None = None
     add_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Schema | None = None
+    guided_json: SchemaText | None = None
     guided_regex: Pattern | None = None
     guided_choice: Alternatives | None = None
     guided_grammar: Grammar | None = None
@@ -131,6 +130,20 @@ class ChatExtras(Extras):
     documents: (
         Annotated[list[dict[str, str]], Field(max_length=MOST_DOCUMENTS, fail_fast=True)] | None
     ) = None
+
+
+class EmbeddingExtras(Body):
+    """What requests for embeddings may have of it."""
+
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=2**31), INTEGER] | None = None
+    add_special_tokens: bool | None = None
+    normalize: bool | None = None
+
+
+class ScoreExtras(Body):
+    """What requests for scores may have of it: vLLM's name for `use_activation` before."""
+
+    activation: bool | None = None
 
 
 class _ImageUrl(Body):

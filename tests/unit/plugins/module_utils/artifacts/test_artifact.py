@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Manifests, releases, Metalinks and the verification of a folder."""
+"""Manifests, releases, Metalinks and the verification of a directory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ FILE_HASHES = st.builds(
 
 
 def flat(paths: dict[str, FileHash]) -> bool:
-    """No path is a folder of another one."""
+    """No path is a directory of another one."""
     return not any(other.startswith(f"{path}/") for path in paths for other in paths)
 
 
@@ -119,7 +119,7 @@ def signed(key: ec.EllipticCurvePrivateKey, manifest: Manifest) -> bytes:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> tuple[Path, str, bytes]:
+def directory(tmp_path: Path) -> tuple[Path, str, bytes]:
     """A sealed artifact with two files, its digest and the key it is signed with."""
     work = tmp_path / "work"
     (work / "sub").mkdir(parents=True)
@@ -136,9 +136,9 @@ def folder(tmp_path: Path) -> tuple[Path, str, bytes]:
 
 
 def kinds(
-    folder: Path, digest: str, pem: bytes | None = None, full: bool = True
+    directory: Path, digest: str, pem: bytes | None = None, full: bool = True
 ) -> set[tuple[str, str]]:
-    _manifest, differences = verify_directory(str(folder), digest, full, pem)
+    _manifest, differences = verify_directory(str(directory), digest, full, pem)
     return {(item.path, item.kind) for item in differences}
 
 
@@ -157,7 +157,7 @@ def test_unsafe_paths_are_refused(path: object) -> None:
 
 
 @given(st.lists(st.one_of(TEXT, st.sampled_from(["..", ".", "", "a"])), max_size=5).map("/".join))
-def test_an_accepted_path_stays_in_its_folder(path: str) -> None:
+def test_an_accepted_path_stays_in_its_directory(path: str) -> None:
     if acceptable(path):
         joined = os.path.normpath(os.path.join("/store/x", path))
         assert joined == f"/store/x/{path}"
@@ -335,16 +335,16 @@ def test_a_metalink_that_is_not_pinned_or_lists_other_files_is_refused() -> None
 # --- verification ---------------------------------------------------------------------------------
 
 
-def test_a_sealed_artifact_verifies(folder: tuple[Path, str, bytes]) -> None:
-    path, digest, pem = folder
+def test_a_sealed_artifact_verifies(directory: tuple[Path, str, bytes]) -> None:
+    path, digest, pem = directory
     assert kinds(path, digest, pem) == set()
     assert {oct(item.stat().st_mode & 0o777) for item in path.rglob("*") if item.is_file()} == {
         "0o444"
     }
 
 
-def test_every_difference_is_listed(folder: tuple[Path, str, bytes]) -> None:
-    path, digest, pem = folder
+def test_every_difference_is_listed(directory: tuple[Path, str, bytes]) -> None:
+    path, digest, pem = directory
     weights = path / "sub" / "weights.safetensors"
     weights.chmod(0o644)
     data = bytearray(weights.read_bytes())
@@ -364,9 +364,9 @@ def test_every_difference_is_listed(folder: tuple[Path, str, bytes]) -> None:
 
 
 def test_a_listed_file_may_not_be_a_link_truncated_or_writable(
-    folder: tuple[Path, str, bytes],
+    directory: tuple[Path, str, bytes],
 ) -> None:
-    path, digest, pem = folder
+    path, digest, pem = directory
     config = path / "config.json"
     config.rename(path.parent / "elsewhere")
     config.symlink_to(path.parent / "elsewhere")
@@ -387,9 +387,9 @@ def test_a_listed_file_may_not_be_a_link_truncated_or_writable(
     ],
 )
 def test_changed_metadata_is_found(
-    folder: tuple[Path, str, bytes], name: str, expected: tuple[str, str]
+    directory: tuple[Path, str, bytes], name: str, expected: tuple[str, str]
 ) -> None:
-    path, digest, pem = folder
+    path, digest, pem = directory
     (path / name).chmod(0o644)
     (path / name).write_bytes(b"{" + (path / name).read_bytes())
     (path / name).chmod(0o444)
@@ -399,9 +399,9 @@ def test_changed_metadata_is_found(
 
 
 def test_a_signature_by_another_key_or_over_other_files_is_refused(
-    folder: tuple[Path, str, bytes],
+    directory: tuple[Path, str, bytes],
 ) -> None:
-    path, digest, _pem = folder
+    path, digest, _pem = directory
     other_key, other_pem = key_pair()
     assert kinds(path, digest, other_pem) == {("model.sig", "signature")}
     manifest = parse_manifest((path / "manifest.json").read_bytes())
@@ -410,8 +410,8 @@ def test_a_signature_by_another_key_or_over_other_files_is_refused(
         verify_model_signature(other_pem, bundle(other_key, []), manifest)
 
 
-def test_an_artifact_of_another_model_is_refused(folder: tuple[Path, str, bytes]) -> None:
-    path, digest, pem = folder
+def test_an_artifact_of_another_model_is_refused(directory: tuple[Path, str, bytes]) -> None:
+    path, digest, pem = directory
     _manifest, differences = verify_directory(str(path), digest, True, pem, ("checkpoint", "other"))
     assert [str(item) for item in differences] == [
         "manifest.json: invalid (is a checkpoint of tiny, expected a checkpoint of other)"

@@ -93,10 +93,10 @@ def test_a_changed_byte_is_found(store: Path, public_key: bytes) -> None:
 def test_the_same_files_give_the_same_manifest_and_pieces(
     store: Path, kind: str, digest: str
 ) -> None:
-    folder = store / kind / "tiny" / digest
-    data = (folder / "manifest.json").read_bytes()
+    directory = store / kind / "tiny" / digest
+    data = (directory / "manifest.json").read_bytes()
     was = parse_manifest(data)
-    hashed = hash_files(str(folder), list(was.files))
+    hashed = hash_files(str(directory), list(was.files))
     manifest, pieces = describe(
         kind,
         "tiny",
@@ -109,7 +109,7 @@ def test_the_same_files_give_the_same_manifest_and_pieces(
         evaluation=was.evaluation,
     )
     assert manifest.to_bytes() == data
-    assert pieces == (folder / "pieces.meta4").read_bytes()
+    assert pieces == (directory / "pieces.meta4").read_bytes()
     if kind != "engine":
         assert manifest.digest == digest
 
@@ -127,12 +127,12 @@ def test_what_was_retired_stays_so(store: Path, public_key: bytes) -> None:
 @every_artifact
 def test_no_file_of_the_fixture_is_missing_in_git(kind: str, digest: str) -> None:
     """A pattern of .gitignore could leave a file out, which would look as a fault of the code."""
-    folder = GOLDEN / "store" / kind / "tiny" / digest
-    files = json.loads((folder / "manifest.json").read_bytes())["files"]
+    directory = GOLDEN / "store" / kind / "tiny" / digest
+    files = json.loads((directory / "manifest.json").read_bytes())["files"]
     lacking = [
         name
         for name in [*files, "manifest.json", "pieces.meta4", "model.sig"]
-        if not (folder / name).is_file()
+        if not (directory / name).is_file()
     ]
     assert lacking == []
 

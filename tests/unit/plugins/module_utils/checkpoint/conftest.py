@@ -13,5 +13,5 @@ from whole_checkpoint import write
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     return write(tmp_path / "checkpoint")

@@ -64,12 +64,12 @@ def test_a_whole_checkpoint_has_no_problems(tmp_path: Path, architecture: str) -
     assert report.size == sum(item.stat().st_size for item in (tmp_path / "c").iterdir())
 
 
-def test_a_single_file_is_accepted_and_hidden_files_are_left_out(folder: Path) -> None:
-    for item in folder.glob("model*"):
+def test_a_single_file_is_accepted_and_hidden_files_are_left_out(directory: Path) -> None:
+    for item in directory.glob("model*"):
         item.unlink()
-    (folder / "model.safetensors").write_bytes(shard({"a": 10, "b": 20}))
-    (folder / ".gitattributes").write_text("x")
-    report = checkpoint.inspect(str(folder))
+    (directory / "model.safetensors").write_bytes(shard({"a": 10, "b": 20}))
+    (directory / ".gitattributes").write_text("x")
+    report = checkpoint.inspect(str(directory))
     assert report.problems == []
     assert report.shards == ["model.safetensors"]
     assert ".gitattributes" not in report.files
@@ -83,13 +83,13 @@ def test_an_unsupported_architecture_is_named_with_the_supported_ones(tmp_path: 
 
 
 def test_without_an_export_any_architecture_will_do(tmp_path: Path) -> None:
-    folder = write(tmp_path / "c", "DeepseekV3ForCausalLM")
-    change_config(folder, quantization_config={"quant_method": "fp8"})
-    report = checkpoint.inspect(str(folder), export=False)
+    directory = write(tmp_path / "c", "DeepseekV3ForCausalLM")
+    change_config(directory, quantization_config={"quant_method": "fp8"})
+    report = checkpoint.inspect(str(directory), export=False)
     assert (report.problems, report.supported) == ([], False)
-    (folder / "modeling_deepseek.py").write_text("import os")
-    (folder / "tokenizer.json").unlink()
-    report = checkpoint.inspect(str(folder), export=False)
+    (directory / "modeling_deepseek.py").write_text("import os")
+    (directory / "tokenizer.json").unlink()
+    report = checkpoint.inspect(str(directory), export=False)
     assert [problem.file for problem in report.problems] == [
         "modeling_deepseek.py",
         "tokenizer.json",
@@ -114,10 +114,10 @@ def test_without_an_export_any_architecture_will_do(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_supported_architecture_may_not_have_is_named(
-    folder: Path, changes: dict[str, object], problem: str
+    directory: Path, changes: dict[str, object], problem: str
 ) -> None:
-    change_config(folder, **changes)
-    assert problem in problems(folder)["config.json"]
+    change_config(directory, **changes)
+    assert problem in problems(directory)["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -131,20 +131,20 @@ def test_what_a_supported_architecture_may_not_have_is_named(
         {"use_sliding_window": True, "layer_types": ["full_attention"] * 4},
     ],
 )
-def test_what_it_may_have_is_accepted(folder: Path, changes: dict[str, object]) -> None:
-    change_config(folder, **changes)
-    assert problems(folder) == {}
+def test_what_it_may_have_is_accepted(directory: Path, changes: dict[str, object]) -> None:
+    change_config(directory, **changes)
+    assert problems(directory) == {}
 
 
-def test_a_missing_shard_is_named(folder: Path) -> None:
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    assert list(problems(folder)) == ["model-00002-of-00002.safetensors"]
-    assert "missing" in problems(folder)["model-00002-of-00002.safetensors"]
+def test_a_missing_shard_is_named(directory: Path) -> None:
+    (directory / "model-00002-of-00002.safetensors").unlink()
+    assert list(problems(directory)) == ["model-00002-of-00002.safetensors"]
+    assert "missing" in problems(directory)["model-00002-of-00002.safetensors"]
 
 
-def test_a_truncated_shard_is_named_with_what_is_missing(folder: Path) -> None:
-    (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"b": 50}, missing=7))
-    assert problems(folder) == {
+def test_a_truncated_shard_is_named_with_what_is_missing(directory: Path) -> None:
+    (directory / "model-00002-of-00002.safetensors").write_bytes(shard({"b": 50}, missing=7))
+    assert problems(directory) == {
         "model-00002-of-00002.safetensors": "it is truncated: 7 bytes of tensor data are missing"
     }
 
@@ -188,67 +188,71 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path, entry: object) 
         checkpoint_weights.read_tensors(str(path))
 
 
-def test_more_bytes_than_the_header_describes_are_refused(folder: Path) -> None:
-    path = folder / "model-00001-of-00002.safetensors"
+def test_more_bytes_than_the_header_describes_are_refused(directory: Path) -> None:
+    path = directory / "model-00001-of-00002.safetensors"
     path.write_bytes(path.read_bytes() + b"x")
-    assert problems(folder) == {path.name: "it has 1 bytes more than its header describes"}
+    assert problems(directory) == {path.name: "it has 1 bytes more than its header describes"}
 
 
-def test_a_shard_of_another_revision_is_found(folder: Path) -> None:
-    (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"c": 50}))
-    assert "missing: b" in problems(folder)["model-00002-of-00002.safetensors"]
+def test_a_shard_of_another_revision_is_found(directory: Path) -> None:
+    (directory / "model-00002-of-00002.safetensors").write_bytes(shard({"c": 50}))
+    assert "missing: b" in problems(directory)["model-00002-of-00002.safetensors"]
 
 
 @pytest.mark.parametrize(
     "name", ["pytorch_model.bin", "weights.PT", "x.pkl", "modeling_evil.py", "sub/lib.so"]
 )
-def test_pickles_and_code_are_refused(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_bytes(b"x")
-    assert "refused" in problems(folder)[name]
+def test_pickles_and_code_are_refused(directory: Path, name: str) -> None:
+    (directory / name).parent.mkdir(exist_ok=True)
+    (directory / name).write_bytes(b"x")
+    assert "refused" in problems(directory)[name]
 
 
-def test_links_are_refused(folder: Path) -> None:
-    real = folder / "model-00001-of-00002.safetensors"
-    real.rename(folder.parent / "blob")
-    real.symlink_to(folder.parent / "blob")
-    assert problems(folder) == {real.name: "symbolic links are refused"}
+def test_links_are_refused(directory: Path) -> None:
+    real = directory / "model-00001-of-00002.safetensors"
+    real.rename(directory.parent / "blob")
+    real.symlink_to(directory.parent / "blob")
+    assert problems(directory) == {real.name: "symbolic links are refused"}
 
 
 @pytest.mark.parametrize("shard_name", ["../model.safetensors", "/etc/passwd", "x.bin", 3])
-def test_an_index_that_leaves_the_folder_is_refused(folder: Path, shard_name: object) -> None:
-    (folder / "model.safetensors.index.json").write_text(
+def test_an_index_that_leaves_the_directory_is_refused(directory: Path, shard_name: object) -> None:
+    (directory / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": shard_name}})
     )
-    assert "model.safetensors.index.json" in problems(folder)
+    assert "model.safetensors.index.json" in problems(directory)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-    assert problems(folder) == {name: "the file is missing"}
+def test_a_missing_file_is_named(directory: Path, name: str) -> None:
+    (directory / name).unlink()
+    assert problems(directory) == {name: "the file is missing"}
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "{", '{"architectures": []}', '{"architectures": ["A", "B"]}', "[" * 5000]
 )
-def test_an_unusable_config_is_refused(folder: Path, content: str) -> None:
-    (folder / "config.json").write_text(content)
-    assert list(problems(folder)) == ["config.json"]
+def test_an_unusable_config_is_refused(directory: Path, content: str) -> None:
+    (directory / "config.json").write_text(content)
+    assert list(problems(directory)) == ["config.json"]
 
 
-def test_no_folder_and_no_weights(tmp_path: Path) -> None:
+def test_no_directory_and_no_weights(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     assert problems(nowhere) == {str(nowhere): "there is no such directory"}
     (tmp_path / "empty").mkdir()
     assert "model.safetensors" in problems(tmp_path / "empty")
 
 
-def test_all_problems_are_reported_at_once(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    (folder / "x.pkl").write_bytes(b"x")
-    (folder / "model-00001-of-00002.safetensors").unlink()
-    assert set(problems(folder)) == {"tokenizer.json", "x.pkl", "model-00001-of-00002.safetensors"}
+def test_all_problems_are_reported_at_once(directory: Path) -> None:
+    (directory / "tokenizer.json").unlink()
+    (directory / "x.pkl").write_bytes(b"x")
+    (directory / "model-00001-of-00002.safetensors").unlink()
+    assert set(problems(directory)) == {
+        "tokenizer.json",
+        "x.pkl",
+        "model-00001-of-00002.safetensors",
+    }
 
 
 # --- code ----------------------------------------------------------------------------------------
@@ -266,22 +270,22 @@ def test_all_problems_are_reported_at_once(folder: Path) -> None:
     ],
 )
 def test_code_is_refused_by_name_and_by_content_unless_it_is_allowed(
-    folder: Path, name: str, content: bytes, says: str
+    directory: Path, name: str, content: bytes, says: str
 ) -> None:
-    (folder / name).write_bytes(content)
-    assert says in problems(folder)[name]
-    report = checkpoint.inspect(str(folder), allowed=[name])
+    (directory / name).write_bytes(content)
+    assert says in problems(directory)[name]
+    report = checkpoint.inspect(str(directory), allowed=[name])
     assert report.problems == []
     assert name in report.files
 
 
-def test_a_safetensors_header_is_not_taken_for_code(folder: Path) -> None:
+def test_a_safetensors_header_is_not_taken_for_code(directory: Path) -> None:
     """A header of 0x280 bytes begins as a pickle does."""
     raw = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
     data = struct.pack("<Q", 0x280) + raw.ljust(0x280) + b"#"
-    (folder / "model-00001-of-00002.safetensors").write_bytes(data)
+    (directory / "model-00001-of-00002.safetensors").write_bytes(data)
     assert data.startswith(checkpoint_files.PICKLE_STARTS)
-    assert problems(folder) == {}
+    assert problems(directory) == {}
 
 
 # --- what would only be noticed when it is served -------------------------------------------------
@@ -303,73 +307,73 @@ def test_a_safetensors_header_is_not_taken_for_code(folder: Path) -> None:
     ids=["empty", "blank", "cut", "not utf-8", "bom", "utf-16", "nested", "html"],
 )
 def test_a_file_that_its_reader_could_not_parse_is_named(
-    folder: Path, name: str, content: bytes, says: str
+    directory: Path, name: str, content: bytes, says: str
 ) -> None:
-    (folder / name).write_bytes(content)
-    found = problems(folder)
+    (directory / name).write_bytes(content)
+    found = problems(directory)
     assert list(found) == [name]
     assert says in found[name]
 
 
-def test_a_file_of_absurd_size_is_refused_before_it_is_read(folder: Path) -> None:
-    with (folder / "tokenizer.json").open("r+b") as stream:
+def test_a_file_of_absurd_size_is_refused_before_it_is_read(directory: Path) -> None:
+    with (directory / "tokenizer.json").open("r+b") as stream:
         stream.truncate(2**40)
-    assert "and 67108864 is the most" in problems(folder)["tokenizer.json"]
+    assert "and 67108864 is the most" in problems(directory)["tokenizer.json"]
 
 
-def test_a_template_that_is_no_text_is_named(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{\0")
-    assert "UTF-16" in problems(folder)["chat_template.jinja"]
+def test_a_template_that_is_no_text_is_named(directory: Path) -> None:
+    (directory / "chat_template.jinja").write_bytes(b"\xff\xfe{\0")
+    assert "UTF-16" in problems(directory)["chat_template.jinja"]
 
 
 @pytest.mark.parametrize(
     "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]
 )
-def test_a_list_where_an_object_is_needed_is_refused(folder: Path, name: str) -> None:
-    (folder / name).write_text("[]")
-    assert problems(folder) == {name: "it is not a JSON object"}
-    (folder / name).write_text("{}")
-    (folder / "modules.json").write_text("[]")
-    assert problems(folder) == {}
+def test_a_list_where_an_object_is_needed_is_refused(directory: Path, name: str) -> None:
+    (directory / name).write_text("[]")
+    assert problems(directory) == {name: "it is not a JSON object"}
+    (directory / name).write_text("{}")
+    (directory / "modules.json").write_text("[]")
+    assert problems(directory) == {}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "consolidated.safetensors"])
 def test_weights_beside_an_index_that_does_not_name_them_are_refused(
-    folder: Path, name: str
+    directory: Path, name: str
 ) -> None:
-    (folder / name).write_bytes(shard({"a": 100}))
-    assert "which does not name it" in problems(folder)[name]
+    (directory / name).write_bytes(shard({"a": 100}))
+    assert "which does not name it" in problems(directory)[name]
 
 
-def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
-    (folder / "model-00002-of-00002.safetensors").write_bytes(shard({"a": 100, "b": 50}))
-    found = problems(folder)["model-00002-of-00002.safetensors"]
+def test_a_tensor_in_two_shards_is_refused(directory: Path) -> None:
+    (directory / "model-00002-of-00002.safetensors").write_bytes(shard({"a": 100, "b": 50}))
+    found = problems(directory)["model-00002-of-00002.safetensors"]
     assert "tensor a is here and in model-00001-of-00002.safetensors" in found
 
 
-def tied(folder: Path, tensors: dict[str, bytes]) -> dict[str, str]:
-    change_config(folder, tie_word_embeddings=True)
-    for item in folder.glob("model*"):
+def tied(directory: Path, tensors: dict[str, bytes]) -> dict[str, str]:
+    change_config(directory, tie_word_embeddings=True)
+    for item in directory.glob("model*"):
         item.unlink()
     data = shard({name: len(body) for name, body in tensors.items()})
     size = sum(map(len, tensors.values()))
     body = b"".join(tensors.values())
-    (folder / "model.safetensors").write_bytes(data[: len(data) - size] + body)
-    return problems(folder)
+    (directory / "model.safetensors").write_bytes(data[: len(data) - size] + body)
+    return problems(directory)
 
 
 @pytest.mark.parametrize("head", [b"x" * 100, b"y" * 99 + b"z", b"y" * 99])
-def test_a_tied_model_with_another_output_table_is_refused(folder: Path, head: bytes) -> None:
-    found = tied(folder, {"model.embed_tokens.weight": b"y" * 100, "lm_head.weight": head})
+def test_a_tied_model_with_another_output_table_is_refused(directory: Path, head: bytes) -> None:
+    found = tied(directory, {"model.embed_tokens.weight": b"y" * 100, "lm_head.weight": head})
     assert "tie_word_embeddings" in found["model.safetensors"]
 
 
-def test_a_tied_model_may_have_a_copy_of_the_table_or_none(folder: Path) -> None:
+def test_a_tied_model_may_have_a_copy_of_the_table_or_none(directory: Path) -> None:
     tables = {"model.embed_tokens.weight": b"y" * 100, "lm_head.weight": b"y" * 100}
-    assert tied(folder, tables) == {}
+    assert tied(directory, tables) == {}
     del tables["lm_head.weight"]
-    assert tied(folder, tables) == {}
+    assert tied(directory, tables) == {}
     tables["lm_head.weight"] = b"z" * 100
-    tied(folder, tables)
-    change_config(folder, tie_word_embeddings=False)
-    assert problems(folder) == {}
+    tied(directory, tables)
+    change_config(directory, tie_word_embeddings=False)
+    assert problems(directory) == {}

@@ -20,10 +20,10 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint import 
 )
 
 
-def digests(folder: Path, line: str = "{digest}  {name}") -> str:
+def digests(directory: Path, line: str = "{digest}  {name}") -> str:
     return "".join(
         line.format(digest=hashlib.sha256(path.read_bytes()).hexdigest(), name=path.name) + "\n"
-        for path in sorted(folder.iterdir())
+        for path in sorted(directory.iterdir())
     )
 
 
@@ -32,21 +32,21 @@ def digests(folder: Path, line: str = "{digest}  {name}") -> str:
     ["{digest}  {name}", "{digest} *{name}", "{digest}  ./{name}", "SHA256 ({name}) = {digest}"],
 )
 def test_a_list_of_digests_is_read_as_sha256sum_writes_it(
-    folder: Path, tmp_path: Path, line: str
+    directory: Path, tmp_path: Path, line: str
 ) -> None:
     path = tmp_path / "SHA256SUMS"
-    path.write_text("# by the publisher\n\n" + digests(folder, line))
+    path.write_text("# by the publisher\n\n" + digests(directory, line))
     read = checkpoint_files.read_checksums(str(path))
-    assert sorted(read) == sorted(item.name for item in folder.iterdir())
-    assert checkpoint.inspect(str(folder), checksums=str(path)).problems == []
+    assert sorted(read) == sorted(item.name for item in directory.iterdir())
+    assert checkpoint.inspect(str(directory), checksums=str(path)).problems == []
     assert list(checkpoint.checksum_problems(str(path), read)) == []
 
 
 def test_every_file_that_is_not_as_the_publisher_says_is_named(
-    folder: Path, tmp_path: Path
+    directory: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "SHA256SUMS"
-    path.write_text(digests(folder))
+    path.write_text(digests(directory))
     found = checkpoint_files.read_checksums(str(path))
     wrong = {**found, "config.json": "0" * 64, "tokenizer.json": "1" * 64, "more": "2" * 64}
     problems = list(checkpoint.checksum_problems(str(path), wrong))
@@ -64,18 +64,18 @@ def test_every_file_that_is_not_as_the_publisher_says_is_named(
     ],
 )
 def test_a_list_that_says_too_little_is_refused(
-    folder: Path, tmp_path: Path, text: str, says: str
+    directory: Path, tmp_path: Path, text: str, says: str
 ) -> None:
     path = tmp_path / "SHA256SUMS"
     path.write_text(text)
-    report = checkpoint.inspect(str(folder), checksums=str(path))
+    report = checkpoint.inspect(str(directory), checksums=str(path))
     assert any(says in problem.problem for problem in report.problems)
 
 
-def test_a_list_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_list_that_cannot_be_read_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name in ("nowhere", "binary"):
-        report = checkpoint.inspect(str(folder), checksums=str(tmp_path / name))
+        report = checkpoint.inspect(str(directory), checksums=str(tmp_path / name))
         assert [problem.file for problem in report.problems] == [str(tmp_path / name)]
 
 
@@ -93,10 +93,10 @@ def test_a_list_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path) -> 
     ids=["bom", "utf-16", "utf-16 and crlf", "crlf", "tab", "trailing blanks", "upper case"],
 )
 def test_a_list_of_digests_is_taken_as_editors_elsewhere_leave_it(
-    folder: Path, tmp_path: Path, encoding: str, change: Callable[[str], str]
+    directory: Path, tmp_path: Path, encoding: str, change: Callable[[str], str]
 ) -> None:
     name = "model-00001-of-00002.safetensors"
-    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
     path = tmp_path / "SHA256SUMS"
     text = change(f"{digest}  {name}\n")
     path.write_bytes(text.encode(encoding))

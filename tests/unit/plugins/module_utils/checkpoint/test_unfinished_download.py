@@ -30,10 +30,10 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\ns
     [*JSON_NAMES, "model.safetensors.index.json", "model-00002-of-00002.safetensors", "x.txt"],
 )
 def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(
-    folder: Path, name: str
+    directory: Path, name: str
 ) -> None:
-    (folder / name).write_text(POINTER)
-    found = {item.file: item for item in checkpoint.inspect(str(folder)).problems}
+    (directory / name).write_text(POINTER)
+    found = {item.file: item for item in checkpoint.inspect(str(directory)).problems}
     assert list(found) == [name]
     assert "git-lfs pointer" in found[name].problem
     assert "git lfs pull" in found[name].remedy
@@ -52,47 +52,47 @@ def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(
         ".model.safetensors.aria2",
     ],
 )
-def test_what_a_download_leaves_while_it_runs_is_refused(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(b"x")
-    assert "download is not finished" in problems(folder)[name]
+def test_what_a_download_leaves_while_it_runs_is_refused(directory: Path, name: str) -> None:
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_bytes(b"x")
+    assert "download is not finished" in problems(directory)[name]
 
 
-def test_what_a_finished_download_leaves_is_not(folder: Path) -> None:
-    hidden = folder / ".cache" / "huggingface" / "download"
+def test_what_a_finished_download_leaves_is_not(directory: Path) -> None:
+    hidden = directory / ".cache" / "huggingface" / "download"
     hidden.mkdir(parents=True)
     (hidden / "config.json.lock").write_bytes(b"")
     (hidden / "config.json.metadata").write_text("x")
-    assert problems(folder) == {}
+    assert problems(directory) == {}
 
 
-def run_of_zeros(folder: Path, before: int, zeros: int) -> None:
+def run_of_zeros(directory: Path, before: int, zeros: int) -> None:
     """One tensor of 5 MiB, with zeros in it that were written."""
     size = 5 * 2**20
     data = shard({"model.w": size, "other": 9})
     start = len(data) - size - 9
     body = b"\x01" * before + bytes(zeros) + b"\x01" * (size - before - zeros) + b"\x01" * 9
-    (folder / "model-00001-of-00002.safetensors").write_bytes(data[:start] + body)
-    index = folder / "model.safetensors.index.json"
+    (directory / "model-00001-of-00002.safetensors").write_bytes(data[:start] + body)
+    index = directory / "model.safetensors.index.json"
     names = {"model.w": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     index.write_text(json.dumps({"weight_map": names}))
 
 
 @pytest.mark.parametrize("before", [0, 1, 2**19, 2**19 + 1, 2**20 - 1, 3_000_001, 4 * 2**20])
 def test_a_part_that_was_never_downloaded_is_found_wherever_it_begins(
-    folder: Path, before: int
+    directory: Path, before: int
 ) -> None:
-    run_of_zeros(folder, before, 2**20)
-    (found,) = checkpoint.inspect(str(folder)).problems
+    run_of_zeros(directory, before, 2**20)
+    (found,) = checkpoint.inspect(str(directory)).problems
     assert "tensor model.w has over 1048576 zeros in a row" in found.problem
     assert "model_release_zero_tensors" in found.remedy
     for accepted in (["model.w"], ["model.*"]):
-        assert checkpoint.inspect(str(folder), zero_tensors=accepted).problems == []
+        assert checkpoint.inspect(str(directory), zero_tensors=accepted).problems == []
 
 
-def test_less_than_that_is_weights(folder: Path) -> None:
-    run_of_zeros(folder, 700_000, 2**20 - 1)
-    assert problems(folder) == {}
+def test_less_than_that_is_weights(directory: Path) -> None:
+    run_of_zeros(directory, 700_000, 2**20 - 1)
+    assert problems(directory) == {}
 
 
 @given(before=st.integers(0, 3 * 2**20), zeros=st.integers(2**20 - 2, 2**20 + 2))
@@ -104,10 +104,10 @@ def test_any_run_of_zeros_is_found_if_and_only_if_it_is_long(before: int, zeros:
 
 
 def test_space_that_was_reserved_and_never_written_is_found_without_reading(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_of_zeros(folder, 0, 0)
-    path = folder / "model-00001-of-00002.safetensors"
+    run_of_zeros(directory, 0, 0)
+    path = directory / "model-00001-of-00002.safetensors"
     size = path.stat().st_size
     data = path.read_bytes()
     path.write_bytes(data[:8192])
@@ -117,4 +117,4 @@ def test_space_that_was_reserved_and_never_written_is_found_without_reading(
         stream.write(data[-100_000:])
     monkeypatch.setattr(checkpoint, "READ_LIMIT", 0)
     monkeypatch.setattr(checkpoint_weights, "_zeros", None)
-    assert "zeros in a row" in problems(folder)[path.name]
+    assert "zeros in a row" in problems(directory)[path.name]

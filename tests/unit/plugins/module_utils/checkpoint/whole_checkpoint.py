@@ -46,6 +46,6 @@ def problems(path: Path) -> dict[str, str]:
     return {item.file: item.problem for item in checkpoint.inspect(str(path)).problems}
 
 
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
+def change_config(directory: Path, **changes: object) -> None:
+    path = directory / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

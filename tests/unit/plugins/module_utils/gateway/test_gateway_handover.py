@@ -47,8 +47,8 @@ while True:
 class Systemd:
     """Reads notices as systemd does; `takes_notice` says whether it comes to the barrier."""
 
-    def __init__(self, folder: Path, takes_notice: bool = True) -> None:
-        self.path = str(folder / "notify")
+    def __init__(self, directory: Path, takes_notice: bool = True) -> None:
+        self.path = str(directory / "notify")
         self.server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.server.bind(self.path)
         self.messages: list[bytes] = []
@@ -90,9 +90,9 @@ def generation() -> list[str]:
     return [sys.executable, "-c", GENERATION]
 
 
-def next_generation(folder: Path) -> list[str]:
+def next_generation(directory: Path) -> list[str]:
     # what hand_over appends, -x SOCKET, comes after the socket to bind
-    return [*generation(), str(folder / "admin.sock")]
+    return [*generation(), str(directory / "admin.sock")]
 
 
 def environment(systemd: Systemd, process: subprocess.Popen[bytes]) -> dict[str, str]:

@@ -359,10 +359,10 @@ def test_whatever_is_written_is_answered(addresses: Any, values: dict[str, Any])
 
 
 def test_the_example_documents_every_site_variable_and_no_other() -> None:
-    folder = ROOT / "inventories"
-    written = (folder / "production.example/group_vars/all.yml").read_text()
+    directory = ROOT / "inventories"
+    written = (directory / "production.example/group_vars/all.yml").read_text()
     example = yaml.safe_load(written)
-    lab = yaml.safe_load((folder / "lab/group_vars/all/site.yml").read_text())
+    lab = yaml.safe_load((directory / "lab/group_vars/all/site.yml").read_text())
     assert (
         {name for name in example if name.startswith("deepseek_")}
         == variables().keys() - {releases.LIST}

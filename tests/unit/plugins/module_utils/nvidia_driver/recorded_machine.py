@@ -25,11 +25,15 @@ def recorded(name: str) -> str:
 
 
 class Machine:
-    """A Debian 12 host below a folder, with an H100, and the programs that it has."""
+    """A Debian 12 host below a directory, with an H100, and the programs that it has."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root, self.sysfs, self.folder = folder / "root", folder / "sys", folder / "apt"
-        self.folder.mkdir()
+    def __init__(self, directory: Path) -> None:
+        self.root, self.sysfs, self.directory = (
+            directory / "root",
+            directory / "sys",
+            directory / "apt",
+        )
+        self.directory.mkdir()
         self.write("etc/os-release", 'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\n')
         self.write("etc/apt/sources.list", SOURCES)
         self.write(f"boot/vmlinuz-{KERNEL}", "")
@@ -50,10 +54,10 @@ class Machine:
         file.write_text(text)
 
     def device(self, address: str, device: str, kind: str = "0x030200") -> None:
-        folder = self.sysfs / "bus" / "pci" / "devices" / address
-        folder.mkdir(parents=True, exist_ok=True)
+        directory = self.sysfs / "bus" / "pci" / "devices" / address
+        directory.mkdir(parents=True, exist_ok=True)
         for name, text in {"vendor": "0x10de", "device": device, "class": kind}.items():
-            (folder / name).write_text(f"{text}\n")
+            (directory / name).write_text(f"{text}\n")
 
     def build(self) -> None:
         """Let the module be there, as DKMS leaves it."""
@@ -92,12 +96,12 @@ class Machine:
 
     def examine(self, **wish: object) -> Report:
         asked = Wish(kernel_release=KERNEL, kernel_module="proprietary")
-        for left in self.folder.iterdir():
+        for left in self.directory.iterdir():
             packages.shutil.rmtree(left)
         return examine(
             replace(asked, **wish),  # type: ignore[arg-type]
             self.run,
             self.root,
             self.sysfs,
-            self.folder,
+            self.directory,
         )

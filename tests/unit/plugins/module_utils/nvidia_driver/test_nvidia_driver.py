@@ -104,7 +104,7 @@ def test_a_repository_beside_the_distributions(machine: Machine) -> None:
     assert report.sources.endswith(
         "Types: deb\nURIs: https://mirror/nvidia\nSuites: /\nSigned-By: /k.gpg\n"
     )
-    assert (machine.folder / "sources.list.d" / f"{OWN}.sources").read_text() == report.sources
+    assert (machine.directory / "sources.list.d" / f"{OWN}.sources").read_text() == report.sources
 
 
 # What is refused
@@ -136,7 +136,7 @@ def test_a_kernel_without_headers(machine: Machine) -> None:
     )
 
 
-def test_a_full_disk_counts_folders_of_one_file_system_together(machine: Machine) -> None:
+def test_a_full_disk_counts_directories_of_one_file_system_together(machine: Machine) -> None:
     machine.empty()
     state = packages.shutil.disk_usage(machine.root)
     half = (state.free >> 20) * 2 // 3
@@ -206,7 +206,7 @@ def test_a_loaded_module_is_not_replaced_by_accident(machine: Machine) -> None:
     assert "playbooks/driver_upgrade.yml" in problem.remedy
     assert machine.examine(version=NEW, replace=True).problems == ()
     assert machine.examine(version=OLD).problems == ()
-    # packages that were changed under a running module: whoever serves on it must be drained first
+    # packages were changed under a running module: what serves on it must be drained first
     (machine.sysfs / "module" / "nvidia" / "version").write_text("535.1\n")
     assert "the kernel module 535.1 is loaded" in only(machine.examine()).what
     assert machine.examine(replace=True).problems == ()

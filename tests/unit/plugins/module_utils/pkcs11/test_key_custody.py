@@ -117,13 +117,13 @@ def test_state_says_which_pins_are_plain_and_where_the_root_is(tmp_path: Path) -
 def sysfs(root: Path, devices: dict[str, tuple[str, list[str]]], numbers: str, name: str) -> None:
     """Devices with the UUID that device mapper gives them, and what each lies on."""
     for device, (uuid, slaves) in devices.items():
-        folder = root / "sys/devices" / device
-        (folder / "slaves").mkdir(parents=True, exist_ok=True)
+        directory = root / "sys/devices" / device
+        (directory / "slaves").mkdir(parents=True, exist_ok=True)
         if uuid:
-            (folder / "dm").mkdir()
-            (folder / "dm" / "uuid").write_text(uuid + "\n")
+            (directory / "dm").mkdir()
+            (directory / "dm" / "uuid").write_text(uuid + "\n")
         for slave in slaves:
-            (folder / "slaves" / slave).symlink_to(root / "sys/devices" / slave)
+            (directory / "slaves" / slave).symlink_to(root / "sys/devices" / slave)
     block = root / "sys/dev/block"
     block.mkdir(parents=True)
     (block / numbers).symlink_to(root / "sys/devices" / name)

@@ -99,10 +99,10 @@ def test_a_pin_that_cannot_be_encrypted_or_opened_is_not_written(
 class SoftwareTpm:
     """A module on a host with a TPM, started for each command: no kernel manages its sessions."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self.params: dict[str, str | None] = {"pin_credential": None}
-        self._folder = folder
-        (folder / "tpm").mkdir()
+        self._directory = directory
+        (directory / "tpm").mkdir()
 
     def run_command(self, command: list[str], **options: Any) -> tuple[int, str, str]:
         if command == ["systemd-creds", "has-tpm2"]:
@@ -128,7 +128,7 @@ class SoftwareTpm:
         with subprocess.Popen(
             [
                 *("swtpm", "socket", "--tpm2", "--flags", "startup-clear,not-need-init"),
-                *("--tpmstate", f"dir={self._folder}/tpm", "--server", socket),
+                *("--tpmstate", f"dir={self._directory}/tpm", "--server", socket),
                 *("--ctrl", f"{socket}.ctrl"),
             ],
             stdout=subprocess.DEVNULL,
@@ -193,7 +193,7 @@ def test_a_sealed_pin_goes_to_the_program_that_signs_through_a_pipe(tmp_path: Pa
             asked.append((command, options.get("data")))
             return 0, "secret-pin" if command[0] == "systemd-creds" else "", ""
 
-    directory_signer(Signs())("/store/folder")
+    directory_signer(Signs())("/store/directory")
     (_decrypted, (command, data)) = asked
     assert (command[-2:], data) == (["--pin-file", "/dev/stdin"], "secret-pin")
     assert "secret-pin" not in " ".join(command)

@@ -29,13 +29,13 @@ def link(name: str, *addresses: str, mtu: int = 1500) -> dict[str, Any]:
 
 def device(root: Path, name: str, speed: str | None = None, *lower: str) -> None:
     """A NIC of the kernel: hardware where it has a speed."""
-    folder = root / "sys/class/net" / name
-    folder.mkdir(parents=True)
+    directory = root / "sys/class/net" / name
+    directory.mkdir(parents=True)
     if speed is not None:
-        (folder / "device").mkdir()
-        (folder / "speed").write_text(speed)
+        (directory / "device").mkdir()
+        (directory / "speed").write_text(speed)
     for one in lower:
-        (folder / f"lower_{one}").symlink_to(f"../{one}")
+        (directory / f"lower_{one}").symlink_to(f"../{one}")
 
 
 def speed_of(root: Path, name: str) -> tuple[int | None, str]:
@@ -112,7 +112,7 @@ def test_time_services(tmp_path: Path) -> None:
     assert time_service(tmp_path) == "chronyd"
 
 
-def test_the_nearest_folder_counts(tmp_path: Path) -> None:
+def test_the_nearest_directory_counts(tmp_path: Path) -> None:
     disk = disk_of(str(tmp_path / "not/there/yet"), "", 0)
     assert disk.path == str(tmp_path)
     assert disk.size is not None
@@ -160,7 +160,7 @@ def test_the_device_is_that_of_the_nearest_mount(
 
 
 def test_a_large_file_is_read_and_not_changed() -> None:
-    """Next to this test: a temporary folder may be in memory, where no cache can be passed."""
+    """Next to this test: a temporary directory may be in memory, where no cache can be passed."""
     path = Path(__file__).with_suffix(f".{os.getpid()}.tmp")
     try:
         path.write_bytes(os.urandom(1 << 20) * 80)

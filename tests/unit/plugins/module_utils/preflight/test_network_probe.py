@@ -122,7 +122,7 @@ def test_bytes_and_time_of_a_transfer_are_limited() -> None:
     assert transferred(Limits(PATIENCE, 0.1, 10**15)) > 0
 
 
-def test_whoever_does_not_know_the_token_gets_nothing() -> None:
+def test_a_client_that_does_not_know_the_token_gets_nothing() -> None:
     with answering() as (port, _unused):
         (result,) = probe([target("127.0.0.1")], b"another token here", port, 20, 10)
         assert (result.blocked, result.problem) == ("tcp", "the connection was closed")

@@ -91,12 +91,8 @@ PICKLE = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
         ),
         ({"info": None, "info_error": "no Python"}, "storage-1 host_info: no Python"),
         (
-            {
-                "refusals": [
-                    {"role": "tls", "task": "Any", "says": ["storage-1: no key. Bring it."]}
-                ]
-            },
-            "storage-1 tls: no key |  | Bring it",
+            {"refusals": [{"role": "tls", "task": "Any", "says": ["storage-1: no key. Copy it."]}]},
+            "storage-1 tls: no key |  | Copy it",
         ),
         (
             {"checkpoints": [examined(problems=[PICKLE])]},
@@ -248,8 +244,8 @@ def test_nics_below_the_minimum_and_those_that_do_not_say_it() -> None:
         "inference-1 nic_mbps: 1000 Mb/s (eno2, storage)",
     ]
     hosts = everywhere(deepseek_minimums={"nic_mbps": None})
-    mended = [dataclasses.replace(one, info=info(one.name)) for one in hosts]
-    assert wrong(*mended) == []
+    repaired = [dataclasses.replace(one, info=info(one.name)) for one in hosts]
+    assert wrong(*repaired) == []
 
 
 def test_an_address_that_the_host_does_not_have() -> None:

@@ -99,7 +99,7 @@ def test_progress_lies_beside_the_engine() -> None:
     assert progress_path("/var/lib/engines/m") == "/var/lib/engines/.m.progress"
 
 
-def test_a_missing_program_names_the_role_that_brings_it() -> None:
+def test_a_missing_program_names_the_role_that_installs_it() -> None:
     with pytest.raises(EngineError, match=r"Run role onprem\.deepseek\.serving_environment"):
         ask(["/nowhere/deepseek-engine"], lambda _command: (0, "", ""))
 

@@ -124,20 +124,20 @@ def found_in(directory: Path, source: Path) -> dict[str, object]:
 
 
 def test_the_wheel_in_a_directory_is_found_and_pinned(source: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "package"
-    assert found_in(folder, source)["problems"] == ["there is no wheel of deepseek-serving"]
-    folder.mkdir()
+    directory = tmp_path / "package"
+    assert found_in(directory, source)["problems"] == ["there is no wheel of deepseek-serving"]
+    directory.mkdir()
     content = wheel(source)
-    (folder / NAME).write_bytes(content)
+    (directory / NAME).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    assert found_in(folder, source) == {
+    assert found_in(directory, source) == {
         "name": NAME,
         "sha256": digest,
         "requirement": f"deepseek-serving==0.1.0 \\\n    --hash=sha256:{digest}\n",
         "problems": [],
     }
-    (folder / "other.whl").write_bytes(content)
-    (problem,) = found_in(folder, source)["problems"]  # type: ignore[misc]
+    (directory / "other.whl").write_bytes(content)
+    (problem,) = found_in(directory, source)["problems"]  # type: ignore[misc]
     assert f"there is {NAME}, other.whl" in problem
 
 

@@ -120,7 +120,7 @@ def test_certificates_and_lists_restart_every_worker(host: Host, name: str, appl
     assert not host.plan()["needed"]
 
 
-def test_new_certificates_bring_no_prepared_settings_along(host: Host) -> None:
+def test_new_certificates_apply_no_prepared_settings(host: Host) -> None:
     host.prepare(left="prepared by a run that was interrupted")
     host.files[f"{TLS}/host.pem"] = "another"
     assert host.plan(apply=False)["install"] == []

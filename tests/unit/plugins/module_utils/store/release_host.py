@@ -66,9 +66,10 @@ class Signer:
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data, ec.ECDSA(hashes.SHA256()))
 
-    def sign_directory(self, folder: str) -> None:
+    def sign_directory(self, directory: str) -> None:
         digests = {
-            path: hash_file(os.path.join(folder, path)).sha256 for path in list_directory(folder)
+            path: hash_file(os.path.join(directory, path)).sha256
+            for path in list_directory(directory)
         }
         resources = [
             {"name": path, "algorithm": "sha256", "digest": digest}
@@ -82,7 +83,7 @@ class Signer:
             "payloadType": kind.decode(),
             "signatures": [{"sig": base64.b64encode(signature).decode()}],
         }
-        Path(folder, "model.sig").write_text(json.dumps({"dsseEnvelope": envelope}))
+        Path(directory, "model.sig").write_text(json.dumps({"dsseEnvelope": envelope}))
 
     def export(self, checkpoint: str, out: str) -> None:
         self.exports += 1
@@ -155,7 +156,7 @@ def plan(tmp_path: Path, signer: Signer) -> Plan:
 
 
 def tree(path: str | Path) -> dict[str, str]:
-    """Every file below a folder but lock files, with its hash."""
+    """Every file below a directory but lock files, with its hash."""
     return {
         str(item.relative_to(path)): hashlib.sha256(item.read_bytes()).hexdigest()
         for item in Path(path).rglob("*")

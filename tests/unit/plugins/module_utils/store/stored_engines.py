@@ -46,22 +46,22 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.store.writer impor
 __all__ = ["signer", "site"]
 
 
-def write_build(folder: Path, release: Release, store: str, **key: object) -> Path:
+def write_build(directory: Path, release: Release, store: str, **key: object) -> Path:
     """What a build of an engine leaves behind."""
     graph = artifact_path(store, "graph", "tiny", release.graphs["fp32"])
     files = read_manifest(graph, release.graphs["fp32"]).files
-    folder.mkdir()
+    directory.mkdir()
     document = {
         "schema": 1,
         "graph": {"decoder.onnx": files["decoder.onnx"].sha256},
         "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.7.1.116"},
         **key,
     }
-    (folder / "key.json").write_bytes(canonical_json(document))
-    (folder / "engine.plan").write_bytes(random.Random(2).randbytes(SMALL))
+    (directory / "key.json").write_bytes(canonical_json(document))
+    (directory / "engine.plan").write_bytes(random.Random(2).randbytes(SMALL))
     for name in ("golden.json", "inspector.json", "build.log"):
-        (folder / name).write_text("{}")
-    return folder
+        (directory / name).write_text("{}")
+    return directory
 
 
 @dataclasses.dataclass
@@ -96,27 +96,27 @@ class Engines:
 
     def forge(self, number: int, signer: Signer | None = None) -> None:
         """Change the plan at a source, and make metadata that fits, signed or not."""
-        folder = self.source(number)
-        files = {path: hash_file(str(folder / path)) for path in self.forged(folder)}
-        old = parse_manifest((folder / "manifest.json").read_bytes())
+        directory = self.source(number)
+        files = {path: hash_file(str(directory / path)) for path in self.forged(directory)}
+        old = parse_manifest((directory / "manifest.json").read_bytes())
         manifest, pieces = describe(old.kind, old.name, files, parents=old.parents)
         for name, data in (("manifest.json", manifest.to_bytes()), ("pieces.meta4", pieces)):
-            (folder / name).chmod(0o644)
-            (folder / name).write_bytes(data)
+            (directory / name).chmod(0o644)
+            (directory / name).write_bytes(data)
         if signer is not None:
-            (folder / "model.sig").unlink()
-            signer.sign_directory(str(folder))
+            (directory / "model.sig").unlink()
+            signer.sign_directory(str(directory))
 
-    def forged(self, folder: Path) -> list[str]:
-        overwrite(folder / "engine.plan", 5, b"evil")
-        return [path for path in list_directory(str(folder)) if path not in RESERVED]
+    def forged(self, directory: Path) -> list[str]:
+        overwrite(directory / "engine.plan", 5, b"evil")
+        return [path for path in list_directory(str(directory)) if path not in RESERVED]
 
 
 @pytest.fixture
 def engines(site: Site) -> Engines:
     writer = ArtifactWriter(str(site.source(0)), "tiny", site.signer.pem)
-    folder = write_build(site.root / "build", site.release, writer.store)
-    build = engine.Build(writer, str(folder), site.release.graphs["fp32"])
+    directory = write_build(site.root / "build", site.release, writer.store)
+    build = engine.Build(writer, str(directory), site.release.graphs["fp32"])
     stored = engine.store_engine(build, site.signer.sign_directory)
     assert stored.changed
     return Engines(site, build, stored.key)

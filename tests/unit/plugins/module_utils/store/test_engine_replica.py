@@ -74,16 +74,16 @@ def test_a_build_that_is_not_right_is_refused(
         "flavour": {"tensorrt": {"flavour": "onnx"}},
         "no flavour": {"tensorrt": None},
     }
-    folder = write_build(tmp_path / "build", done.release, plan.store, **changes.get(spoil, {}))
-    if (folder / spoil).exists():
-        (folder / spoil).unlink()
+    directory = write_build(tmp_path / "build", done.release, plan.store, **changes.get(spoil, {}))
+    if (directory / spoil).exists():
+        (directory / spoil).unlink()
     if spoil == "spelling":
-        (folder / "key.json").write_text(json.dumps({"schema": 1}))
+        (directory / "key.json").write_text(json.dumps({"schema": 1}))
     digest = "0" * 64 if spoil == "digest" else done.release.graphs["fp32"]
     for check_mode in (True, False):
         with pytest.raises(PublishError, match=says):
             engine.store_engine(
-                engine.Build(plan.writer, str(folder), digest), signer.sign_directory, check_mode
+                engine.Build(plan.writer, str(directory), digest), signer.sign_directory, check_mode
             )
     assert not os.path.exists(os.path.join(plan.store, "engine"))
 
@@ -113,7 +113,7 @@ def test_a_damaged_engine_is_repaired(engines: Engines, name: str) -> None:
     assert tree(engines.here) == tree(engines.source(0))
 
 
-def test_modes_and_strangers_are_mended_without_a_source(engines: Engines) -> None:
+def test_modes_and_strangers_are_repaired_without_a_source(engines: Engines) -> None:
     engines.hold()
     (engines.here / "engine.plan").chmod(0o644)
     (engines.here / "stranger").touch()

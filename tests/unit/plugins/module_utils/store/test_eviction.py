@@ -45,8 +45,8 @@ def many(site: Site) -> Site:
     """Four versions at one source, all of different bytes; three are here, 1.0.0 the oldest."""
     for version in VERSIONS[1:]:
         site.signer.graph = version.encode()
-        folder = write_checkpoint(site.root / version, SMALL + int(version[0]))
-        plan = Plan(str(site.source(0)), "tiny", version, str(folder), site.signer.pem)
+        directory = write_checkpoint(site.root / version, SMALL + int(version[0]))
+        plan = Plan(str(site.source(0)), "tiny", version, str(directory), site.signer.pem)
         publish(plan, site.signer.tools())
     for number, version in enumerate(VERSIONS[:3]):
         assert site.pull(version=version).complete
@@ -71,7 +71,7 @@ def disk(many: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return leave
 
 
-def bring(site: Site, keep: tuple[str, ...] = (), version: str = "4.0.0") -> Evictor:
+def pull(site: Site, keep: tuple[str, ...] = (), version: str = "4.0.0") -> Evictor:
     here = str(site.root / "here")
     evictor = Evictor(here, site.signer.pem, [f"tiny/{item}" for item in keep])
     request, credentials = site.request(version=version), site.credentials()
@@ -93,7 +93,7 @@ def here(site: Site) -> list[str]:
 
 def test_nothing_goes_while_there_is_room(many: Site, disk: Callable[[int], None]) -> None:
     disk(10 * SMALL)
-    assert bring(many).evicted == []
+    assert pull(many).evicted == []
     assert here(many) == list(VERSIONS)
 
 
@@ -101,15 +101,15 @@ def test_the_oldest_goes_first_and_no_more_than_is_needed(
     many: Site, disk: Callable[[int], None]
 ) -> None:
     disk(SMALL // 10)
-    assert bring(many).evicted == ["tiny/1.0.0"]
+    assert pull(many).evicted == ["tiny/1.0.0"]
     assert here(many) == ["2.0.0", "3.0.0", "4.0.0"]
-    folders = list((many.root / "here" / "checkpoint" / "tiny").iterdir())
-    assert len(folders) == 3
+    directories = list((many.root / "here" / "checkpoint" / "tiny").iterdir())
+    assert len(directories) == 3
 
 
 def test_what_is_in_use_stays(many: Site, disk: Callable[[int], None]) -> None:
     disk(SMALL // 10)
-    assert bring(many, keep=("1.0.0", "2.0.0")).evicted == ["tiny/3.0.0"]
+    assert pull(many, keep=("1.0.0", "2.0.0")).evicted == ["tiny/3.0.0"]
     assert here(many) == ["1.0.0", "2.0.0", "4.0.0"]
 
 
@@ -118,29 +118,29 @@ def test_a_pull_that_would_need_what_is_in_use_is_refused_and_nothing_is_lost(
 ) -> None:
     disk(SMALL // 10)
     with pytest.raises(ReplicaError, match="bytes free"):
-        bring(many, keep=VERSIONS)
+        pull(many, keep=VERSIONS)
     assert here(many) == ["1.0.0", "2.0.0", "3.0.0"]
     assert not list((many.root / "here").rglob("*.part"))
 
 
 def test_what_went_can_be_pulled_again(many: Site, disk: Callable[[int], None]) -> None:
     disk(SMALL // 10)
-    bring(many)
-    assert bring(many, version="1.0.0").evicted == ["tiny/2.0.0"]
+    pull(many)
+    assert pull(many, version="1.0.0").evicted == ["tiny/2.0.0"]
     assert here(many) == ["1.0.0", "3.0.0", "4.0.0"]
 
 
 def test_what_is_left_of_other_pulls_goes_before_any_release(
     many: Site, disk: Callable[[int], None]
 ) -> None:
-    folder = many.root / "here" / "checkpoint" / "tiny"
+    directory = many.root / "here" / "checkpoint" / "tiny"
     for name in (f"{'a' * 64}.part", "b" * 64):
-        (folder / name).mkdir()
-        (folder / name / "model.safetensors").write_bytes(bytes(SMALL))
+        (directory / name).mkdir()
+        (directory / name / "model.safetensors").write_bytes(bytes(SMALL))
     disk(SMALL // 10)
-    assert bring(many).evicted == []
+    assert pull(many).evicted == []
     assert here(many) == list(VERSIONS)
-    assert len(list(folder.iterdir())) == 4
+    assert len(list(directory.iterdir())) == 4
 
 
 def test_what_the_pulled_release_shares_with_an_old_one_stays(
@@ -152,7 +152,7 @@ def test_what_the_pulled_release_shares_with_an_old_one_stays(
     plan = Plan(str(many.source(0)), "tiny", "5.0.0", str(many.root / "import"), many.signer.pem)
     publish(plan, many.signer.tools())
     disk(SMALL // 2)
-    assert bring(many, version="5.0.0").evicted == ["tiny/1.0.0", "tiny/2.0.0"]
+    assert pull(many, version="5.0.0").evicted == ["tiny/1.0.0", "tiny/2.0.0"]
     assert here(many) == ["3.0.0", "5.0.0"]
 
 
@@ -163,7 +163,7 @@ def test_a_release_that_cannot_be_judged_stays_with_all_that_it_might_name(
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
     disk(SMALL // 10)
     with pytest.raises(ReplicaError, match="bytes free"):
-        bring(many)
+        pull(many)
     assert len(list((many.root / "here" / "checkpoint" / "tiny").iterdir())) == 3
 
 

@@ -72,11 +72,11 @@ def test_a_mounted_release_is_judged_by_its_signature(site: Site) -> None:
 
 def test_a_mount_that_is_not_there_is_named(site: Site) -> None:
     (site.root / "empty").mkdir()
-    for folder in (site.root / "empty", site.root / "nowhere"):
+    for directory in (site.root / "empty", site.root / "nowhere"):
         with pytest.raises(ReplicaError, match="holds no store; is it mounted"):
-            site.pull(sources=[f"file://{folder}"])
-        pulled = site.pull(sources=[f"file://{folder}", mounted(site)])
-        assert list(pulled.source_problems) == [f"file://{folder}"]
+            site.pull(sources=[f"file://{directory}"])
+        pulled = site.pull(sources=[f"file://{directory}", mounted(site)])
+        assert list(pulled.source_problems) == [f"file://{directory}"]
         shutil.rmtree(site.root / "here")
     with pytest.raises(ReplicaError, match=r"it has no releases/tiny/2\.0\.0\.json"):
         site.pull(sources=[mounted(site)], version="2.0.0")
@@ -103,9 +103,9 @@ def test_a_disk_that_becomes_full_meanwhile_is_named(
     assert same(site)
 
 
-def test_a_copy_that_rotted_is_mended_from_a_mount(site: Site) -> None:
+def test_a_copy_that_rotted_is_repaired_from_a_mount(site: Site) -> None:
     site.pull()
     overwrite(site.weights(site.root / "here"), 500, b"#")
-    mended = site.pull(sources=[mounted(site)])
-    assert [item.state for item in mended.artifacts] == ["repaired", "complete"]
+    repaired = site.pull(sources=[mounted(site)])
+    assert [item.state for item in repaired.artifacts] == ["repaired", "complete"]
     assert same(site)

@@ -69,8 +69,8 @@ def test_each_precision_is_a_graph_made_from_the_exported_one(
     found = inspect_replica(Request(prepared.store, "tiny", "1.0.0", signer.pem))
     assert found.complete
     assert len(found.artifacts) == 4
-    folder = artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
-    manifest = read_manifest(folder, graphs["int8"])
+    directory = artifact_path(prepared.store, "graph", "tiny", graphs["int8"])
+    manifest = read_manifest(directory, graphs["int8"])
     assert manifest.parents == (graphs["fp32"],)
     assert manifest.tools == signer.versions
     assert manifest.evaluation["top1_agreement"] == 0.97
@@ -128,7 +128,7 @@ def test_check_mode_says_which_precisions_would_be_prepared(prepared: Plan, sign
         ("tools", "onnx was 1.19.0, is 1.20.0; int8: the fp32 graph that it is made from is new"),
     ],
 )
-def test_each_thing_that_a_precision_depends_on_makes_it_anew_in_a_new_version(
+def test_each_thing_that_a_precision_depends_on_makes_it_again_in_a_new_version(
     prepared: Plan, signer: Signer, change: str, reason: str
 ) -> None:
     prepared = dataclasses.replace(prepared, precisions=prepared.precisions[1:])
@@ -211,8 +211,8 @@ def test_a_text_that_changes_meanwhile_is_refused(
 def test_a_damaged_prepared_graph_is_prepared_again(prepared: Plan, signer: Signer) -> None:
     done = publish(prepared, signer.tools())
     assert done.release is not None
-    folder = Path(prepared.store, "graph", "tiny", done.release.graphs["int8"])
-    overwrite(folder / "decoder.onnx", 0, b"#")
+    directory = Path(prepared.store, "graph", "tiny", done.release.graphs["int8"])
+    overwrite(directory / "decoder.onnx", 0, b"#")
     repaired = publish(prepared, signer.tools())
     assert [action.split()[:2] for action in repaired.actions] == [["prepared", "int8"]]
     assert "int8: the graph" in repaired.rebuild_reason
@@ -222,8 +222,8 @@ def test_a_damaged_prepared_graph_is_prepared_again(prepared: Plan, signer: Sign
 def test_nothing_is_prepared_from_a_damaged_graph(prepared: Plan, signer: Signer) -> None:
     done = publish(dataclasses.replace(prepared, precisions=()), signer.tools())
     assert done.release is not None
-    folder = Path(prepared.store, "graph", "tiny", done.release.graphs["fp32"])
-    overwrite(folder / "decoder.onnx", 0, b"#")
+    directory = Path(prepared.store, "graph", "tiny", done.release.graphs["fp32"])
+    overwrite(directory / "decoder.onnx", 0, b"#")
     new = dataclasses.replace(prepared, version="1.1.0", full=False)
     with pytest.raises(PublishError, match=r"is damaged on this host.*verify=full"):
         publish(new, signer.tools())

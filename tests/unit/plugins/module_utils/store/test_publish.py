@@ -130,7 +130,7 @@ def test_new_tools_keep_a_published_version_and_rebuild_a_new_one(
 def test_an_interrupted_publish_publishes_nothing_and_is_resumed(
     plan: Plan, signer: Signer
 ) -> None:
-    def interrupted(_folder: str, _out: str) -> None:
+    def interrupted(_directory: str, _out: str) -> None:
         raise PublishError("no more power")
 
     with pytest.raises(PublishError, match="power"):
@@ -222,14 +222,14 @@ def test_a_damaged_graph_is_exported_again_from_the_verified_checkpoint(
     done = publish(plan, signer.tools())
     assert done.release is not None
     before = tree(plan.store)
-    folder = Path(plan.store, "graph", "tiny", done.release.graphs["fp32"])
-    overwrite(folder / name, 0, b"#")
+    directory = Path(plan.store, "graph", "tiny", done.release.graphs["fp32"])
+    overwrite(directory / name, 0, b"#")
     repaired = publish(plan, signer.tools())
     assert repaired.rebuild_reason
     assert {k: v for k, v in tree(plan.store).items() if "model.sig" not in k} == {
         k: v for k, v in before.items() if "model.sig" not in k
     }
-    overwrite(folder / "decoder.onnx", 0, b"#")
+    overwrite(directory / "decoder.onnx", 0, b"#")
     signer.graph = b"other tools give other bytes"
     with pytest.raises(PublishError, match="model_replica"):
         publish(plan, signer.tools())

@@ -64,7 +64,7 @@ def test_files_are_shared_out_evenly_and_none_is_lost(sizes: dict[str, int], num
     assert max(totals) <= sum(totals) / number + max(sizes.values())
 
 
-def test_only_what_one_of_several_could_not_bring_is_asked_for_again(
+def test_only_what_one_of_several_could_not_give_is_asked_for_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aria2, "worker_count", lambda jobs: min(jobs, 4))
@@ -106,7 +106,7 @@ def test_pull_and_pull_again(site: Site) -> None:
     assert [item.state for item in again.artifacts] == ["complete", "complete"]
 
 
-def test_what_is_mended_may_be_written_by_its_owner_without_more_privileges(site: Site) -> None:
+def test_what_is_repaired_may_be_written_by_its_owner_without_more_privileges(site: Site) -> None:
     site.pull()
     overwrite(site.weights(site.root / "here"), 1000, b"rotten")
     modes: list[int] = []
@@ -262,9 +262,9 @@ def test_a_release_of_another_site_is_refused(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "pieces.meta4", "model.sig"])
 def test_tampered_metadata_is_taken_from_another_source_or_refused(site: Site, name: str) -> None:
-    folder = site.weights(Path()).parent
+    directory = site.weights(Path()).parent
     for number in range(3):
-        overwrite(site.root / f"source{number}" / folder / name, 5, b"#")
+        overwrite(site.root / f"source{number}" / directory / name, 5, b"#")
         if number == 1:
             assert site.pull().changed
             shutil.rmtree(site.root / "here")

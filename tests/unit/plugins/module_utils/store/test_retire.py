@@ -111,12 +111,12 @@ def test_nothing_goes_while_a_release_is_not_what_was_signed(
 def test_engines_go_with_their_graph(plan: Plan, second: Plan) -> None:
     graphs = [existing_release(item).release.graphs["fp32"] for item in (plan, second)]  # type: ignore[union-attr]
     for number, graph in enumerate(graphs):
-        folder = Path(plan.store, "engine", "tiny", str(number) * 64)
-        folder.mkdir(parents=True)
+        directory = Path(plan.store, "engine", "tiny", str(number) * 64)
+        directory.mkdir(parents=True)
         manifest, _unused = describe(
             "engine", "tiny", {"engine.plan": FileHash(1, "a" * 64, ())}, parents=(graph,)
         )
-        (folder / "manifest.json").write_bytes(manifest.to_bytes())
+        (directory / "manifest.json").write_bytes(manifest.to_bytes())
     Path(plan.store, "engine", "tiny", "unreadable").mkdir()
     retire.retire(asked(plan))
     assert sorted(os.listdir(Path(plan.store, "engine", "tiny"))) == ["1" * 64, "unreadable"]

@@ -89,7 +89,7 @@ def host(site: Site) -> Host:
     return Host(site)
 
 
-def test_a_host_that_has_nothing_brings_everything(host: Host) -> None:
+def test_a_host_that_has_nothing_pulls_everything(host: Host) -> None:
     assert host.does("sync") == 0
     assert same(host.site)
     assert host.metric("releases") == 1
@@ -124,7 +124,7 @@ def test_what_is_missing_or_short_comes_back_from_those_that_are_left(host: Host
     assert host.metric("last_good_sync_timestamp_seconds") == 1000
 
 
-def test_only_what_is_placed_here_and_was_not_retired_is_brought(host: Host) -> None:
+def test_only_what_is_placed_here_and_was_not_retired_is_pulled(host: Host) -> None:
     others = [f"storage-{number}" for number in range(20)]
     assert host.settings.name not in holders("tiny/1.0.0", others)
     host.settings = replace(host.settings, hosts=others)
@@ -140,10 +140,10 @@ def test_only_what_is_placed_here_and_was_not_retired_is_brought(host: Host) -> 
 
 def test_a_source_cannot_offer_what_was_not_signed(host: Host) -> None:
     for number in range(3):
-        folder = host.site.source(number) / "releases" / "tiny"
-        (folder / "9.9.9.json").write_bytes((folder / "1.0.0.json").read_bytes())
-        (folder / "9.9.9.json.sig").write_bytes((folder / "1.0.0.json.sig").read_bytes())
-        (folder / "-strange name.json").write_text("{}")
+        directory = host.site.source(number) / "releases" / "tiny"
+        (directory / "9.9.9.json").write_bytes((directory / "1.0.0.json").read_bytes())
+        (directory / "9.9.9.json.sig").write_bytes((directory / "1.0.0.json.sig").read_bytes())
+        (directory / "-strange name.json").write_text("{}")
     assert host.does("sync") == 1
     assert "not '9.9.9'" in " ".join(host.said)
     assert list_releases(host.settings.store) == [("tiny", "1.0.0")]
@@ -170,7 +170,7 @@ def test_a_busy_store_is_left_for_the_next_run(host: Host) -> None:
 
 
 @pytest.mark.parametrize("site", [LARGE], indirect=True)
-def test_scrub_finds_rot_counts_it_and_mends_it(host: Host) -> None:
+def test_scrub_finds_rot_counts_it_and_repairs_it(host: Host) -> None:
     host.does("sync")
     assert host.does("scrub") == 0
     size = host.metric("scrubbed_bytes_total")
@@ -205,7 +205,7 @@ def test_what_is_rotten_everywhere_is_reported_and_not_served(host: Host) -> Non
     assert "No source has all pieces right" in " ".join(host.said)
 
 
-def test_a_release_that_was_changed_is_brought_again(host: Host) -> None:
+def test_a_release_that_was_changed_is_pulled_again(host: Host) -> None:
     host.does("sync")
     path = Path(release_path(host.settings.store, "tiny", "1.0.0"))
     overwrite(path, path.read_bytes().index(b'"fp32"') + 9, b"ffff")
@@ -215,7 +215,7 @@ def test_a_release_that_was_changed_is_brought_again(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["engine.plan", "manifest.json"])
-def test_engines_are_brought_and_mended_too(engines: Engines, name: str) -> None:
+def test_engines_are_pulled_and_repaired_too(engines: Engines, name: str) -> None:
     host = Host(engines.site)
     assert host.does("sync") == 0
     assert engines.here.is_dir()
@@ -229,9 +229,9 @@ def test_engines_are_brought_and_mended_too(engines: Engines, name: str) -> None
 def test_an_engine_that_is_not_what_its_name_says_is_not_taken(engines: Engines) -> None:
     host = Host(engines.site)
     for number in range(3):
-        folder = engines.source(number)
-        if folder.is_dir():
-            shutil.copytree(folder, folder.parent / ("e" * 64))
+        directory = engines.source(number)
+        if directory.is_dir():
+            shutil.copytree(directory, directory.parent / ("e" * 64))
     assert host.does("sync") == 0
     assert "engine tiny/eeeeeeeeeeee: not taken" in " ".join(host.said)
     assert sorted(os.listdir(engines.here.parent)) == [engines.key]

@@ -34,8 +34,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.zones.nftables imp
 from ansible_collections.onprem.deepseek.plugins.module_utils.zones.probe import probe_all
 
 armed = pathlib.Path(os.environ["ARMED"])
-folder = str(armed.parent)
-site = Table("site", folder + "/boot.nft", folder + "/run")
+directory = str(armed.parent)
+site = Table("site", directory + "/boot.nft", directory + "/run")
 
 def run(argv, data):
     done = subprocess.run(argv, input=data, capture_output=True, text=True, check=False)
