@@ -101,11 +101,11 @@ test-serving: packages $(SERVING)/.made tokenizers $(if $(ONPREM_TEST_ALL),judge
 	  ../$(SERVING)/bin/$$step; done
 
 .PHONY: test-clients clients-table
-test-clients: packages $(SERVING)/.made $(CLIENTS)/.made ## every client library against the service (needs Node 20 and Java 17)
+test-clients: packages venv $(SERVING)/.made $(CLIENTS)/.made ## every client library against the service and a gateway (needs Node 20 and Java 17)
 	$(call say,Client libraries)
 	@cd serving && ONPREM_TEST_ALL=true ../$(SERVING)/bin/pytest tests/clients
 
-clients-table: $(SERVING)/.made $(CLIENTS)/.made ## the same, written to docs/reference/clients.md
+clients-table: venv $(SERVING)/.made $(CLIENTS)/.made ## the same, written to docs/reference/clients.md
 	@PYTHONPATH=serving/tests:serving/tests/clients $(SERVING)/bin/python -m table --write
 
 .PHONY: sanity
@@ -150,7 +150,7 @@ bench-fuzz: packages $(SERVING)/.made ## whether any input is answered with a st
 
 # Its gateway is that of the unit tests.
 bench-abuse-gateway: packages venv ## the same of the gateway
-	@PYTHONPATH=tests/unit/plugins/gateway python benchmarks/abuse_gateway.py $(ARGUMENTS)
+	@PYTHONPATH=tests/unit:tests/unit/plugins/gateway python benchmarks/abuse_gateway.py $(ARGUMENTS)
 
 .PHONY: soak
 soak: packages $(SERVING)/.made ## five minutes of load on the service, every answer checked; longer: make soak MINUTES=60

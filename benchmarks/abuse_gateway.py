@@ -1,6 +1,6 @@
 """Whether one client's abuse of the gateway is felt by twenty others.
 
-    PYTHONPATH=tests/unit/plugins/gateway python benchmarks/abuse_gateway.py
+    PYTHONPATH=tests/unit:tests/unit/plugins/gateway python benchmarks/abuse_gateway.py
         [ATTACK ...] [--requests N] [--turns N] [--rate N]
 
 A real HAProxy with the role's configuration, and two workers that answer at once, over mutual TLS.
@@ -34,7 +34,8 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from gateway_process import SERVICE, Gateway, Site, wait_for
+from gateway_process import SERVICE, Gateway, Site
+from waiting import until
 
 CLIENTS = 20
 CONNECTIONS = 8
@@ -144,7 +145,7 @@ def attacking(name: str | None, gateway: Gateway) -> Iterator[Number]:
     process = context.Process(target=attack, args=arguments)
     process.start()
     try:
-        wait_for(lambda: answered.value > 0, "the attack begins")
+        until(lambda: answered.value > 0)
         yield answered
     finally:
         process.terminate()

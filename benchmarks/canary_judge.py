@@ -27,7 +27,6 @@ from canary_peers import Flagger, failed, kayenta_says_high
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.judge import (
     BAD,
     FAILURES,
-    SLOW_FIRST_TOKENS,
     Counts,
     Settings,
     judge,
@@ -62,8 +61,8 @@ def median(values: Iterable[float]) -> str:
     return f"{statistics.median(found):.0f}" if found else "-"
 
 
-def outcomes(settings: Settings, case: Case, trials: int, name: str = FAILURES) -> Outcomes:
-    return simulate(case, settings, random.Random(SEED), trials, name=name)
+def outcomes(settings: Settings, case: Case, trials: int) -> Outcomes:
+    return simulate(case, settings, random.Random(SEED), trials)
 
 
 def price_table(trials: int) -> str:
@@ -155,34 +154,6 @@ def threshold_table(trials: int) -> str:
             "+2.5 points: let through",
             "equal: requests to good (median)",
             "+2.5 points: requests to bad (median)",
-        ],
-        rows,
-    )
-
-
-def latency_table(trials: int) -> str:
-    """Measures whose ordinary share is larger have wider margins."""
-    settings = Settings()
-    rows = []
-    for slow in (0.01, 0.05, 0.1):
-        equal = outcomes(settings, Case(slow, 0.0, 0.05, 4), trials, SLOW_FIRST_TOKENS)
-        worse = outcomes(settings, Case(slow, 0.08, 0.05, 4), trials, SLOW_FIRST_TOKENS)
-        rows.append(
-            [
-                percent(slow),
-                percent(equal.rolled_back()),
-                percent(len(worse.bad) / trials),
-                percent(len(worse.good) / trials),
-                median(worse.bad),
-            ]
-        )
-    return table(
-        [
-            "slow requests",
-            "equal: rolled back",
-            "+8 points: found bad",
-            "+8 points: let through",
-            "+8 points: requests to bad (median)",
         ],
         rows,
     )
@@ -320,7 +291,6 @@ def main() -> None:
     tables: dict[str, Callable[[], str]] = {
         "prices": lambda: price_table(given.trials),
         "thresholds": lambda: threshold_table(given.trials),
-        "latency": lambda: latency_table(given.trials),
         "peers": lambda: peer_table(few),
         "fixed thresholds": fixed_threshold_table,
         "kayenta": lambda: kayenta_table(few),

@@ -1,6 +1,6 @@
 """The TensorRT runtime on a GPU: right answers, its overhead, streams, precisions, CUDA graphs.
 
-    python benchmarks/gpu_engine.py prepare DIRECTORY --encoder GRAPH --decoder GRAPH --texts FILE...
+    python benchmarks/gpu_engine.py prepare DIRECTORY --encoder GRAPH --decoder GRAPH --texts FILES
     python benchmarks/gpu_engine.py measure DIRECTORY [--json FILE]
 
 `prepare` runs in the environment of the serving tests, on any machine: it writes the graphs, an

@@ -10,7 +10,7 @@ REASONS: dict[str, str] = {
     "context_length_exceeded": "",
     "invalid_json_schema": "",
     "request_too_complex": "",
-    "unsupported_value": r"The vocabulary|template|answers are asked for|calls of this",
+    "unsupported_value": r"[Tt]he vocabulary|template|answers are asked for|calls of this",
     "invalid_value": (
         r"top_logprobs needs logprobs|prompt_logprobs and stream|min_tokens must not be more"
         r"|tool_choice (names|is required)|exclude each other|the prompt is empty"

@@ -39,9 +39,16 @@ from scenario_times import Meter, Times
 ROOT = Path(__file__).resolve().parents[2]
 AT_A_TIME = 3
 HOSTS_AT_A_TIME = 18  # so many bear the 128 inotify instances that Linux gives a user (hosts.py)
-# First, in this order. model_release waits a lot, and takes over what inference has installed
-# (package.yml); the last compiles kernel modules in make test-all.
-FIRST = ("site", "inference", "model_engine", "model_release", "nvidia_driver")
+# First, in this order. inference and model_release take over what serving_environment has installed
+# (package.yml), and model_release waits a lot; the last compiles kernel modules in make test-all.
+FIRST = (
+    "site",
+    "serving_environment",
+    "model_engine",
+    "inference",
+    "model_release",
+    "nvidia_driver",
+)
 # For all but the longest, and their hosts: so all end at about the same time.
 LONGEST = FIRST[0]
 NICE = ("nice", "-n", "5")

@@ -8,39 +8,60 @@ from typing import Any
 import pytest
 
 from deepseek_serving.http.complaints import RefusedError
-from deepseek_serving.http.schema.upstream import ChatExtras, Extras
-from deepseek_serving.http.validation import ReadForwarded
+from deepseek_serving.http.schema.body import Body, OnlyAt
+from deepseek_serving.http.schema.upstream import Extras
+from deepseek_serving.http.upstream_parameters import EXTRAS, LEFT_OUT
+from deepseek_serving.http.validation import ENCODED, FORWARDED, ReadEncoded, ReadForwarded
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+EMBEDDINGS, RERANK, SCORE = "/v1/embeddings", "/v1/rerank", "/v1/score"
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
-# as clients of vLLM and SGLang send them
-OF_BOTH: dict[str, Any] = {
+# a value for each parameter that an upstream gets, as clients of vLLM and SGLang send it
+VALUES: dict[str, Any] = {
+    "messages": MESSAGES,
+    "prompt": "Hello",
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 20,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"5": -1.5},
+    "seed": 7,
+    "n": 4,
+    "max_tokens": 9,
+    "max_completion_tokens": 9,
     "min_tokens": 2,
+    "stop": [str(number) for number in range(16)],
     "stop_token_ids": [1, 2],
     "ignore_eos": True,
     "include_stop_str_in_output": True,
+    "stream": True,
+    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    "logprobs": True,
+    "top_logprobs": 20,
+    "prompt_logprobs": 3,
+    "echo": True,
     "length_penalty": 1.2,
     "skip_special_tokens": False,
     "spaces_between_special_tokens": False,
+    "no_stop_trim": True,
     "truncate_prompt_tokens": 100,
     "allowed_token_ids": [1, 5],
     "bad_words": ["no"],
-    "prompt_logprobs": 3,
     "return_token_ids": True,
     "return_tokens_as_token_ids": True,
     "add_special_tokens": True,
     "structured_outputs": {"json": {"type": "object"}, "whitespace_pattern": " ?"},
     "regex": "a+",
     "ebnf": 'root ::= "a"',
-    "no_stop_trim": True,
-    "top_k": 20,
-    "min_p": 0.1,
-    "repetition_penalty": 1.1,
-}
-OF_CHAT: dict[str, Any] = {
+    "tools": [TOOL],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
     "chat_template_kwargs": {"enable_thinking": False, "custom": [1]},
     "reasoning_effort": "high",
     "include_reasoning": False,
@@ -49,16 +70,68 @@ OF_CHAT: dict[str, Any] = {
     "thinking_token_budget": 100,
     "add_generation_prompt": True,
     "continue_final_message": False,
-    "echo": True,
     "documents": [{"title": "t", "text": "d"}],
-    "tools": [TOOL],
-    "tool_choice": "required",
-    "parallel_tool_calls": False,
-    "logprobs": True,
-    "top_logprobs": 20,
-    "n": 4,
-    "stop": [str(number) for number in range(16)],
+    # of encoders
+    "input": [[1, 2], [3]],
+    "encoding_format": "base64",
+    "dimensions": 2,
+    "normalize": False,
+    "query": "a",
+    "top_n": 1,
+    "return_documents": False,
+    "max_tokens_per_doc": 9,
+    "use_activation": False,
+    "activation": True,
+    "text_1": "a",
+    "text_2": ["b", "c"],
 }
+VALUES_OF: dict[str, dict[str, Any]] = {
+    COMPLETION: {"logprobs": 3},
+    RERANK: {"documents": ["b", "c"], "truncate_prompt_tokens": -1},
+    SCORE: {"truncate_prompt_tokens": -1},
+}
+# what goes with it, or comes first
+ALSO: dict[str, dict[str, Any]] = {
+    "top_logprobs": {"logprobs": True},
+    "tool_choice": {"tools": [TOOL]},
+    "parallel_tool_calls": {"tools": [TOOL]},
+    "stream_options": {"stream": True},
+    "stream": {"stream_options": {"include_usage": True}},
+}
+NEEDED: dict[str, tuple[str, ...]] = {
+    CHAT: ("messages",),
+    COMPLETION: ("prompt",),
+    EMBEDDINGS: ("input",),
+    RERANK: ("query", "documents"),
+    SCORE: ("text_1", "text_2"),
+}
+SCHEMAS: dict[str, type[Body]] = {
+    **{path: schema for path, (schema, _most) in FORWARDED.items()},
+    **{path: schema for path, (schema, _param, _most) in ENCODED.items()},
+}
+
+
+# test_upstream_words.py has those that the upstream gets in other words
+REWORDED = {"response_format", "enable_thinking", "thinking"} | {
+    name for name in Extras.model_fields if name.startswith("guided_")
+}
+
+
+def parameters(path: str) -> list[str]:
+    """All that an upstream gets as it was sent, of what the schemas take."""
+    own = {
+        name
+        for name, field in SCHEMAS[path].model_fields.items()
+        if name not in LEFT_OUT[path]
+        and not any(isinstance(mark, OnlyAt) for mark in field.metadata)
+    }
+    return sorted((own | set(EXTRAS[path].model_fields)) - REWORDED - {"model"})
+
+
+def value_of(path: str, name: str) -> Any:
+    return VALUES_OF.get(path, {}).get(name, VALUES.get(name))
+
+
 # what reaches past one request of one client
 NEVER: dict[str, Any] = {
     "priority": 1,
@@ -86,9 +159,12 @@ NEVER: dict[str, Any] = {
 
 def forwarded(path: str, *media: str, **more: Any) -> dict[str, Any]:
     """The body for the upstream."""
-    prompt = {"messages": MESSAGES} if path == CHAT else {"prompt": "Hello"}
-    sent = {"model": "m", **prompt, **more}
-    reading = ReadForwarded(path, "behind", media=media)
+    sent = {"model": "m", **{name: value_of(path, name) for name in NEEDED[path]}, **more}
+    reading: ReadForwarded | ReadEncoded = (
+        ReadEncoded(path, "behind")
+        if path in ENCODED
+        else ReadForwarded(path, "behind", media=media)
+    )
     body: dict[str, Any] = json.loads(reading.read(json.dumps(sent).encode()).body)
     return body
 
@@ -99,26 +175,17 @@ def refusal(path: str, *media: str, **more: Any) -> tuple[str | None, str | None
     return caught.value.param, caught.value.code
 
 
-@pytest.mark.parametrize("name", [*OF_BOTH, *OF_CHAT])
-def test_what_the_upstream_can_do_reaches_it_unchanged(name: str) -> None:
-    value = {**OF_BOTH, **OF_CHAT}[name]
-    also: dict[str, Any] = {"logprobs": True} if name == "top_logprobs" else {}
-    also |= {"tools": [TOOL]} if name in ("tool_choice", "parallel_tool_calls") else {}
-    assert forwarded(CHAT, **also, **{name: value})[name] == value
-    if name in OF_BOTH:
-        assert forwarded(COMPLETION, **{name: value})[name] == value
-
-
-def test_every_parameter_of_the_list_is_tried() -> None:
-    # tests/backends/test_upstream_words.py has those that the upstream gets in other words
-    elsewhere = {"response_format", "enable_thinking"}
-    guided = {name for name in Extras.model_fields if name.startswith("guided_")}
-    assert set(Extras.model_fields) - elsewhere - guided <= set(OF_BOTH)
-    assert set(ChatExtras.model_fields) - set(Extras.model_fields) - elsewhere <= set(OF_CHAT)
+@pytest.mark.parametrize(
+    ("path", "name"), [(path, name) for path in SCHEMAS for name in parameters(path)]
+)
+def test_what_the_upstream_can_do_reaches_it_unchanged(path: str, name: str) -> None:
+    value = value_of(path, name)
+    assert value is not None, "a parameter without a value to try"
+    assert forwarded(path, **ALSO.get(name, {}), **{name: value})[name] == value
 
 
 @pytest.mark.parametrize("name", NEVER)
-@pytest.mark.parametrize("path", [CHAT, COMPLETION])
+@pytest.mark.parametrize("path", SCHEMAS)
 def test_what_reaches_past_one_request_is_refused_by_name(path: str, name: str) -> None:
     param, code = refusal(path, **{name: NEVER[name]})
     assert param == name

@@ -1,24 +1,32 @@
-"""The service that client libraries are driven against: `python clients_site.py DIRECTORY`.
+"""The service that client libraries are driven against.
+
+    python clients_site.py DIRECTORY [GATEWAY WORKER_PORT GATEWAY_PORT]
 
 Everything of a real one but the model and its signature: TLS with a private authority, API keys
 and their rates, admission, templates, grammars, scheduler. It listens twice, as the gateway does:
-where an API key is enough, and where a client certificate is asked for as well. What clients must
-know is written to DIRECTORY/site.json once both are ready; it ends with its standard input.
+where an API key is enough, and where a client certificate is asked for as well. With a GATEWAY, the
+directory that gateway_for_clients.py has prepared, the second is its worker, and clients are told
+of the gateway. What they must know is written to DIRECTORY/site.json once all are ready; it ends
+with its standard input.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import conversation
+import httpx
 import numpy as np
 import numpy.typing as npt
 import uvicorn
@@ -109,7 +117,50 @@ async def _until_closed() -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
-async def run(folder: Path) -> None:
+@dataclass(frozen=True)
+class Front:
+    """A gateway to be, and where it expects its worker."""
+
+    directory: Path
+    worker_port: int
+    port: int
+
+    @property
+    def pki(self) -> Path:
+        return self.directory / "pki"
+
+    @property
+    def base_url(self) -> str:
+        return f"https://localhost:{self.port}/v1"
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """HAProxy, from when it has found its worker on."""
+        program = shutil.which("haproxy", path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
+        assert program, "haproxy is needed for these tests: run tests/packages"
+        process = await asyncio.create_subprocess_exec(
+            *(program, "-db", "-f", str(self.directory / "clients/haproxy.cfg")),
+            env={**os.environ, "GATEWAY_CLIENT_DIR": str(self.pki)},
+            cwd=self.directory / "clients",
+        )
+        try:
+            context = ssl.create_default_context(cafile=self.pki / "ca.pem")
+            async with httpx.AsyncClient(verify=context) as client:
+                while not await self._is_ready(client):
+                    assert process.returncode is None, "haproxy has ended"
+                    await asyncio.sleep(0.05)
+            yield
+        finally:
+            process.kill()
+            await process.wait()
+
+    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return (await client.get(f"https://localhost:{self.port}/health")).is_success
+        return False
+
+
+async def run(folder: Path, front: Front | None) -> None:
     authority = Authority(folder)
     file = folder / "keys.json"
     key = keys.add(file, "clients")
@@ -118,12 +169,16 @@ async def run(folder: Path) -> None:
         for number in range(LIMITED_KEYS)
     ]
     context, mutual = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _listener in range(2))
-    for each in (context, mutual):
-        each.load_cert_chain(*authority.issue("inference-1"))
-    mutual.load_verify_locations(authority.ca)
+    context.load_cert_chain(*authority.issue("inference-1"))
+    if front is None:
+        mutual.load_cert_chain(*authority.issue("inference-1"))
+        mutual.load_verify_locations(authority.ca)
+    else:
+        mutual.load_cert_chain(front.pki / "worker.pem")
+        mutual.load_verify_locations(front.pki / "ca.pem")
     mutual.verify_mode = ssl.CERT_REQUIRED
     app = application(folder, KeyRing(file))
-    ports = free_port(), free_port()
+    ports = free_port(), free_port() if front is None else front.worker_port
     servers = (
         _listener(app, context, ports[0], "on"),
         _listener(app, mutual, ports[1], "off"),
@@ -133,9 +188,9 @@ async def run(folder: Path) -> None:
         await asyncio.sleep(0.01)
     certificate, private = authority.issue(NAME)
     site = {
-        "base_url": f"https://127.0.0.1:{ports[0]}/v1",
+        "base_url": f"https://127.0.0.1:{ports[0]}/v1" if front is None else front.base_url,
         "mutual_url": f"https://127.0.0.1:{ports[1]}/v1",
-        "ca": str(authority.ca),
+        "ca": str(authority.ca if front is None else front.pki / "ca.pem"),
         "certificate": str(certificate),
         "key_file": str(private),
         "key": key,
@@ -146,14 +201,17 @@ async def run(folder: Path) -> None:
             name: value for name, value in vars(conversation).items() if name.isupper()
         },
     }
-    partial = folder / "site.partial"
-    partial.write_text(json.dumps(site), encoding="utf-8")
-    partial.rename(folder / "site.json")
-    await _until_closed()
+    async with front.running() if front is not None else contextlib.nullcontext():
+        partial = folder / "site.partial"
+        partial.write_text(json.dumps(site), encoding="utf-8")
+        partial.rename(folder / "site.json")
+        await _until_closed()
     for server in servers:
         server.should_exit = True
     await asyncio.gather(*serving)
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1])))
+    gateway = sys.argv[2:]
+    front = Front(Path(gateway[0]), int(gateway[1]), int(gateway[2])) if gateway else None
+    asyncio.run(run(Path(sys.argv[1]), front))

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from support import free_port
 from waiting import until
 
 HERE = Path(__file__).parent
@@ -166,16 +167,40 @@ def _isolated() -> bool:
     return os.geteuid() == 0
 
 
+def _gateway(folder: Path) -> list[str]:
+    """The arguments of clients_site.py for a gateway, whose configuration Ansible renders."""
+    programs = ROOT / "tests/unit/plugins/gateway"
+    worker_port = str(free_port())
+    done = subprocess.run(
+        [
+            str(ROOT / ".venv/bin/python"),
+            str(programs / "gateway_for_clients.py"),
+            *(str(folder / "gateway"), worker_port),
+        ],
+        env={
+            **os.environ,
+            "LC_ALL": "C.UTF-8",
+            "PYTHONPATH": os.pathsep.join((str(programs), str(ROOT / "tests/unit"))),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [str(folder / "gateway"), worker_port, done.stdout.strip()]
+
+
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[SiteProcess]:
-    """The service in a process, and in a namespace, of its own."""
+def served(folder: Path, *, gateway: bool = False) -> Iterator[SiteProcess]:
+    """The service in a process, and in a namespace, of its own; behind a gateway if asked."""
+    front = _gateway(folder) if gateway else []
     apart = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
                 *(apart if _isolated() else []),
-                *(sys.executable, str(HERE / "clients_site.py"), str(folder)),
+                *(sys.executable, str(HERE / "clients_site.py"), str(folder), *front),
             ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.PIPE,

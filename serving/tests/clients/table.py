@@ -37,14 +37,25 @@ def _cell(outcome: str | None, notes: list[str]) -> str:
     return f"({notes.index(note) + 1})"
 
 
+def _through_gateway(entry: Mapping[str, Any]) -> str:
+    """Whether the same works through a gateway, or what does not."""
+    lost = [
+        FEATURES[name]
+        for name, outcome in entry["results"].items()
+        if outcome == WORKS and entry["gateway"].get(name) != WORKS
+    ]
+    return f"not {', '.join(lost)}" if lost else "the same"
+
+
 def made(recorded: Mapping[str, Any]) -> str:
     """The page, of what was recorded."""
     notes: list[str] = []
-    columns = list(FEATURES.values())
+    columns = [*FEATURES.values(), "through a gateway"]
     lines = [f"| library | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for client in CLIENTS:
-        results = recorded["clients"][client.name]["results"]
-        cells = [_cell(results.get(name), notes) for name in FEATURES]
+        entry = recorded["clients"][client.name]
+        cells = [_cell(entry["results"].get(name), notes) for name in FEATURES]
+        cells.append(_through_gateway(entry))
         lines.append(f"| {client.name} | {' | '.join(cells)} |")
     versions = [
         f"- {client.name}: "
@@ -69,12 +80,17 @@ def made(recorded: Mapping[str, Any]) -> str:
 
 
 def run() -> dict[str, Any]:
-    """Every client once."""
-    found = {}
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as site:
-        for client in CLIENTS:
-            outcome = site.drive(client, everywhere=False)
-            found[client.name] = {"versions": outcome.versions, "results": outcome.results}
+    """Every client once at the service, and once at a gateway."""
+    found: dict[str, dict[str, Any]] = {}
+    for gateway in (False, True):
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            served(Path(directory), gateway=gateway) as site,
+        ):
+            for client in CLIENTS:
+                outcome = site.drive(client, everywhere=False)
+                entry = found.setdefault(client.name, {"versions": outcome.versions})
+                entry["gateway" if gateway else "results"] = outcome.results
     today = datetime.datetime.now(datetime.timezone.utc).date()
     return {"date": today.isoformat(), "clients": found}
 

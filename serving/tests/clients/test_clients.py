@@ -47,11 +47,26 @@ def test_a_library_does_what_the_page_says(client: Client, site: SiteProcess) ->
         assert (works, found.versions) == (recorded_works, expected["versions"])
 
 
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteProcess]:
+    with served(tmp_path_factory.mktemp("gateway"), gateway=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize("client", CLIENTS if ALL else (), ids=lambda client: client.name)
+def test_a_library_does_the_same_through_a_gateway(client: Client, gateway: SiteProcess) -> None:
+    expected = recorded()["clients"][client.name]["gateway"]
+    found = gateway.drive(client, everywhere=False).results
+    assert {name for name in found if found[name] == WORKS} == {
+        name for name in expected if expected[name] == WORKS
+    }, found
+
+
 def test_the_page_is_made_of_what_was_recorded() -> None:
     assert PAGE.read_text(encoding="utf-8") == made(recorded())
     assert list(recorded()["clients"]) == [client.name for client in CLIENTS]
     for entry in recorded()["clients"].values():
-        assert set(entry["results"]) <= set(FEATURES)
+        assert set(entry["gateway"]) == set(entry["results"]) <= set(FEATURES)
 
 
 @pytest.fixture(scope="module")

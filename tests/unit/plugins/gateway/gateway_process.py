@@ -15,8 +15,9 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from gateway_pki import make_pki
@@ -345,7 +346,20 @@ def free_port() -> int:
         return port
 
 
-def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
+class Named(Protocol):
+    """What the gateway is told of a worker."""
+
+    name: str
+    port: int
+
+
+def render(
+    directory: Path,
+    pki: Path,
+    workers: Sequence[Named],
+    variants: Mapping[str, Mapping[str, Any]] = VARIANTS,
+    service: str = SERVICE,
+) -> dict[str, int]:
     """The role's configuration for each variant, below the directory; their ports."""
     role = directory / "roles/rendered"
     (role / "tasks").mkdir(parents=True)
@@ -365,9 +379,9 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
     )
     assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
     version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
-    ports = {name: free_port() for name in VARIANTS}
+    ports = {name: free_port() for name in variants}
     tasks = []
-    for name, chosen in VARIANTS.items():
+    for name, chosen in variants.items():
         own = directory / name
         own.mkdir()
         variables = {
@@ -394,7 +408,7 @@ def render(directory: Path, pki: Path, workers: list[Worker]) -> dict[str, int]:
     }
     site = {
         **yaml.safe_load((ROOT / "inventories/lab/group_vars/all/site.yml").read_text()),
-        "deepseek_service_name": SERVICE,
+        "deepseek_service_name": service,
         "ansible_connection": "local",
         "ansible_become": False,
         "ansible_python_interpreter": sys.executable,
