@@ -44,8 +44,7 @@ _value:
     - One mapping for each release, in the order of the list, with C(model), C(version) and C(label) (C(model/version)); with C(checkpoint),
       C(precisions), C(export), C(source) and C(license) as it is published; and C(precision) and C(engine) as it is served.
     - C(workers) are those that serve it, as C(HOST:WORKER), and C(hosts) those of which all workers do.
-    - C(is_canary), and C(steps), its shares in percent. C(aliases) and C(fallback) are empty where there are none, and C(answers_for) are
-      the names of the models that fall back to this one.
+    - C(is_canary), and C(steps), its shares in percent. C(aliases) and C(fallback) are empty where there are none.
   type: list
   elements: dict
 """

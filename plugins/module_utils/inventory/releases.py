@@ -45,8 +45,7 @@ class Release:
 
     ``precisions`` are the prepared ones that it has beside fp32, as ``deepseek_precisions`` lists them; ``precision`` is the one that is
     served, by the flavour ``engine``. ``hosts`` are those of which it has all workers, whichever these are; ``workers`` are all that it has,
-    as HOST:WORKER, in the order of the inventory. ``answers_for`` are the names of models that fall back to this one.
-    ``steps`` are the shares of a canary in percent, rising, and empty for a stable release.
+    as HOST:WORKER, in the order of the inventory. ``steps`` are the shares of a canary in percent, rising, and empty for a stable release.
     """
 
     model: str
@@ -65,7 +64,6 @@ class Release:
     steps: tuple[int, ...]
     aliases: tuple[str, ...]
     fallback: str
-    answers_for: tuple[str, ...]
 
 
 def is_list(value: Any) -> bool:
@@ -120,7 +118,7 @@ def releases(
             f"there is no release, or one without {', '.join(NEEDED)}: set {names}, or {LIST}"
         )
     known = {host: workers.names(variables[host].get("deepseek_workers")) for host in hosts}
-    return [_as_mapping(_release(entry, known, entries)) for entry in entries]
+    return [_as_mapping(_release(entry, known)) for entry in entries]
 
 
 def usable(
@@ -133,7 +131,7 @@ def usable(
         for entry in said(site(variables))
         if all(isinstance(entry.get(key), str) and entry[key] for key in NEEDED)
     ]
-    return [_as_mapping(_release(entry, known, entries)) for entry in entries]
+    return [_as_mapping(_release(entry, known)) for entry in entries]
 
 
 def _as_mapping(release: Release) -> dict[str, Any]:
@@ -142,25 +140,7 @@ def _as_mapping(release: Release) -> dict[str, Any]:
     return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
 
 
-def _answers_for(model: Any, entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The names of the models that fall back to this one, directly or by others."""
-    found: dict[str, Mapping[str, Any]] = {}
-    wanted = [model]
-    while wanted:
-        to = wanted.pop()
-        for entry in entries:
-            name = str(entry.get("model"))
-            if entry.get("fallback") == to and name != model and name not in found:
-                found[name] = entry
-                wanted.append(name)
-    return tuple(one for name in found for one in (name, *_listed(found[name].get("aliases"))))
-
-
-def _release(
-    entry: Mapping[str, Any],
-    known: Mapping[str, list[str] | None],
-    entries: Sequence[Mapping[str, Any]] = (),
-) -> Release:
+def _release(entry: Mapping[str, Any], known: Mapping[str, list[str] | None]) -> Release:
     whole = _whole_hosts(entry, known)
     named = _listed(entry.get("workers"))
     mine = [
@@ -186,7 +166,6 @@ def _release(
         steps=steps(entry.get("share")),
         aliases=_listed(entry.get("aliases")),
         fallback=str(entry.get("fallback") or ""),
-        answers_for=_answers_for(entry.get("model"), entries),
     )
 
 

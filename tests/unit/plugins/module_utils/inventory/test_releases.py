@@ -85,7 +85,6 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
         "steps": [],
         "aliases": [],
         "fallback": "",
-        "answers_for": [],
     }
     served = {
         "deepseek_precisions": [{"name": "int8"}],
@@ -129,18 +128,6 @@ def test_releases_have_their_workers_in_the_order_of_the_inventory() -> None:
     turned = entry(workers=list(reversed(ALL)))
     assert releases(HOSTS, site([turned]))[0]["workers"] == ALL
     assert releases(HOSTS, site([{**CANARY, "share": 5}]))[0]["steps"] == [5]
-
-
-def test_a_fallback_knows_the_names_that_it_answers_for() -> None:
-    last = entry("tiny", workers=["inference-3:b"])
-    chat = {**CHAT, "hosts": None, "workers": ["inference-3:a"], "fallback": "tiny"}
-    every = releases(HOSTS, site([STABLE, CANARY, chat, last]))
-    assert [one["answers_for"] for one in every] == [
-        [],
-        [],
-        ["r1", "think"],
-        ["chat", "r1", "think"],
-    ]
 
 
 def test_a_worker_gets_its_release() -> None:
