@@ -63,7 +63,10 @@ class Place:
 
     @classmethod
     def make(cls, folder: Path, graph: Path, wish: Wish) -> Place:
+        """With a graph that was written a while ago: a young file's hash is not remembered."""
         shutil.copytree(graph, folder / "graph")
+        for path in (folder / "graph").iterdir():
+            settle(path)
         place = cls(folder, wish)
         place.build()
         return place
@@ -117,6 +120,11 @@ def digest(path: Path) -> str:
 def settled(path: Path, data: bytes, age: float = 10) -> Path:
     """A file that was last written `age` seconds ago."""
     path.write_bytes(data)
+    settle(path, age)
+    return path
+
+
+def settle(path: Path, age: float = 10) -> None:
+    """Say that a file was last written `age` seconds ago."""
     then = time.time() - age
     os.utime(path, (then, then))
-    return path

@@ -135,7 +135,7 @@ def usable(
 
 
 def _as_mapping(release: Release) -> dict[str, Any]:
-    """As YAML and the arguments of roles have it, with lists for tuples."""
+    """As YAML and the arguments of roles write it, with lists for tuples."""
     values = {field.name: getattr(release, field.name) for field in fields(release)}
     return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
 

@@ -105,7 +105,7 @@ def interval(bad: int, total: int, outside: float = 0.05) -> tuple[float, float]
 
 def _quantile(below: float, a: float, b: float) -> float:
     low, high = 0.0, 1.0
-    for _ in range(60):
+    for _halving in range(60):
         middle = (low + high) / 2
         if 1.0 - above(middle, a, b) < below:
             low = middle

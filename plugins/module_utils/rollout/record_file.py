@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..artifacts.files import write_file
+from ..common.file_lock import file_lock
 from .record import MAX_BYTES, Record, RecordError, check_model, from_json, to_json
 
 LOCK_SECONDS = 10.0
@@ -47,10 +46,12 @@ def change(
 ) -> Record:
     """Replace a record by what a function makes of the present one, and return that.
 
-    With a fencing number the present record must have it. Raises StaleError if it does not, or if another process holds the
+    A fencing number must be that of the present record. Raises StaleError if it is not, or if another process holds the
     record for too long; RecordError, OSError, and what the function raises: then nothing is changed.
     """
-    with _lock(_path(directory, model)[: -len(_SUFFIX)] + ".lock"):
+    lock = _path(directory, model).removesuffix(_SUFFIX) + ".lock"
+    busy = StaleError(f"another process holds {lock} for over {LOCK_SECONDS:g} s")
+    with file_lock(lock, LOCK_SECONDS, busy):
         present = read(directory, model)
         if fencing is not None and present.fencing != fencing:
             raise StaleError(
@@ -72,23 +73,3 @@ def _is_record(name: str) -> bool:
     with contextlib.suppress(RecordError):
         return bool(check_model(name.removesuffix(_SUFFIX)))
     return False
-
-
-@contextlib.contextmanager
-def _lock(path: str) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise StaleError(
-                        f"another process holds {path} for over {LOCK_SECONDS:g} s"
-                    ) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 
+from ..common.file_lock import file_lock
 from .model import StoreBusyError
 
 # Seconds to wait for another publish or pull in the same store: either can move a terabyte.
@@ -21,19 +20,8 @@ LOCK_SECONDS = 4 * 3600.0
 def store_lock(store: str, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Serialise publishing and pulling on one host; give up with a reason rather than hang."""
     path = os.path.join(store, ".lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise StoreBusyError(
-                        f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done"
-                    ) from None
-                time.sleep(0.2)
+    busy = StoreBusyError(
+        f"another publish or pull holds {path} for over {timeout:.0f} s; try again when it is done"
+    )
+    with file_lock(path, timeout, busy):
         yield
-    finally:
-        os.close(descriptor)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import httpx2
 import openai
 import pytest
+from real_server import real_server
 from support import (
     MODEL,
     Authority,
@@ -22,7 +20,7 @@ from support import (
     trained,
     upstream_settings,
 )
-from waiting import PATIENCE, http_client, until
+from waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +32,11 @@ def transformers_url(
     (checkpoint,) = (checkpoint_store / "checkpoint" / MODEL).iterdir()
     port = free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [command("transformers"), "serve", *options, str(checkpoint)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            with http_client(url) as client:
-                until(lambda: answers(client, process, folder / "log"))
-            yield url, str(checkpoint)
-        finally:
-            process.terminate()
-            process.wait(timeout=PATIENCE)
-
-
-def answers(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Importing torch beside other work takes it minutes."""
-    assert process.poll() is None, log.read_text(encoding="utf-8")
-    try:
-        return client.get("/health").is_success
-    except httpx.TransportError:
-        return False
+    settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+    arguments = [command("transformers"), "serve", *options, str(checkpoint)]
+    # importing torch beside other work takes it minutes
+    with real_server(arguments, settings, folder / "log", port, PATIENCE) as client:
+        yield str(client.base_url).rstrip("/"), str(checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from real_server import real_server
 from support import (
     MODEL,
     Authority,
@@ -116,29 +116,10 @@ def direct(
     }
     options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
     assert COMMAND is not None
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [COMMAND, "serve", str(checkpoint), "--enforce-eager", *options],
-            env={**os.environ, **settings},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            with http_client(f"http://127.0.0.1:{port}") as client:
-                # half a minute on an idle machine
-                until(lambda: listens(client, process, folder / "log"), 4 * PATIENCE)
-                yield client
-        finally:
-            process.terminate()
-            process.wait(timeout=PATIENCE)
-
-
-def listens(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> bool:
-    assert process.poll() is None, log.read_text(encoding="utf-8")
-    try:
-        return client.get("/health").is_success
-    except httpx.TransportError:
-        return False
+    command = [COMMAND, "serve", str(checkpoint), "--enforce-eager", *options]
+    # half a minute on an idle machine
+    with real_server(command, settings, folder / "log", port, 4 * PATIENCE) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "nvidia_driver": {"common", "gpu"},
     "pkcs11": {"common"},
     "preflight": {"common", "inventory", "pkcs11"},
-    "rollout": {"artifacts"},
+    "rollout": {"artifacts", "common"},
     "serving": {"common"},
     "store": {"artifacts", "checkpoint", "common", "pkcs11"},
     "zones": {"common"},

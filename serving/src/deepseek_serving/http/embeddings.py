@@ -14,11 +14,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from deepseek_serving.backends.embedding import Embedder
-from deepseek_serving.backends.encoder_thread import BusyError
 from deepseek_serving.generation.request import Embedding
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller, caller
-from deepseek_serving.http.encoder_texts import encoder_busy, read_texts
+from deepseek_serving.http.encoder_texts import charged, read_texts
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import EMBEDDINGS
@@ -59,12 +58,8 @@ async def _tokens(
 async def _embed(embedder: Embedder, off_loop: OffLoop, body: Embedding, who: Caller) -> Response:
     _check(embedder, body, who)
     texts = await _tokens(embedder, off_loop, body, who.line)
-    who.take("tokens", sum(map(len, texts)))
-    try:
+    with charged(who, sum(map(len, texts))):
         made = await embedder.embed(texts)
-    except BusyError as error:
-        who.settle(sum(map(len, texts)), 0)
-        raise encoder_busy() from error
     usage = {"prompt_tokens": made.tokens, "total_tokens": made.tokens}
     tail = {"model": embedder.name, "usage": usage}
     entries = ",".join([entry async for entry in _entries(made.vectors, body.encoding_format)])

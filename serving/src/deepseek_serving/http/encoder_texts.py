@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from deepseek_serving.backends.encoder_thread import TooLongError
+from deepseek_serving.backends.encoder_thread import BusyError, TooLongError
 from deepseek_serving.generation.scheduler import QueueFullError
+from deepseek_serving.http.auth import Caller
 from deepseek_serving.http.errors import ApiError
 from deepseek_serving.http.offload import SMALL, OffLoop
 
 Made = TypeVar("Made")
 
 
-def encoder_busy() -> ApiError:
+def _busy() -> ApiError:
     """What is said to a client for whose texts the queue has no room."""
     return ApiError(
         429,
@@ -35,4 +37,18 @@ async def read_texts(
     except ValueError as error:
         raise ApiError(400, str(error), param=param, code="invalid_value") from error
     except QueueFullError as error:
-        raise encoder_busy() from error
+        raise _busy() from error
+
+
+@contextmanager
+def charged(who: Caller, tokens: int) -> Iterator[None]:
+    """Charge tokens to the caller's key, and give them back where the encoder takes no more work.
+
+    Raises ApiError, as the key's limits do.
+    """
+    who.take("tokens", tokens)
+    try:
+        yield
+    except BusyError as error:
+        who.settle(tokens, 0)
+        raise _busy() from error

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from deepseek_serving.backends.encoder_thread import BusyError
 from deepseek_serving.backends.reranking import Pairs, Reranker, Scores
 from deepseek_serving.generation.request import Scoring
 from deepseek_serving.http.admission import Endpoint, Endpoints
 from deepseek_serving.http.auth import Caller, caller
-from deepseek_serving.http.encoder_texts import encoder_busy, read_texts
+from deepseek_serving.http.encoder_texts import charged, read_texts
 from deepseek_serving.http.offload import OffLoop
 from deepseek_serving.http.openapi import SCORES
 from deepseek_serving.http.schema.reranking import RerankRequest, ScoreRequest
@@ -45,12 +44,8 @@ async def _score(
             body.model, f"The model {body.model!r} scores no texts here; {reranker.name!r} does."
         )
     pairs = await _pairs(reranker, off_loop, body, who.line, param)
-    who.take("tokens", pairs.tokens)
-    try:
+    with charged(who, pairs.tokens):
         scores = await reranker.score(pairs, raw=body.raw)
-    except BusyError as error:
-        who.settle(pairs.tokens, 0)
-        raise encoder_busy() from error
     usage = {"prompt_tokens": scores.tokens, "total_tokens": scores.tokens}
     return JSONResponse({**written(body, scores), "model": reranker.name, "usage": usage})
 

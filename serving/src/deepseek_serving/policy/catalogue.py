@@ -74,9 +74,20 @@ class Catalogue:
         self._poll = poll_seconds
         self._clock = clock
         self._signature: tuple[int, int, int] | None = None
-        self._site: Mapping[str, tuple[str, ...]] = {}
+        # put together when the file changes, and not for each request
+        self._models = self._with_own({})
         self._looked = clock()
         self.reload()
+
+    def _with_own(self, site: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        others = {model: names for model, names in site.items() if model not in self._own}
+        # it may answer for another model, whose names are not its own for that
+        taken = {name for model, names in others.items() for name in (model, *names)}
+        own = {
+            model: tuple(name for name in names if name not in taken)
+            for model, names in self._own.items()
+        }
+        return {**own, **others}
 
     def reload(self) -> None:
         """Read the file again if it looks changed."""
@@ -88,25 +99,18 @@ class Catalogue:
             if signature != self._signature:
                 # one message for each state that the file is in
                 self._signature = signature
-                self._site = read(self._path)
+                self._models = self._with_own(read(self._path))
         except (CatalogueError, OSError) as error:
             logger.error("the models of before stay known: %s", error)
 
     @property
-    def models(self) -> dict[str, tuple[str, ...]]:
+    def models(self) -> Mapping[str, tuple[str, ...]]:
         """The aliases of each model, this service's own first."""
         now = self._clock()
         if self._path is not None and now - self._looked >= self._poll:
             self._looked = now
             self.reload()
-        others = {model: names for model, names in self._site.items() if model not in self._own}
-        # it may answer for another model, whose names are not its own for that
-        taken = {name for model, names in others.items() for name in (model, *names)}
-        own = {
-            model: tuple(name for name in names if name not in taken)
-            for model, names in self._own.items()
-        }
-        return {**own, **others}
+        return self._models
 
     def names(self, allowed: Collection[str]) -> frozenset[str]:
         """What a client may say that may use these models: their names and aliases."""
