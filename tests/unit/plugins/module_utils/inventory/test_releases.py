@@ -22,6 +22,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.releases
     engines,
     of_host,
     releases,
+    usable,
     with_releases,
 )
 
@@ -81,6 +82,7 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
         "engine": "none",
         "hosts": HOSTS,
         "workers": ALL,
+        "otherwise": [],
         "is_canary": False,
         "steps": [],
         "aliases": [],
@@ -106,6 +108,32 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
         ),
     )
     assert releases(HOSTS, site(**ALONE, **served)) == [same]
+
+
+def test_a_host_may_serve_a_single_release_in_its_own_way() -> None:
+    told = site(**ALONE, deepseek_precision="fp16", deepseek_engine_flavour="onnxruntime_cuda")
+    told["inference-2"]["deepseek_precision"] = "bf16"
+    for name in ("deepseek_precision", "deepseek_engine_flavour"):
+        del told["inference-3"][name]
+    for every in (releases(HOSTS, told), usable(HOSTS, told)):
+        served = {
+            host: [(one["precision"], one["engine"]) for one in of_host(host, every)]
+            for host in HOSTS
+        }
+        assert served == {
+            "inference-1": [("fp16", "onnxruntime_cuda")],
+            "inference-2": [("bf16", "onnxruntime_cuda")],
+            "inference-3": [("fp32", "none")],
+        }
+        (worker,) = with_releases([{"name": "main"}], "inference-2", every, {"engine": "tensorrt"})
+        assert (worker["release"]["precision"], worker["release"]["engine"]) == ("bf16", "tensorrt")
+
+
+def test_a_list_says_how_all_hosts_serve() -> None:
+    told = site([entry(precision="int8", engine="onnxruntime")])
+    told["inference-2"]["deepseek_engine_flavour"] = "tensorrt"
+    every = releases(HOSTS, told)
+    assert {one["engine"] for host in HOSTS for one in of_host(host, every)} == {"onnxruntime"}
 
 
 def test_releases_have_their_workers_in_the_order_of_the_inventory() -> None:
