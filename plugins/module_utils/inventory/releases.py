@@ -263,5 +263,5 @@ def of_host(
 
 def _as_on(host: str, release: Mapping[str, Any]) -> dict[str, Any]:
     """A release as a host serves it."""
-    own = next((one for one in release["otherwise"] if one["host"] == host), {})
+    own: Mapping[str, str] = next((one for one in release["otherwise"] if one["host"] == host), {})
     return {**release, **{key: value for key, value in own.items() if key != "host"}}
