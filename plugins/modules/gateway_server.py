@@ -11,8 +11,8 @@ module: gateway_server
 short_description: Take servers of a running HAProxy out of service, and put them back
 version_added: "0.1.0"
 description:
-  - V(drain) sends the servers no more requests and waits for those that they have. It refuses to take out the last servers that take
-    requests, unless O(alone) allows it.
+  - V(drain) sends the servers no more requests and waits for those that they have. It refuses to take out the last servers of a model
+    that take requests, unless O(alone) allows it. A canary is no server that takes all requests.
   - V(ready) sends them requests again, and waits until HAProxy has found them healthy.
   - A server that HAProxy does not know, and a HAProxy that does not run, is no error. There is nothing to take out then.
 author:
@@ -29,10 +29,6 @@ options:
     description: Runtime socket of HAProxy, with level V(admin).
     type: path
     required: true
-  backend:
-    description: Backend that the servers are in.
-    type: str
-    default: inference
   servers:
     description: The servers.
     type: list
@@ -40,7 +36,7 @@ options:
     required: true
     suboptions:
       name:
-        description: Its name in the backend.
+        description: Its name, C(HOST:WORKER), in the backend of its model.
         type: str
         required: true
       address:
@@ -119,21 +115,21 @@ def is_running(control):
 
 def work(module):
     params = module.params
-    control, backend, seconds = params["socket"], params["backend"], params["timeout"]
+    control, seconds = params["socket"], params["timeout"]
     wanted = {item["name"]: (item["address"], item["port"]) for item in params["servers"]}
     result = {"changed": False, "running": is_running(control), "requests": 0, "unknown": []}
     if not result["running"]:
         return result
     if module.check_mode:
-        known = servers_of(control, backend)
+        known = servers_of(control)
         draining = params["state"] == "drain"
         result["changed"] = any(known[name].drained != draining for name in wanted if name in known)
     elif params["state"] == "drain":
         result["changed"], result["requests"] = drain(
-            control, backend, list(wanted), seconds, params["alone"]
+            control, list(wanted), seconds, params["alone"]
         )
     else:
-        result["changed"], result["unknown"] = ready(control, backend, wanted, seconds)
+        result["changed"], result["unknown"] = ready(control, wanted, seconds)
     return result
 
 
@@ -146,7 +142,6 @@ def main():
     module = HostModule(
         argument_spec={
             "socket": {"type": "path", "required": True},
-            "backend": {"type": "str", "default": "inference"},
             "servers": {"type": "list", "elements": "dict", "required": True, "options": server},
             "state": {"type": "str", "choices": ["drain", "ready"], "required": True},
             "timeout": {"type": "int", "default": 30},

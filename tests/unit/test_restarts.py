@@ -26,6 +26,7 @@ ALLOWED = {
     "roles/inference/tasks/remove.yml": "tasks/turn.yml",
     "roles/inference/tasks/upstream_remove.yml": "after the workers have been restarted without it",
     "roles/gateway/tasks/turn.yml": "tasks/turns.yml",
+    "roles/gateway/tasks/remove_detour.yml": "after the gateways go on without it",
     "roles/gateway/handlers/main.yml": "reload without loss, and throttled to one",
     "roles/nvidia_driver/tasks/load.yml": "another driver only in driver_upgrade.yml: serial",
     "roles/nvidia_driver/tasks/remove.yml": "a driver of a host that serves without",

@@ -57,6 +57,7 @@ SYNC = {"item": {"key": "sync", "value": "Pull what this store lacks"}}
 UNITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gateway": ("gateway", "deepseek-gateway.service", {}),
     "gateway, Debian 13": ("gateway", "deepseek-gateway.service", DEBIAN_13),
+    "gateway detour": ("gateway", "deepseek-gateway-detour.service", {}),
     "gateway probe": ("gateway", "deepseek-gateway-probe.service", LABEL),
     "worker": ("inference", "deepseek-inference@.service", {}),
     "worker on GPUs": ("inference", "deepseek-inference@.service", GPU),

@@ -27,6 +27,6 @@ def peer(host: Any) -> Gateway:
     (name,) = {"gateway-1", "gateway-2"} - {name_of(host)}
     gateway = Gateway(name, ADDRESSES[name]["service"], ADDRESSES[name]["management"])
     wait_for(
-        lambda: ask(host, gateway.service, "/healthz"), lambda answer: "2 of 2 " in answer.text
+        lambda: ask(host, gateway.service, "/healthz"), lambda answer: "4 of 4 " in answer.text
     )
     return gateway

@@ -138,6 +138,8 @@ def test_metrics_are_for_those_with_a_certificate(host: Any, peer: Gateway) -> N
         return ask(host, peer.management, "/metrics", port=METRICS_PORT, certificate=certificate)
 
     admitted = metrics(HOST_CERTIFICATE)
-    assert 'haproxy_backend_active_servers{proxy="inference"} 2' in admitted.text
+    for backend, servers in (("model:tiny-onprem", 2), ("model:tiny-code", 1)):
+        wanted = f'haproxy_backend_active_servers{{proxy="{backend}"}} {servers}'
+        assert wanted in admitted.text
     assert metrics(None).status != http.HTTPStatus.OK
     assert metrics(FORGED_CERTIFICATE).status != http.HTTPStatus.OK

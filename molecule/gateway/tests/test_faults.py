@@ -17,6 +17,7 @@ from testinfra import get_host
 testinfra_hosts = hosts("gateway-1", "gateway-2")
 
 TOKEN = "/var/lib/deepseek/hsm/gateway"
+BACKENDS = " ".join(f"backend@{port}.service" for port in range(8000, 8004))
 PROBE = "deepseek-gateway-probe.service"
 
 
@@ -27,11 +28,11 @@ def is_served(answer: Any) -> bool:
 @contextlib.contextmanager
 def without_backends() -> Iterator[None]:
     inference = get_host(*hosts("inference-1"))
-    inference.run_expect([0], "systemctl stop backend@8000.service backend@8001.service")
+    inference.run_expect([0], f"systemctl stop {BACKENDS}")
     try:
         yield
     finally:
-        inference.run_expect([0], "systemctl start backend@8000.service backend@8001.service")
+        inference.run_expect([0], f"systemctl start {BACKENDS}")
 
 
 @contextlib.contextmanager

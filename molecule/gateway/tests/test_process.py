@@ -47,7 +47,9 @@ def test_only_known_ports_are_listened_on(host: Any) -> None:
 
 
 def test_the_directory_of_the_admin_socket_is_closed(host: Any) -> None:
-    assert host.file("/run/deepseek-gateway").mode == 0o700
+    """Its group may connect to a socket in there, and see nothing."""
+    assert host.file("/run/deepseek-gateway").mode == 0o710
+    assert host.file("/run/deepseek-gateway/admin.sock").mode == 0o600
 
 
 def test_requests_are_logged_without_their_keys(host: Any, peer: Gateway) -> None:

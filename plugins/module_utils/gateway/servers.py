@@ -37,92 +37,112 @@ class Server:
     """A server as HAProxy sees it."""
 
     name: str
+    backend: str
     address: str
     port: int
     running: bool
     drained: bool
     maintained: bool
-    takes_requests: bool
+    weight: int
+    is_canary: bool
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is healthy and neither drained nor in maintenance."""
+        return self.running and not self.drained and not self.maintained
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether whatever comes to its backend may go to it; a canary gets a share alone."""
+        return self.is_ready and self.weight > 0
 
 
-def servers_of(control: str, backend: str) -> dict[str, Server]:
-    """Every server of a backend by name. Raises HaproxyError where HAProxy does not answer."""
-    lines = ask(control, f"show servers state {backend}").splitlines()
+def servers_of(control: str) -> dict[str, Server]:
+    """Every worker by its name, which it has in one backend. Raises HaproxyError where HAProxy does not answer."""
+    lines = ask(control, "show servers state").splitlines()
     heads = [line for line in lines if line.startswith("# ")]
     if not heads:
         raise ServersError(
-            "NO_BACKEND",
-            f"{control} knows no backend {backend}: {' '.join(lines) or 'it said nothing'}",
+            "NO_SERVERS",
+            f"{control} shows no servers: {' '.join(lines) or 'it said nothing'}",
             "apply the role gateway to this host",
         )
     names = heads[0][2:].split()
     found = {}
     for line in lines:
         values = dict(zip(names, line.split()))
-        if values.get("be_name") != backend:
+        # HOST:WORKER; the gateway's other servers are parts of itself
+        if ":" not in values.get("srv_name", ""):
             continue
         running = int(values["srv_op_state"]) == RUNNING
         admin = int(values["srv_admin_state"])
         found[values["srv_name"]] = Server(
             name=values["srv_name"],
+            backend=values["be_name"],
             address=values["srv_addr"],
             port=int(values["srv_port"]),
             running=running,
             drained=bool(admin & DRAINED),
             maintained=bool(admin & MAINTENANCE),
-            takes_requests=running and admin == 0 and int(values["srv_uweight"]) > 0,
+            weight=int(values["srv_uweight"]),
+            is_canary=int(values["srv_iweight"]) == 0,
         )
     return found
 
 
-def requests_of(control: str, backend: str, names: Sequence[str]) -> int:
+def requests_of(control: str, names: Sequence[str]) -> int:
     """Requests that the servers have now, waiting ones included."""
     rows = csv.DictReader(ask(control, "show stat").removeprefix("# ").splitlines())
     return sum(
-        int(row["scur"] or 0) + int(row["qcur"] or 0)
-        for row in rows
-        if row["pxname"] == backend and row["svname"] in names
+        int(row["scur"] or 0) + int(row["qcur"] or 0) for row in rows if row["svname"] in names
     )
 
 
-def _order(control: str, backend: str, name: str, state: str) -> None:
-    said = ask(control, f"set server {backend}/{name} state {state}")
+def _order(control: str, server: Server, state: str) -> None:
+    name = f"{server.backend}/{server.name}"
+    said = ask(control, f"set server {name} state {state}")
     if said:
         raise ServersError(
             "REFUSED",
-            f"{control} refuses to set server {backend}/{name} to {state}: {said}",
+            f"{control} refuses to set server {name} to {state}: {said}",
             "see the journal of deepseek-gateway.service",
         )
 
 
-def drain(
-    control: str, backend: str, names: Sequence[str], seconds: float, alone: bool
-) -> tuple[bool, int]:
+def _without(known: dict[str, Server], leaving: Sequence[Server]) -> None:
+    """Raise unless each backend keeps a server that takes requests, of those that have one."""
+    names = [server.name for server in leaving]
+    for backend in dict.fromkeys(server.backend for server in leaving if server.takes_requests):
+        others = [one for one in known.values() if one.backend == backend and one.name not in names]
+        if not any(one.takes_requests for one in others):
+            raise ServersError(
+                "LAST_ONE",
+                f"no other server of {backend} takes requests, so that nobody would be served without "
+                f"{', '.join(one.name for one in leaving if one.backend == backend)}. The others: "
+                f"{', '.join(sorted(one.name for one in others)) or 'there are none'}",
+                "put another inference host into service first, or set inference_accept_interruption to true",
+            )
+
+
+def drain(control: str, names: Sequence[str], seconds: float, alone: bool) -> tuple[bool, int]:
     """Send the servers no more requests, and wait up to `seconds` for those that they have.
 
     Returns whether something changed and how many requests were left. Raises ServersError, before anything is changed, where
-    no other server takes requests and `alone` does not allow that.
+    no other server of a backend takes requests and `alone` does not allow that.
     """
-    known = servers_of(control, backend)
+    known = servers_of(control)
     ours = [known[name] for name in names if name in known]
-    others = [name for name, server in known.items() if server.takes_requests and name not in names]
-    if any(server.takes_requests for server in ours) and not others and not alone:
-        raise ServersError(
-            "LAST_ONE",
-            f"no other server of {backend} takes requests, so that nobody would be served without "
-            f"{', '.join(server.name for server in ours)}. The others: "
-            f"{', '.join(sorted(known.keys() - set(names))) or 'there are none'}",
-            "put another inference host into service first, or set inference_accept_interruption to true",
-        )
+    if not alone:
+        _without(known, ours)
     changed = False
     for server in ours:
         if not server.drained:
-            _order(control, backend, server.name, "drain")
+            _order(control, server, "drain")
             changed = True
     left = 0
     if ours:
         end = time.monotonic() + seconds
-        while (left := requests_of(control, backend, names)) and time.monotonic() < end:
+        while (left := requests_of(control, names)) and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
     return changed, left
 
@@ -137,19 +157,19 @@ def elsewhere(servers: Iterable[Server], wanted: dict[str, tuple[str, int]]) -> 
 
 
 def ready(
-    control: str, backend: str, wanted: dict[str, tuple[str, int]], seconds: float
+    control: str, wanted: dict[str, tuple[str, int]], seconds: float
 ) -> tuple[bool, list[str]]:
     """Send the servers requests again, and wait up to `seconds` until HAProxy has found them healthy.
 
     `wanted` has the address of each. Returns whether something changed, and the servers that HAProxy does not know at that
     address, for which there is nothing to wait. Raises ServersError where one is not found healthy in time.
     """
-    known = servers_of(control, backend)
+    known = servers_of(control)
     ours = [known[name] for name in wanted if name in known]
     changed = False
     for server in ours:
         if server.drained:
-            _order(control, backend, server.name, "ready")
+            _order(control, server, "ready")
             changed = True
     unknown = sorted(wanted.keys() - known.keys()) + elsewhere(ours, wanted)
     # what an operator has put into maintenance stays there
@@ -158,12 +178,12 @@ def ready(
     ]
     end = time.monotonic() + seconds
     while waiting:
-        known = servers_of(control, backend)
-        waiting = [name for name in waiting if name in known and not known[name].takes_requests]
+        known = servers_of(control)
+        waiting = [name for name in waiting if name in known and not known[name].is_ready]
         if waiting and time.monotonic() >= end:
             raise ServersError(
                 "NOT_HEALTHY",
-                f"{', '.join(waiting)} of {backend} did not become healthy within {seconds:g} seconds",
+                f"{', '.join(waiting)} did not become healthy within {seconds:g} seconds",
                 "see the journal of deepseek-gateway.service, and what the worker answers to /readyz",
             )
         if waiting:

@@ -89,6 +89,17 @@ def _is_environment(value: Any) -> bool:
     )
 
 
+def _is_models_by_certificate(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and re.fullmatch(r"[^'\"\x00-\x1f\x7f]+", name)
+        and isinstance(models, Sequence)
+        and not isinstance(models, str)
+        and all(isinstance(model, str) and re.fullmatch(NAME, model) for model in models)
+        for name, models in value.items()
+    )
+
+
 def _is_word(text: Any) -> bool:
     """Whether systemd and a command line take it as one word."""
     return isinstance(text, str) and re.fullmatch(r"[^\s'\"\\%$]+", text) is not None
@@ -117,6 +128,7 @@ _CHECKS: dict[str, Check] = {
     "deepseek_model_version": _name,
     "deepseek_precisions": release_findings.is_precisions,
     "deepseek_api_keys_file": lambda value: value == "" or _directory(value),
+    "deepseek_certificate_models": _is_models_by_certificate,
     "deepseek_pkcs11_environment": _is_environment,
     "deepseek_accepted_key_risks": lambda value: not custody.unknown_risks(value),
     "deepseek_store_sources": _is_sources,

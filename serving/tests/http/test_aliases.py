@@ -48,6 +48,22 @@ def test_a_model_answers_to_each_of_its_names(named: httpx.Client, name: str) ->
     assert card["parent"] == (None if name == MODEL else MODEL)
 
 
+def test_a_model_answers_to_the_name_of_another_where_a_gateway_says_so(
+    named: httpx.Client,
+) -> None:
+    body = {"model": "another", "prompt": [5], "max_tokens": 1}
+
+    def ask(model: str) -> httpx.Response:
+        headers = {"x-deepseek-fallback": model} if model else {}
+        return named.post("/v1/completions", json=body, headers=headers)
+
+    assert [ask(model).status_code for model in (MODEL, "", "other", MODEL)] == [200, 404, 404, 200]
+    assert ask(MODEL).json()["model"] == "another"
+    twice = [("x-deepseek-fallback", MODEL), ("x-deepseek-fallback", "another")]
+    refused = named.post("/v1/completions", json=body, headers=twice)
+    assert refused.json()["error"]["code"] == "duplicate_header"
+
+
 def test_all_names_are_listed_and_in_the_document(named: httpx.Client) -> None:
     assert [card["id"] for card in named.get("/v1/models").json()["data"]] == [MODEL, *ALIASES]
     schemas = named.get("/openapi.json").json()["components"]["schemas"]

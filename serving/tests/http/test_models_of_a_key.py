@@ -51,8 +51,12 @@ class Site:
     catalogue: Path
     sent: dict[str, str]
 
-    def ask(self, key: str, method: str, path: str, body: Any = None) -> httpx.Response:
+    def ask(
+        self, key: str, method: str, path: str, body: Any = None, hidden: str = ""
+    ) -> httpx.Response:
         headers = {"authorization": f"Bearer {self.sent[key]}"}
+        if hidden:
+            headers["x-deepseek-hidden"] = hidden
         return self.client.request(method, path, json=body, headers=headers)
 
     def listed(self, key: str) -> list[str]:
@@ -113,6 +117,28 @@ def test_what_a_key_may_not_use_does_not_exist_for_it(
         )
     # another worker has it: the gateway would not have sent it here
     assert site.ask("all", "POST", path, {**body, "model": "chat-7b"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("key", "hidden", "names"),
+    [
+        ("all", "chat-7b", OWN),
+        ("all", MODEL, ["chat-7b", "chat"]),
+        ("own", "chat-7b,of-nobody", OWN),
+        ("other", f"{MODEL},chat-7b", []),
+    ],
+)
+def test_what_a_gateway_hides_from_a_client_does_not_exist_for_it_either(
+    site: Site, key: str, hidden: str, names: list[str]
+) -> None:
+    cards = site.ask(key, "GET", "/v1/models", hidden=hidden).json()["data"]
+    assert [card["id"] for card in cards] == names
+    body = {"model": "chat", "prompt": [5], "max_tokens": 1}
+    refusal = site.ask(key, "POST", "/v1/completions", body, hidden).json()["error"]
+    assert refusal["code"] == "model_not_found"
+    if "chat" not in names:
+        assert "do not have access" in refusal["message"]
+        assert site.ask(key, "GET", "/v1/models/chat", hidden=hidden).status_code == 404
 
 
 def test_whose_tokens_are_counted_without_a_name_is_the_same_model(site: Site) -> None:

@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_serving.http.errors import ApiError
-from deepseek_serving.http.headers import CLIENT, CLIENT_LENGTH, decisive
+from deepseek_serving.http.headers import CLIENT, CLIENT_LENGTH, HIDDEN, decisive
 from deepseek_serving.http.routes import needs_key, scope_of
 from deepseek_serving.policy.catalogue import Catalogue
 from deepseek_serving.policy.keys import Key, KeyRing, KeysUnavailableError
@@ -42,13 +42,15 @@ class Caller:
     """Who a request is counted for.
 
     `line` is where it waits, and whose tokens it may find in the cache: nobody else's. `names` are
-    those of the models that it may use, None for all.
+    those of the models that its key allows, None for all, and `hidden` are those that the gateway
+    keeps from it.
     """
 
     line: str
     key: Key | None = None
     allowance: Allowance | None = None
     names: frozenset[str] | None = None
+    hidden: frozenset[str] = frozenset()
 
     def take(self, quota: str, amount: int) -> None:
         """Raises ApiError when the quota is used up."""
@@ -57,12 +59,12 @@ class Caller:
             raise _refused(refusal)
 
     def may_use(self, name: str) -> bool:
-        return self.names is None or name in self.names
+        return name not in self.hidden and (self.names is None or name in self.names)
 
     def no_model(self, name: str, otherwise: str) -> ApiError:
         """A model that the caller cannot have; who may not use all is not told which there are."""
         hidden = f"The model {name!r} does not exist or you do not have access to it."
-        said = otherwise if self.names is None else hidden
+        said = otherwise if self.names is None and not self.hidden else hidden
         return ApiError(404, said, param="model", code="model_not_found")
 
     def settle(self, reserved: int, used: int) -> None:
@@ -98,10 +100,11 @@ class Access:
             return
         state = scope.setdefault("state", {})
         certificate = state.get("tls_client", "")
-        known = Caller(line=_anonymous(certificate, scope))
+        hidden = self._hidden(scope)
+        known = Caller(line=_anonymous(certificate, scope), hidden=hidden)
         try:
             if self._ring is not None and certificate not in self._ring.exempt_clients:
-                known = state["caller"] = self._known(self._ring, scope)
+                known = state["caller"] = self._known(self._ring, scope, hidden)
                 self._admit(known, scope)
             state["caller"] = known
         except ApiError as error:
@@ -110,7 +113,11 @@ class Access:
             return
         await self._app(scope, receive, _with_limits(known, send))
 
-    def _known(self, ring: KeyRing, scope: Scope) -> Caller:
+    def _hidden(self, scope: Scope) -> frozenset[str]:
+        sent = decisive(scope).get(HIDDEN)
+        return self._catalogue.names(sent.split(",")) if sent else frozenset()
+
+    def _known(self, ring: KeyRing, scope: Scope, hidden: frozenset[str]) -> Caller:
         kind, _space, sent = decisive(scope).get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not sent:
             raise ApiError(
@@ -137,7 +144,7 @@ class Access:
                 headers={"www-authenticate": "Bearer"},
             )
         names = None if key.models is None else self._catalogue.names(key.models)
-        return Caller(key.id, key, self._limiter.of(key), names)
+        return Caller(key.id, key, self._limiter.of(key), names, hidden)
 
     def _admit(self, known: Caller, scope: Scope) -> None:
         assert known.key is not None

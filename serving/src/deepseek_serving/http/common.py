@@ -22,6 +22,7 @@ from deepseek_serving.http.admission import Admission, Endpoints
 from deepseek_serving.http.auth import Access, Caller, caller
 from deepseek_serving.http.embeddings import add_embeddings
 from deepseek_serving.http.errors import ApiError, install
+from deepseek_serving.http.fallback import answers_instead
 from deepseek_serving.http.headers import OnceOnly
 from deepseek_serving.http.middleware import RequestContextMiddleware
 from deepseek_serving.http.offload import OffLoop
@@ -37,7 +38,9 @@ CallerDep = Annotated[Caller, Depends(caller)]
 
 
 def check_model(backend: Backend, name: str, who: Caller) -> None:
-    if name not in (backend.release.model, *backend.aliases) or not who.may_use(name):
+    mine = backend.release.model
+    known = name in (mine, *backend.aliases) or (answers_instead(mine) and who.may_use(mine))
+    if not known or not who.may_use(name):
         raise who.no_model(
             name,
             f"The model {name!r} does not exist here; this service has {backend.release.model!r}.",

@@ -18,6 +18,10 @@ CLIENT = "x-deepseek-client"
 CLIENT_LENGTH = 128
 # and how many bytes of a body it lets through, where only who reads it can count them
 BODY_LIMIT = "x-deepseek-body-limit"
+# and which model answers, where it is another than the one that was asked for
+FALLBACK = "x-deepseek-fallback"
+# and the models, separated by commas, that do not exist for the client
+HIDDEN = "x-deepseek-hidden"
 # our own name for a request, and the client's
 REQUEST_ID = "x-request-id"
 CLIENT_REQUEST_ID = "x-client-request-id"
@@ -36,6 +40,8 @@ ONCE = frozenset(
         "x-api-key",
         CLIENT,
         BODY_LIMIT,
+        FALLBACK,
+        HIDDEN,
         CLIENT_REQUEST_ID,
         "x-forwarded-for",
         "x-forwarded-host",

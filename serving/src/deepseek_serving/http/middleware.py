@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deepseek_serving.backends.base import Backend
 from deepseek_serving.http.admission import largest_body, too_large
 from deepseek_serving.http.errors import ApiError
+from deepseek_serving.http.fallback import note_fallback
 from deepseek_serving.http.headers import CLIENT_REQUEST_ID, REQUEST_ID, decisive
 from deepseek_serving.http.routes import label
 
@@ -59,6 +60,7 @@ class RequestContextMiddleware:
         began = time.monotonic()
         status = 500
         headers = decisive(scope)
+        note_fallback(headers)
         sent = headers.get(REQUEST_ID, "")
         request_id = sent if ID.fullmatch(sent) else secrets.token_hex(16)
         chosen = headers.get(CLIENT_REQUEST_ID, "")

@@ -25,6 +25,8 @@ def gateway(site: Site, request: pytest.FixtureRequest) -> Iterator[Gateway]:
     for worker in site.workers:
         worker.reset()
     running = site.gateway(getattr(request, "param", "plain"))
+    (running.directory / "shares.map").write_text("")
+    (running.directory / "servers").unlink(missing_ok=True)
     try:
         running.start()
         yield running

@@ -14,13 +14,13 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 from gateway_pki import make_pki
+from gateway_worker import Worker
 from waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -62,129 +62,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "gateway_client_certificates": "listed",
         "gateway_client_certificate_paths": ["/v1/embeddings"],
     },
+    "models": {"gateway_error_limit": 50, "gateway_key_requests_per_minute": 0},
+    "sticky": {"gateway_canary_draw": "key", "gateway_key_requests_per_minute": 0},
+    "listed": {
+        "gateway_client_certificates": "listed",
+        "gateway_canary_testers": ["inference-1"],
+        "gateway_certificate_models": {"gateway-1": ["code"], "inference-1": ["tiny", "code"]},
+    },
 }
 
 
-class Worker:
-    """Takes one request for each connection, over mutual TLS, and does what its mode says."""
-
-    def __init__(self, name: str, context: ssl.SSLContext) -> None:
-        self.name = name
-        self.mode = "answer"
-        self.ready = True
-        self.taken: list[tuple[str, str]] = []
-        self.heads: list[bytes] = []
-        self.sizes: list[int] = []
-        self.hung_up = threading.Event()
-        self._release = threading.Event()
-        self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def reset(self) -> None:
-        self.mode, self.ready = "answer", True
-        self._release.set()
-        self._release = threading.Event()
-        self.hung_up.clear()
-        self.taken.clear()
-        self.heads.clear()
-        self.sizes.clear()
-
-    def close(self) -> None:
-        self._release.set()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _address = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        with (
-            contextlib.suppress(OSError),
-            self._context.wrap_socket(plain, server_side=True) as connection,
-        ):
-            received = b""
-            while b"\r\n\r\n" not in received:
-                part = connection.recv(65536)
-                if not part:
-                    return
-                received += part
-            head, _blank, body = received.partition(b"\r\n\r\n")
-            method, path, _version = head.split(b"\r\n")[0].decode("latin-1").split(" ")
-            size = self._read(connection, head, body)
-            if path == "/readyz":
-                connection.sendall(response(200 if self.ready else 503, {"ready": self.ready}))
-                return
-            self.taken.append((method, path))
-            self.heads.append(head)
-            self.sizes.append(size)
-            if size > allowed(head):
-                connection.sendall(response(413, {"error": {"code": "request_too_large"}}))
-                # as the service does: an answer is lost where a connection ends with bytes in it
-                while connection.recv(65536):
-                    pass
-                return
-            self._answer(connection, path)
-
-    def _read(self, connection: ssl.SSLSocket, head: bytes, body: bytes) -> int:
-        """Bytes of the body, of which it reads no more than are allowed."""
-        length = re.search(rb"(?im)^content-length: *(\d+)", head)
-        if length:
-            while len(body) < int(length[1]):
-                body += connection.recv(65536)
-            return int(length[1])
-        size = 0
-        while b"\r\ntransfer-encoding: chunked" in head.lower() and size <= allowed(head):
-            while b"\r\n" not in body:
-                body += connection.recv(65536)
-            line, _end, body = body.partition(b"\r\n")
-            chunk = int(line, 16)
-            while len(body) < chunk + 2:
-                body += connection.recv(65536)
-            body = body[chunk + 2 :]
-            size += chunk
-            if not chunk:
-                break
-        return size
-
-    def _answer(self, connection: ssl.SSLSocket, path: str) -> None:
-        mode = "hang" if "hang" in path else "die" if "die" in path else self.mode
-        if mode == "die":
-            return
-        if mode == "hang":
-            # A client that hangs up is seen as the end of what it sends.
-            connection.settimeout(PATIENCE)
-            if connection.recv(1) == b"":
-                self.hung_up.set()
-            return
-        if mode == "stream":
-            connection.sendall(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-            )
-            for _event in range(8):
-                connection.sendall(b"data: x\n\n")
-                self._release.wait(0.3)
-            return
-        status = {"draining": 425, "failing": 500}.get(mode, 200)
-        connection.sendall(response(status, {"worker": self.name}))
+def release(model: str, workers: Iterable[str], **said: Any) -> dict[str, Any]:
+    """As the filter onprem.deepseek.releases has it, as far as gateways look at it."""
+    names = [f"inference-1:{worker}" for worker in workers]
+    known = {"is_canary": False, "aliases": [], "fallback": ""}
+    return {"model": model, "workers": names, **known, **said}
 
 
-def allowed(head: bytes) -> int:
-    """Bytes of a body, as the gateway says."""
-    said = re.search(rb"(?im)^x-deepseek-body-limit: *(\d+)", head)
-    return int(said[1]) if said else 0
-
-
-def response(status: int, content: dict[str, Any]) -> bytes:
-    body = json.dumps(content).encode()
-    return (
-        b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nX-DeepSeek-Release: tiny/1@0\r\n"
-        b"Connection: close\r\nX-Gateway-Error: forged\r\nContent-Length: %d\r\n\r\n"
-        % (status, len(body))
-    ) + body
+# Those of the variants with several models; the others have one, on two workers at most.
+SIDE_BY_SIDE = [
+    release("tiny", "ab", aliases=["tiny-latest", "org/tiny"]),
+    release("tiny", "cf", is_canary=True),
+    release("code", "d", aliases=["coder"], fallback="tiny"),
+    release("other", "e"),
+]
+WITH_MODELS = ("models", "sticky", "listed")
 
 
 class Reply:
@@ -199,6 +101,12 @@ class Reply:
             name.lower(): value
             for name, _colon, value in (line.partition(": ") for line in lines[1:])
         }
+
+    @property
+    def error_code(self) -> str:
+        """Of any answer that says one, a worker's included."""
+        code: str = json.loads(self.body)["error"]["code"]
+        return code
 
     @property
     def error(self) -> dict[str, Any]:
@@ -265,20 +173,38 @@ class Gateway:
         self.log.bind(str(directory / "log"))
         self.log.settimeout(PATIENCE)
         self.process: subprocess.Popen[bytes]
+        self.detour: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
+        if self.detour is None and (self.directory / "detour.cfg").exists():
+            self.start_detour()
+        self.process = self._run("haproxy.cfg", *options)
+        until(self.listens)
+
+    def start_detour(self) -> None:
+        self.detour = self._run("detour.cfg")
+        until(self._detour_listens)
+
+    def _detour_listens(self) -> bool:
+        """On both sockets; those of an earlier process may be left behind, and refuse."""
+        for name in ("detour.sock", "refusals.sock"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                if connection.connect_ex(str(self.directory / name)):
+                    return False
+        return True
+
+    def _run(self, configuration: str, *options: str) -> subprocess.Popen[bytes]:
         assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
         environment = {**os.environ, "GATEWAY_CLIENT_DIR": str(self.pki)}
         command = [sys.executable, "-c", CONFINED, HAPROXY, "-db"]
-        command += ["-f", str(self.directory / "haproxy.cfg"), *options]
-        self.process = subprocess.Popen(
+        command += ["-f", str(self.directory / configuration), *options]
+        return subprocess.Popen(
             command,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self.directory,
         )
-        until(self.listens)
 
     def listens(self) -> bool:
         assert self.process.poll() is None, self.check()
@@ -300,7 +226,8 @@ class Gateway:
         return done.stdout + done.stderr
 
     def ask(self, *arguments: Any, **options: Any) -> Reply:
-        with contextlib.closing(Client(self)) as client:
+        certificate = options.pop("certificate", None)
+        with contextlib.closing(Client(self, certificate=certificate)) as client:
             return client.ask(*arguments, **options)
 
     def command(self, text: str) -> str:
@@ -335,8 +262,9 @@ class Gateway:
         return self.log.recv(1 << 17).decode().partition("]: ")[2]
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        for process in filter(None, (self.process, self.detour)):
+            process.kill()
+            process.wait()
         self.log.close()
 
 
@@ -370,9 +298,10 @@ def render(
             [
                 {
                     "ansible.builtin.template": {
-                        "src": "haproxy.cfg.j2",
-                        "dest": "{{ __gateway_runtime_dir }}/haproxy.cfg",
-                    }
+                        "src": "{{ item }}.j2",
+                        "dest": "{{ __gateway_runtime_dir }}/{{ item }}",
+                    },
+                    "loop": "{{ ['haproxy.cfg'] + (['detour.cfg'] if __gateway_detours else []) }}",
                 }
             ]
         )
@@ -380,10 +309,12 @@ def render(
     assert HAPROXY, "haproxy is needed for these tests: run tests/packages"
     version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
     ports = {name: free_port() for name in variants}
+    alone = release("tiny", [worker.name for worker in workers[:2]])
     tasks = []
     for name, chosen in variants.items():
         own = directory / name
         own.mkdir()
+        (own / "shares.map").touch()
         variables = {
             "__gateway_runtime_dir": str(own),
             "__gateway_log_socket": str(own / "log"),
@@ -393,6 +324,9 @@ def render(
             "gateway_listen_address": "127.0.0.1",
             "gateway_metrics_address": "127.0.0.1",
             "gateway_threads": 2,
+            "gateway_releases": SIDE_BY_SIDE if name in WITH_MODELS else [alone],
+            "__gateway_detour_dir": str(own),
+            "__gateway_state_dir": str(own),
             # without facts of this machine, and as if HAProxy came from its Debian
             "__gateway_debian": 13 if "version 3" in version else 12,
             **chosen,
@@ -445,7 +379,7 @@ def render(
 
 
 class Site:
-    """Two workers, and the gateway in each of its variants."""
+    """Workers, and the gateway in each of its variants."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.pki = directory, directory / "pki"
@@ -455,8 +389,9 @@ class Site:
         context.load_cert_chain(self.pki / "worker.pem")
         context.load_verify_locations(self.pki / "ca.pem")
         context.verify_mode = ssl.CERT_REQUIRED
-        self.workers = [Worker(name, context) for name in ("a", "b")]
+        self.workers = [Worker(name, context) for name in "abcdef"]
         self.ports = render(directory, self.pki, self.workers)
 
     def gateway(self, variant: str) -> Gateway:
-        return Gateway(self.directory / variant, self.pki, self.ports[variant], self.workers)
+        workers = self.workers if variant in WITH_MODELS else self.workers[:2]
+        return Gateway(self.directory / variant, self.pki, self.ports[variant], workers)

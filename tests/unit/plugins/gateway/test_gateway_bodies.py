@@ -99,8 +99,8 @@ def test_what_fits_is_sent_again_without_a_length_too(gateway: Gateway) -> None:
 
 
 def test_a_refused_connection_is_tried_elsewhere_whatever_the_body(gateway: Gateway) -> None:
-    gateway.command("set server inference/inference-1:a addr 127.0.0.1 port 1")
-    gateway.command("disable health inference/inference-1:a")
+    gateway.command("set server model:tiny/inference-1:a addr 127.0.0.1 port 1")
+    gateway.command("disable health model:tiny/inference-1:a")
     retries = []
     for size in (2, 200_000):
         for _again in range(3):

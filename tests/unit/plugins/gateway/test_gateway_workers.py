@@ -142,8 +142,8 @@ def test_what_a_stopping_worker_gives_back_goes_to_another_and_425_to_no_client(
 def test_a_refused_connection_is_tried_elsewhere_even_for_what_is_larger_than_the_buffer(
     gateway: Gateway,
 ) -> None:
-    gateway.command("set server inference/inference-1:a addr 127.0.0.1 port 1")
-    gateway.command("disable health inference/inference-1:a")
+    gateway.command("set server model:tiny/inference-1:a addr 127.0.0.1 port 1")
+    gateway.command("disable health model:tiny/inference-1:a")
     retries = []
     for body in (b"{}", b"x" * 200_000):
         for _again in range(3):
@@ -159,11 +159,11 @@ def test_a_worker_that_is_ready_and_hangs_is_left_out_by_outcome_and_taken_back(
 ) -> None:
     hung, other = gateway.workers
     hung.mode = "hang"
-    gateway.command("set server inference/inference-1:b state drain")
+    gateway.command("set server model:tiny/inference-1:b state drain")
 
     def status() -> str:
         rows = [line.split(",") for line in gateway.command("show stat").splitlines()]
-        return next(row[17] for row in rows if row[:2] == ["inference", "inference-1:a"])
+        return next(row[17] for row in rows if row[:2] == ["model:tiny", "inference-1:a"])
 
     def left_out() -> bool:
         """After two requests at a time, which are bounded and not sent again."""
@@ -200,7 +200,7 @@ def test_a_request_that_hangs_holds_up_no_other(gateway: Gateway) -> None:
 def in_work(gateway: Gateway) -> int:
     """Requests that a worker has or that wait for one (management guide, section 9.1: scur)."""
     rows = [line.split(",") for line in gateway.command("show stat").splitlines()]
-    return next(int(row[4]) for row in rows if row[:2] == ["inference", "BACKEND"])
+    return next(int(row[4]) for row in rows if row[:2] == ["model:tiny", "BACKEND"])
 
 
 @pytest.mark.parametrize("gateway", ["quick"], indirect=True)

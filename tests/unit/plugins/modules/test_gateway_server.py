@@ -34,8 +34,11 @@ class Haproxy:
         self.stuck = False
         self.refuses = ""
 
-    def add(self, name: str, port: int = 8000, requests: int = 0, **state: int) -> None:
+    def add(
+        self, name: str, port: int = 8000, requests: int = 0, model: str = "tiny", **state: int
+    ) -> None:
         self.servers[name] = {
+            "model": model,
             "port": port,
             "scur": requests,
             "op": 2,
@@ -50,7 +53,9 @@ class Haproxy:
         if command.startswith("show servers state"):
             return self.states()
         if command == "show stat":
-            rows = [f"inference,{name},0,,{s['scur']},,,," for name, s in self.servers.items()]
+            rows = [
+                f"model:{s['model']},{name},0,,{s['scur']},,,," for name, s in self.servers.items()
+            ]
             for server in self.servers.values():
                 if server["admin"] & 0x08 and not self.stuck:
                     server["scur"] = max(0, server["scur"] - 1)
@@ -70,8 +75,8 @@ class Haproxy:
                 for server in self.servers.values():
                     server["op"] = 2
         rows = [
-            f"5 inference {number} {name} 10.0.30.{number} {s['op']} {s['admin']} {s['weight']} "
-            f"100 9 6 3 4 6 0 0 0 - {s['port']} - 1"
+            f"5 model:{s['model']} {number} {name} 10.0.30.{number} {s['op']} {s['admin']} "
+            f"{s['weight']} {s['weight']} 9 6 3 4 6 0 0 0 - {s['port']} - 1"
             for number, (name, s) in enumerate(self.servers.items(), 1)
         ]
         return "\n".join(["1", HEAD, *rows, ""])
@@ -153,6 +158,26 @@ def test_the_last_server_that_takes_requests_is_not_taken_out(
     assert "inference_accept_interruption" in result["msg"]
     assert haproxy.orders == []
     assert run("drain", "a:main", alone=True)["changed"]
+
+
+def test_each_model_keeps_a_server(haproxy: Haproxy, run: Run) -> None:
+    haproxy.add("a:main")
+    haproxy.add("b:main", model="code")
+    result = run("drain", "a:main")
+    assert (result["code"], "model:tiny" in result["msg"]) == ("LAST_ONE", True)
+    haproxy.add("c:main")
+    assert run("drain", "a:main")["changed"]
+
+
+def test_a_canary_can_be_taken_out_and_put_back(haproxy: Haproxy, run: Run) -> None:
+    haproxy.add("a:main", weight=0)
+    haproxy.add("b:main")
+    assert run("drain", "a:main")["changed"]
+    assert run("ready", "a:main")["changed"]
+    haproxy.becomes_healthy_after = 3
+    haproxy.servers["a:main"] |= {"op": 0, "admin": 0x08}
+    assert run("ready", "a:main")["changed"]
+    assert haproxy.becomes_healthy_after == 0
 
 
 def test_a_server_that_takes_nothing_anyway_can_be_taken_out(haproxy: Haproxy, run: Run) -> None:
