@@ -10,6 +10,7 @@ CLIENTS := $(CACHE)/clients
 RELEASE := $(CACHE)/release-venv
 JUDGE := $(CACHE)/judge-venv
 COLLECTION := $(CACHE)/collections/ansible_collections/onprem/deepseek
+AWX := $(CACHE)/collections/ansible_collections/awx/awx
 TIMINGS := $(CACHE)/demo-minutes.json
 LAB := $(or $(ONPREM_LAB_STATE),/var/lib/onprem-deepseek-lab)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
@@ -177,7 +178,7 @@ packages:
 lab-packages:
 	@tests/packages --lab
 
-venv: .venv/.made $(COLLECTION)
+venv: .venv/.made $(COLLECTION) $(AWX)/MANIFEST.json
 
 .venv/.made: requirements-dev.txt | packages-first
 	$(call say,Tools)
@@ -275,6 +276,16 @@ packages-first:
 $(COLLECTION):
 	@mkdir -p $(@D)
 	@ln -sfn ../../../.. $@
+
+# Of the hundred collections in that package the one that playbooks/awx_configure.yml needs.
+$(AWX)/MANIFEST.json: requirements-awx.txt | .venv/.made
+	$(call say,Collection awx.awx)
+	@rm -rf $(AWX) $(CACHE)/awx
+	@.venv/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $< --dest $(CACHE)/awx
+	@.venv/bin/python -c 'import glob, sys, zipfile; wheel = zipfile.ZipFile(*glob.glob(sys.argv[1])); \
+	  wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.startswith("ansible_collections/awx/awx/")])' \
+	  '$(CACHE)/awx/*.whl' $(CACHE)/collections
+	@rm -rf $(CACHE)/awx
 
 clean: ## remove what was made in this checkout
 	@rm -rf .venv $(CACHE) .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
