@@ -57,11 +57,14 @@ def test_a_survey_asks_what_the_specifications_say(playbook: str) -> None:
     assert TEMPLATES[playbook]["survey_enabled"] == bool(wanted)
     for name, option in wanted.items():
         kinds = {"str": "text", "int": "integer", "float": "float", "list": "textarea"}
-        kind = "multiplechoice" if "choices" in option else kinds[option["type"]]
-        assert asked[name]["type"] == kind
+        kind, choices = kinds.get(option["type"]), option.get("choices", [])
+        default = option.get("default", "")
+        if option["type"] == "bool":
+            choices, default = ["true", "false"], str(default).lower()
+        assert asked[name]["type"] == ("multiplechoice" if choices else kind)
         assert asked[name]["required"] == option.get("required", False)
-        assert asked[name]["default"] == option.get("default", "")
-        assert asked[name]["choices"] == option.get("choices", [])
+        assert asked[name]["default"] == default
+        assert asked[name]["choices"] == choices
 
 
 def with_imports(playbook: str) -> str:
@@ -228,7 +231,8 @@ def test_objects_that_refer_to_what_awx_lacks_are_blocked() -> None:
 
 def test_a_workflow_asks_what_its_nodes_ask_and_do_not_answer() -> None:
     data = copy.deepcopy(DATA)
-    workflow = data["workflows"][1]
+    found = [one for one in data["workflows"] if one["name"] == "deepseek from pilot to gray"]
+    workflow = found[0]
 
     def asked() -> list[str]:
         found = configuration(data, BUILT_IN)["objects"]["workflow_job_templates"]
