@@ -46,6 +46,8 @@ demo: lab-packages venv ## from nothing to an answer: six hosts on this machine,
 	$(call say,Result)
 	@ansible-playbook tests/lab/demo.yml >$(CACHE)/demo.log || { cat $(CACHE)/demo.log; exit 1; }
 	@python tests/lab/demo.py $(LAB)/labs/lab/demo.json $(TIMINGS)
+	$(call say,Next)
+	@ansible-playbook playbooks/next_steps.yml
 
 .PHONY: demo-down
 demo-down: ## remove every trace of the lab: hosts, networks, images, keys, packages cached for it

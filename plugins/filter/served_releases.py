@@ -53,7 +53,7 @@ def served_releases(content: str, labels: Sequence[str]) -> list[str | list[str]
         return with_releases(releases_of(content), labels)
     except ValueError as error:
         raise AnsibleFilterError(
-            f"served.json: {error}. Correct or remove the file, then run playbooks/site.yml, which writes it."
+            f"served.json: {error}. Correct or remove the file, then run onprem.deepseek.site, which writes it."
         ) from error
 
 

@@ -47,7 +47,7 @@ EXAMPLES = r"""
   vars:
     problems: >-
       {{ {'model': 'deepseek-r1', 'version': '1.1.0', 'digest': release.stat.checksum}
-      | onprem.deepseek.stage_gate_problems('gray', 'artifacts/gates', key.content | b64decode, 14, now(utc=true).timestamp()) }}
+      | onprem.deepseek.stage_gate_problems('gray', '/var/lib/ops/gates', key.content | b64decode, 14, now(utc=true).timestamp()) }}
 """
 
 RETURN = r"""

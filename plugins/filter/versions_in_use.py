@@ -55,7 +55,7 @@ def versions_in_use(records: Iterable[str], model: str, active: Sequence[str]) -
         return served.versions_in_use([served.releases_of(one) for one in records], model, active)
     except ValueError as error:
         raise AnsibleFilterError(
-            f"served.json of a host of the group 'inference': {error}. Correct or remove the file, then run playbooks/site.yml."
+            f"served.json of a host of the group 'inference': {error}. Correct or remove the file, then run onprem.deepseek.site."
         ) from error
 
 

@@ -38,7 +38,11 @@ INVENTORY = {
 FOUND: dict[str, Any] = {
     "ansible_facts": {"distribution_major_version": "12", "machine": "x86_64"},
     "__gateway_pin_is_encrypted": True,
-    "host_tools_result": {"versions": {"store": "d" * 64, "gateway-probe": "e" * 64}},
+    "host_tools_result": {
+        "versions": dict.fromkeys(
+            ("store", "gateway-probe", "rollout-judge", "rollout-watchdog"), "d" * 64
+        )
+    },
     "__inference_replicas": {
         "tiny-onprem/1.0.0": {
             "checkpoint": "c" * 64,
@@ -66,6 +70,8 @@ UNITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "upstream without GPUs": ("inference", "deepseek-upstream.service", NO_GPU),
     "sync of the store": ("model_storage", "deepseek-store.service", SYNC),
     "scrub of the store": ("model_storage", "deepseek-store.service", SCRUB),
+    "judge of canaries": ("release_rollout", "deepseek-rollout-judge.service", {}),
+    "watchdog of canaries": ("release_rollout", "deepseek-rollout-watchdog.service", {}),
     "zones": ("network_segmentation", "deepseek-zones.service", {}),
     "watch of the zones": ("network_segmentation", "deepseek-zones-watch.service", {}),
 }  # fmt: skip

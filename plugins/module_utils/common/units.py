@@ -14,7 +14,7 @@ PROPERTIES = ("Id", "LoadState", "UnitFileState", "ActiveState", "Result")
 _STARTED = ("enabled", "enabled-runtime", "alias", "static", "indirect", "generated")
 # A timer's service is at work while it activates; reloading units serve.
 _RUNNING = ("active", "activating", "reloading")
-_REMEDY = "Run playbooks/site.yml"
+_REMEDY = "Run onprem.deepseek.site"
 
 
 def parse(shown: str) -> list[dict[str, str]]:

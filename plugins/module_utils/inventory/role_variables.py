@@ -27,10 +27,13 @@ SITE = "deepseek_"
 # Facts that roles leave on the hosts under names that begin as their variables do.
 FACTS = ("preflight_host", "preflight_report")
 RESULT = "_result"
+_MAKE_KEYS = (
+    "Leave it empty for the first rollout, and then make it as onprem.deepseek.next_steps shows"
+)
 # Files that a role reads on the controller, and how each is made.
 CONTROLLER_FILES = {
-    "deepseek_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
-    "inference_api_keys_file": "Make it with deepseek-key --file FILE new --name NAME",
+    "deepseek_api_keys_file": _MAKE_KEYS,
+    "inference_api_keys_file": _MAKE_KEYS,
     "gateway_client_ca_file": "Copy the certificate of the clients' CA there",
     "gateway_client_crl_file": "Copy the revocation lists of the clients' CA there",
 }

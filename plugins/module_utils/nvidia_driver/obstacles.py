@@ -93,7 +93,7 @@ def running_problems(report: Report, wish: Wish, version: str) -> Iterator[Findi
             "nvidia_driver_version",
             f"the kernel module {report.loaded} is loaded; with packages of {version} beside it, nothing on this host could"
             " use a GPU until it is unloaded or the host restarts",
-            "Run playbooks/driver_upgrade.yml, which drains one host after another",
+            "Run onprem.deepseek.driver_upgrade, which drains one host after another",
         )
 
 

@@ -40,10 +40,11 @@ class Host(site_variables.Host):
     ``asked`` is whether the inventory says how to reach it. ``facts`` is None when the host was not asked, or did not answer; ``error`` says
     why, and ``broken`` what ended its examination. ``info`` is the result of module host_info, and ``info_error`` why there is none.
     ``published`` are the labels of the releases that it holds already, ``checkpoints`` the results of module checkpoint_info for each
-    release, with the release itself as ``__preflight_entry``, and ``zones`` what others found. ``refusals`` are what the
-    roles would refuse (``role``, ``task`` and what it ``says``, with the ``findings`` of action require), and ``role_problems`` what is
-    wrong with the roles' variables (``name``, ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not
-    run; ``custody`` is the result of module key_custody_info; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
+    release, with the release itself as ``__preflight_entry``, and ``zones`` and ``rollouts`` (None without a record) what others found.
+    ``refusals`` are what the roles would refuse (``role``, ``task`` and what it ``says``, with the ``findings`` of action require), and
+    ``role_problems`` what is wrong with the roles' variables (``name``, ``what`` and ``remedy``). ``gpus`` are checks of module
+    gpu_validate, None where it did not run; ``custody`` is the result of module key_custody_info; ``listen``, ``probes`` and ``transfers``
+    are results of module network_probe.
     """
 
     asked: bool = True
@@ -57,6 +58,7 @@ class Host(site_variables.Host):
     refusals: Sequence[Mapping[str, Any]] = ()
     role_problems: Sequence[Mapping[str, str]] = ()
     zones: Sequence[str] = ()
+    rollouts: Sequence[Mapping[str, str]] | None = None
     gpus: Sequence[Mapping[str, Any]] | None = None
     custody: Mapping[str, Any] | None = None
     listen: Mapping[str, str] = field(default_factory=dict)

@@ -58,6 +58,16 @@ def _role_problems(hosts: Sequence[Host]) -> Iterator[Finding]:
         yield Finding(name, f"{what}{on}", remedy)
 
 
+def rollout_checks(hosts: Sequence[Host]) -> Iterator[Check]:
+    """Judge whether the list of releases agrees with what the release host has written down of canaries."""
+    said = [host.rollouts for host in hosts if host.rollouts is not None]
+    found = [one for problems in said for one in problems]
+    for one in found:
+        yield Check(one["where"], "rollouts", FAILED, one["what"], "", one["remedy"])
+    if said and not found:
+        yield Check(INVENTORY, "rollouts", OK, "as the release host has it")
+
+
 def zone_checks(hosts: Sequence[Host]) -> Iterator[Check]:
     """Judge zones and flows, where they are to be enforced; what is wrong with the site is said of every host alike."""
     if site_variables.common(hosts).get("deepseek_zones_enforced") is not True:

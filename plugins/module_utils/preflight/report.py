@@ -16,7 +16,7 @@ from ..inventory import requirements, site_variables
 from . import capacity
 from .check import DEFERRED, FAILED, Check, Groups, Host, Network
 from .hosts import host_checks, refusal_checks
-from .inventory import inventory_checks, zone_checks
+from .inventory import inventory_checks, rollout_checks, zone_checks
 from .network import mtu_checks, network_checks
 
 
@@ -25,6 +25,7 @@ def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Chec
     least = requirements.merged(site_variables.common(hosts).get("deepseek_minimums"))
     rows = [
         *inventory_checks(groups, hosts),
+        *rollout_checks(hosts),
         *zone_checks(hosts),
         *(
             check

@@ -50,9 +50,11 @@ class Plan:
 
 def prepare(record: Record, plan: Plan, now: float) -> Record:
     """Begin: the canary's workers hold the verified release and answered their golden prompts; no user has asked them."""
-    if record.state not in AT_REST:
-        if (record.stable, record.canary, record.steps) == (plan.stable, plan.canary, plan.steps):
-            return record
+    same = (record.stable, record.canary) == (plan.stable, plan.canary)
+    if record.state not in AT_REST and same and record.steps == plan.steps:
+        return record
+    # The same canary goes on with other steps once it was good at its last one, as from stage to stage.
+    if record.state not in AT_REST and not (same and is_ready(record)):
         raise TransitionError(
             f"{record.model} is {record.state.value} with {_words(record.canary)} in steps of {_percents(record.steps)}: "
             "promote or roll back that one first"

@@ -52,10 +52,10 @@ def _looks(
     if percent > full_percent:
         yield (
             f"{directory} is {percent} percent full, more than {full_percent}. "
-            "Retire versions (playbooks/model_retire.yml), or add storage hosts."
+            "Retire versions (onprem.deepseek.model_retire), or add storage hosts."
         )
     if said["certificate"].get("rc") != 0:
-        yield f"its certificate ends within {certificate_hours} hours. Run playbooks/tls_renew.yml."
+        yield f"its certificate ends within {certificate_hours} hours. Run onprem.deepseek.tls_renew."
     if said["care"].get("rc") == 0:
         yield "sync or scrub has failed. Look at 'journalctl -u deepseek-store-sync -u deepseek-store-scrub'."
 

@@ -176,7 +176,7 @@ def _artifacts(asked: Retirement) -> set[tuple[str, str]]:
     except ArtifactError as error:
         raise RetireError(
             f"Release {asked.label} on this host is not what was signed, so it cannot be told what belongs to it: {error}. "
-            "Repair this host's copy first (playbooks/model_publish.yml, or deepseek-store-scrub.service)."
+            "Repair this host's copy first (onprem.deepseek.model_publish, or deepseek-store-scrub.service)."
         ) from error
     return found | set(named.artifacts())
 

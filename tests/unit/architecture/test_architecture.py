@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "nvidia_driver": {"common", "gpu"},
     "pkcs11": {"common"},
     "preflight": {"common", "inventory", "pkcs11"},
-    "rollout": {"artifacts", "common"},
+    "rollout": {"artifacts", "common", "gateway"},
     "serving": {"common"},
     "store": {"artifacts", "checkpoint", "common", "pkcs11"},
     "zones": {"common"},

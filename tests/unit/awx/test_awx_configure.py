@@ -22,6 +22,9 @@ import awx_data
 import pytest
 from awx_stand_in import TOKEN, Controller, served
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.awx import specifications
+from ansible_collections.onprem.deepseek.plugins.module_utils.awx.surveys import survey
+
 ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
 CHANGED = re.compile(r"^changed: \[localhost\] => \(item=(.+?)\)(?: => *)?$", re.MULTILINE)
@@ -76,13 +79,13 @@ class Awx:
         return changed, writes
 
 
-@pytest.fixture(scope="module")
-def awx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Awx]:
+@pytest.fixture
+def awx(tmp_path: Path) -> Iterator[Awx]:
     controller = Controller()
     for name in ("Machine", "Source Control"):
         controller.add("credential_types", {"name": name, "organization": None})
     with served(controller) as url:
-        yield Awx(controller, url, tmp_path_factory.mktemp("awx"))
+        yield Awx(controller, url, tmp_path)
 
 
 def test_credentials_that_are_missing_end_the_run_before_a_write(awx: Awx) -> None:
@@ -93,7 +96,8 @@ def test_credentials_that_are_missing_end_the_run_before_a_write(awx: Awx) -> No
     assert "credential 'deepseek hosts' (Machine) is not in AWX: create it there" in said
 
 
-def test_check_mode_says_what_the_first_run_does_and_the_second_writes_nothing(awx: Awx) -> None:
+def test_check_mode_says_what_a_run_changes_and_another_writes_nothing(awx: Awx) -> None:
+    """The first run, a second one, and one that puts right what was changed by hand."""
     predicted, writes = awx.done("--check")
     assert writes == 0
     changed, writes = awx.done()
@@ -107,11 +111,9 @@ def test_check_mode_says_what_the_first_run_does_and_the_second_writes_nothing(a
     pins = awx.controller.named("credential_types", "deepseek PKCS#11 PINs")
     assert pins["injectors"]["file"]["template.ca_pin"] == "{{ ca_pin }}"
 
-
-def test_what_was_changed_by_hand_is_put_right_as_check_mode_says(awx: Awx) -> None:
     controller = awx.controller
-    survey = controller.surveys[controller.named("job_templates", "deepseek model_cache")["id"]]
-    survey["spec"][0]["required"] = False
+    found = controller.surveys[controller.named("job_templates", "deepseek model_cache")["id"]]
+    found["spec"][0]["required"] = False
     controller.named("job_templates", "deepseek site")["limit"] = "gateway"
     image = controller.named("execution_environments", "deepseek execution environment")
     image["image"] = "ee:latest"
@@ -137,13 +139,13 @@ def test_what_was_changed_by_hand_is_put_right_as_check_mode_says(awx: Awx) -> N
     changed, writes = awx.done()
     assert changed == expected
     assert writes == len(expected)
-    assert (
-        survey
-        != controller.surveys[controller.named("job_templates", "deepseek model_cache")["id"]]
-    )
+    template = controller.named("job_templates", "deepseek model_cache")
+    assert controller.surveys[template["id"]]["spec"][0]["required"]
 
 
 def test_another_organization_is_refused_before_a_write(awx: Awx) -> None:
+    ours = awx.controller.add("organizations", {"name": "DeepSeek"})
+    awx.controller.add("inventories", {"name": "deepseek site", "organization": ours["id"]})
     status, _changed, writes, said = awx.configure(awx_organization="Deepseek")
     assert status != 0
     assert writes == 0
@@ -152,6 +154,11 @@ def test_another_organization_is_refused_before_a_write(awx: Awx) -> None:
 
 def test_an_answer_of_the_wrong_type_is_refused_by_name(awx: Awx) -> None:
     """With a module of awx.awx as Ansible runs it."""
+    asks = {"name": "deepseek driver_upgrade", "survey_enabled": True}
+    never = {f"ask_{name}_on_launch": False for name in ("variables", "limit")}
+    template = awx.controller.add("job_templates", {**asks, **never})
+    options = specifications.of_playbooks()["driver_upgrade"]
+    awx.controller.surveys[template["id"]] = survey("", options)
     launch = {"name": "deepseek driver_upgrade", "extra_vars": {"driver_upgrade_serial": "two"}}
     arguments = ("localhost", "--connection", "local", "--module-name", "awx.awx.job_launch")
     python = json.dumps({"ansible_python_interpreter": sys.executable})

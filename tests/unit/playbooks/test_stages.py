@@ -29,6 +29,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.record imp
 ROOT = Path(__file__).resolve().parents[3]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 DAY_SECONDS = 86400
+RELEASE = {"model": "m", "checkpoint": "/srv/import/m"}
 
 
 def stage_variables(stage: str) -> dict[str, Any]:
@@ -62,8 +63,15 @@ class Site:
             "ansible_connection": "local",
             "ansible_become": False,
             "ansible_python_interpreter": sys.executable,
-            "deepseek_model_name": "m",
-            "deepseek_model_version": "2",
+            "deepseek_releases": [
+                {**RELEASE, "version": "1", "workers": ["inference-1:a"]},
+                {
+                    **RELEASE,
+                    "version": "2",
+                    "workers": ["inference-1:b"],
+                    "share": "{{ stage_share }}",
+                },
+            ],
             "deepseek_store_dir": str(self.home / "store"),
             "deepseek_config_dir": str(self.home),
             "deepseek_release_public_key_file": str(self.home / "release.pub"),
@@ -72,7 +80,11 @@ class Site:
             "stage_rollout_dir": str(self.home / "rollout"),
             **more,
         }
-        hosts = {"release": {"hosts": {"release-1": {}}}}
+        workers = {"deepseek_workers": [{"name": "a"}, {"name": "b"}]}
+        hosts = {
+            "release": {"hosts": {"release-1": {}}},
+            "inference": {"hosts": {"inference-1": workers}},
+        }
         inventory = {"all": {"vars": variables, "children": hosts}}
         (self.home / "inventory.json").write_text(json.dumps(inventory))
         (self.home / "play.yml").write_text(yaml.safe_dump(tasks))

@@ -23,7 +23,7 @@ BOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 STEPS = ("install", "configure", "run")
 ALL = {"precheck", *STEPS}
 # Applied role by role.
-TAKES_TAGS = {"site", "model_publish", "tls_reload", "tls_renew", "zones_enforce"}
+TAKES_TAGS = {"site", "model_publish", "next_steps", "tls_reload", "tls_renew", "zones_enforce"}
 # Ends with a verdict on what was asked, or begins with one: test_verdicts.py.
 REFUSES_TAGS = {
     "gpu_burn_in",

@@ -139,7 +139,7 @@ def test_one_broken_host_hides_nothing_of_the_others(tmp_path: Path) -> None:
         "deepseek_zone_addresses variables: it cannot be read for unfinished: 'nope' is undefined",
         "deepseek_service_name variables: it cannot be read for vaulted: ",
         "deepseek_zones_enforced variables: it is 'true' | It must be true or false; on the",
-        "deepseek_api_keys_file variables: it is /nope, which is not on the controller | Make it",
+        "deepseek_api_keys_file variables: it is /nope, which is not on the controller | Leave",
         "gateway_max_conections variables: no role has a variable of this name",
         "model_release_quorom variables: no role has a variable of this name",
         "gateway_port variables: it is 'many' | It must be int",
@@ -159,7 +159,7 @@ def test_one_broken_host_hides_nothing_of_the_others(tmp_path: Path) -> None:
     )
     wheels = by_start["good serving_environment: serving_environment_wheels_dir: "]
     assert "holds no fetched wheels" in wheels
-    assert "| Run playbooks/bundle_fetch.yml" in wheels
+    assert "| Run onprem.deepseek.bundle_fetch" in wheels
     assert not [row for row in rows if "One or more items failed" in row]
     # every row has a remedy, and the host that is well is judged
     assert not [row for row in rows if row.endswith("| ")]

@@ -67,6 +67,8 @@ def make_pki(directory: Path, service: str) -> None:
         ("server", service),
         ("client", "gateway-1"),
         ("worker", "inference-1"),
+        ("gateway-2", "gateway-2"),
+        ("release", "release-1"),
         ("hostile", '"}\\\n\x7f\u00fc\u8a9e\U0001f600' + "'" * 50),
     ):
         key = ec.generate_private_key(ec.SECP256R1())

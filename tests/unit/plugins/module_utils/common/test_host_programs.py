@@ -9,6 +9,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -115,7 +116,10 @@ def test_roles_ask_for_programs_that_there_are() -> None:
     asked = set()
     for path in (ROOT / "roles").glob("*/tasks/*.yml"):
         for task in yaml.safe_load(path.read_text()) or []:
-            asked.update(task.get("vars", {}).get("host_tools_programs", []))
+            programs = task.get("vars", {}).get("host_tools_programs", [])
+            # an expression names them, too
+            named = re.findall(r"'([\w-]+)'", programs) if isinstance(programs, str) else programs
+            asked.update(named)
     assert asked == set(CATALOG)
 
 
@@ -298,3 +302,9 @@ def test_closure_that_no_host_can_have(tmp_path: Path, text: str, problem: str) 
 
 def test_files_of_the_collection_are_found_where_the_action_is() -> None:
     assert (MODULE_UTILS / "common" / "import_closure.py").is_file()
+
+
+def test_a_role_may_ask_for_every_program() -> None:
+    specs = yaml.safe_load((ROOT / "roles/host_tools/meta/argument_specs.yml").read_text())
+    options = specs["argument_specs"]["main"]["options"]
+    assert options["host_tools_programs"]["choices"] == list(CATALOG)

@@ -83,13 +83,13 @@ def test_a_run_without_hosts_to_ask_is_a_fault(hosts: list[str]) -> None:
                 "msg": "One or more items failed",
                 "results": [
                     {"msg": "All assertions passed"},
-                    {"failed": True, "msg": "no wheels of 3.11. Run playbooks/bundle_fetch.yml"},
-                    {"failed": True, "msg": "no wheels of 3.11. Run playbooks/bundle_fetch.yml"},
+                    {"failed": True, "msg": "no wheels of 3.11. Run onprem.deepseek.bundle_fetch"},
+                    {"failed": True, "msg": "no wheels of 3.11. Run onprem.deepseek.bundle_fetch"},
                     {"failed": True, "results": [{"failed": True, "msg": "deeper"}]},
                     {"unreachable": True, "msg": "no route"},
                 ],
             },
-            ["no wheels of 3.11. Run playbooks/bundle_fetch.yml", "deeper", "no route"],
+            ["no wheels of 3.11. Run onprem.deepseek.bundle_fetch", "deeper", "no route"],
         ),
         (
             {"msg": "non-zero return code", "cmd": ["openssl", "x509"], "rc": 1, "stderr": "a\nb"},

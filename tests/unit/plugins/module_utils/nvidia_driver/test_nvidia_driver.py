@@ -203,7 +203,7 @@ def test_a_loaded_module_is_not_replaced_by_accident(machine: Machine) -> None:
     (machine.sysfs / "module" / "nvidia").mkdir(parents=True)
     (machine.sysfs / "module" / "nvidia" / "version").write_text(f"{OLD}\n")
     problem = only(machine.examine(version=NEW))
-    assert "playbooks/driver_upgrade.yml" in problem.remedy
+    assert "onprem.deepseek.driver_upgrade" in problem.remedy
     assert machine.examine(version=NEW, replace=True).problems == ()
     assert machine.examine(version=OLD).problems == ()
     # packages were changed under a running module: what serves on it must be drained first

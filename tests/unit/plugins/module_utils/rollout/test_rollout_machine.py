@@ -325,6 +325,16 @@ def test_another_canary_beside_one_is_refused() -> None:
         machine.prepare(FIRST, replace(PLAN, canary=CANARIES[1]), 9.0)
 
 
+def test_a_canary_that_was_good_at_its_last_share_goes_on_with_other_steps() -> None:
+    """As from stage to stage: without a share until it starts again, and judged again."""
+    more = replace(PLAN, steps=(10, *PLAN.steps))
+    with pytest.raises(TransitionError, match="promote or roll back that one first"):
+        machine.prepare(LAST, more, 13.0)
+    again = machine.prepare(judged(LAST, "good", 12.0), more, 13.0)
+    assert (again.state, again.share, again.steps) == (State.PREPARED, 0, more.steps)
+    assert (again.decisions, again.started_at) == ((), 13.0)
+
+
 def test_a_canary_that_is_the_stable_release_is_refused() -> None:
     with pytest.raises(TransitionError, match="is the stable release"):
         machine.prepare(Record("chat"), replace(PLAN, canary=STABLE), 9.0)
