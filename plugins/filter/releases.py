@@ -45,6 +45,7 @@ _value:
       C(precisions), C(export), C(source) and C(license) as it is published; and C(precision) and C(engine) as it is served.
     - C(workers) are those that serve it, as C(HOST:WORKER), and C(hosts) those of which all workers do. C(otherwise) has the
       C(precision) and C(engine) of each C(host) that differs.
+    - C(golden) are questions, each a C(prompt) and what an answer C(says).
     - C(is_canary), and C(steps), its shares in percent. C(aliases) and C(fallback) are empty where there are none.
   type: list
   elements: dict

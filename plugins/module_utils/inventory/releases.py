@@ -35,7 +35,7 @@ NEEDED = ("model", "version", "checkpoint")
 OF_A_HOST = ("precision", "engine")
 KEYS = (
     *SCALARS,
-    *("source", "license", "hosts", "workers", "share", "aliases", "fallback"),
+    *("source", "license", "hosts", "workers", "share", "aliases", "fallback", "golden"),
 )
 # Percent of a model's requests: less than half, so that the release before can take all of them again.
 LARGEST_SHARE = 50
@@ -48,7 +48,8 @@ class Release:
     ``precisions`` are the prepared ones that it has beside fp32, as ``deepseek_precisions`` lists them; ``precision`` is the one that is
     served, by the flavour ``engine``. ``hosts`` are those of which it has all workers, whichever these are; ``workers`` are all that it has,
     as HOST:WORKER, in the order of the inventory. ``otherwise`` has the ``precision`` and ``engine`` of each ``host`` that differs from the
-    release. ``steps`` are the shares of a canary in percent, rising, and empty for a stable release.
+    release. ``golden`` are questions with what answers to them must have in them. ``steps`` are the shares of a canary in percent, rising,
+    and empty for a stable release.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Release:
     steps: tuple[int, ...]
     aliases: tuple[str, ...]
     fallback: str
+    golden: tuple[Mapping[str, str], ...]
 
 
 def is_list(value: Any) -> bool:
@@ -206,6 +208,7 @@ def _release(
         steps=steps(entry.get("share")),
         aliases=_listed(entry.get("aliases")),
         fallback=str(entry.get("fallback") or ""),
+        golden=_listed(entry.get("golden")),
     )
 
 

@@ -87,6 +87,7 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
         "steps": [],
         "aliases": [],
         "fallback": "",
+        "golden": [],
     }
     served = {
         "deepseek_precisions": [{"name": "int8"}],
@@ -257,6 +258,14 @@ def test_a_sound_list_has_no_problems() -> None:
             "share: it is [25, 5]. It must be a number of percent from 1 to 50, or a rising list",
         ),
         ([STABLE, {**CANARY, "share": True}, CHAT], "share: it is True. It must be"),
+        (
+            [STABLE, {**CANARY, "golden": [{"prompt": "6 times 7?", "answer": "42"}]}, CHAT],
+            "golden: it is [{'prompt': '6 times 7?', 'answer': '42'}]. It must be a list",
+        ),
+        (
+            [STABLE, {**CANARY, "golden": [{"prompt": "6 times 7?", "says": ""}]}, CHAT],
+            "It must be a list of up to 64",
+        ),
         (
             [STABLE, {**CANARY, "share": [5, 50]}, CHAT],
             "it is 50 percent, and the canary has 1 of the model's 3 workers. Leave it at 33",
