@@ -33,6 +33,8 @@ VARIABLES = (LIST, *SCALARS.values())
 NEEDED = ("model", "version", "checkpoint")
 # How it is served: what the variables of a single release may say of each host.
 OF_A_HOST = ("precision", "engine")
+# What is said of a model, on the entry that stays.
+OF_THE_MODEL = ("aliases", "fallback")
 KEYS = (
     *SCALARS,
     *("source", "license", "hosts", "workers", "share", "aliases", "fallback", "golden"),
