@@ -14,10 +14,12 @@ import pwd
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 META = Path(__file__).parents[2] / "meta"
 RUNTIME = "runtime.yml"
@@ -26,6 +28,10 @@ PYTHON = "ee-requirements.txt"
 
 def software(ansible: str, meta: Path = META) -> Iterator[str]:
     """What the environment that Ansible runs in lacks, each with what to do. ``ansible``: the version that runs."""
+    # Of ansible-core itself; where Ansible's own tests import this, it is not there.
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
     wanted = yaml.safe_load((meta / RUNTIME).read_text(encoding="utf-8"))["requires_ansible"]
     if not SpecifierSet(wanted).contains(ansible, prereleases=True):
         yield (

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/reference/zones.md"
 HEAD = "| from | to | | for | role |\n|---|---|---|---|---|\n"
 EXPRESSION = re.compile(r"\{\{ (\w+) \}\}")
+OTHERWISE = re.compile(r"\{\{ (\w+) \| default\((\w+)\) \}\}")
 
 
 def row(role: str, flow: Mapping[str, Any]) -> str:
@@ -35,7 +36,8 @@ def _ports(ports: Any) -> str:
     if isinstance(ports, str):
         names = dict.fromkeys(re.findall(r"\bdeepseek_\w+", ports))
         return f"of {' and '.join(f'`{name}`' for name in names)}"
-    return ", ".join(EXPRESSION.sub(r"`\1`", str(port)) for port in ports)
+    read = [OTHERWISE.sub(r"`\1`, otherwise `\2`", str(port)) for port in ports]
+    return ", ".join(EXPRESSION.sub(r"`\1`", port) for port in read)
 
 
 def made(page: str) -> str:

@@ -35,7 +35,7 @@ class Policy:
 
 
 # What the gateways say about a model, by gateway, since a share was everywhere; None where nothing can be said yet.
-Judge = Callable[[Record, Mapping[str, Reply], JudgeSettings], Judgement | None]
+Judge = Callable[[Record, Mapping[str, Reply], JudgeSettings], "Judgement | None"]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,10 @@ def test_a_sound_host_has_its_releases_and_no_problem() -> None:
         ({"space": {"stdout_lines": ["Use%", " 91%"]}}, "/store is 91 percent full, more than 90"),
         ({"space": {"stdout_lines": []}}, "/store is 100 percent full"),
         ({"space": {"msg": "no df"}}, "/store is 100 percent full"),
-        ({"certificate": {"rc": 1}}, "its certificate ends within 24 hours. Run playbooks/tls_"),
+        (
+            {"certificate": {"rc": 1}},
+            "its certificate ends within 24 hours. Run onprem.deepseek.tls_",
+        ),
         ({"certificate": {"msg": "no openssl"}}, "its certificate ends within 24 hours"),
         ({"care": {"rc": 0}}, "sync or scrub has failed. Look at"),
     ],

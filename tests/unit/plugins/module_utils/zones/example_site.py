@@ -55,6 +55,7 @@ PORTS = {
     "{{ network_segmentation_ssh_port }}": 22,
     "{{ deepseek_gateway_port }}": 443,
     "{{ gateway_metrics_port }}": 8405,
+    "{{ gateway_metrics_port | default(release_rollout_port) }}": 8405,
     "{{ deepseek_storage_port }}": 8443,
     "{{ preflight_network_port }}": 8442,
 }
