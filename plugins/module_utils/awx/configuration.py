@@ -236,12 +236,14 @@ def _malformed(wanted: Mapping[str, list[Object]]) -> Iterator[str]:
         if not _RRULE.fullmatch(one["rrule"]):
             yield f"schedule '{one['name']}': {one['rrule']!r} is no recurrence rule that AWX reads"
     for kind, found in wanted.items():
-        names = [_identity(kind, one) for one in found]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"{_words(kind, name)} is in awx/ {names.count(name)} times"
-    started = Counter(one["name"] for kind in _UNIFIED for one in wanted[kind])
-    for name in sorted(name for name, times in started.items() if times > 1):
-        yield f"'{name}' is the name of {started[name]} things that AWX starts, and nodes and schedules find them by name"
+        for name, times in _repeated(_identity(kind, one) for one in found):
+            yield f"{_words(kind, name)} is in awx/ {times} times"
+    for name, times in _repeated(one["name"] for kind in _UNIFIED for one in wanted[kind]):
+        yield f"'{name}' is the name of {times} things that AWX starts, and nodes and schedules find them by name"
+
+
+def _repeated(names: Iterable[str]) -> list[tuple[str, int]]:
+    return sorted((name, times) for name, times in Counter(names).items() if times > 1)
 
 
 def _answers(wanted: Mapping[str, list[Object]]) -> Iterator[str]:

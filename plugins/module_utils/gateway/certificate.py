@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..common.refusals import RefusalError
+from .named_connection import NamedConnection
 from .runtime_api import ask
 
 PROBE_SECONDS = 10
@@ -62,10 +63,12 @@ def fingerprint_of(pem: str) -> str:
 def probe(listener: Listener) -> str:
     """Make a request over a new connection; the SHA-256 fingerprint of the certificate that was served."""
     context = ssl.create_default_context(cafile=listener.ca_file)
-    connection = _Named(listener, context)
+    connection = NamedConnection(
+        listener.server_name, listener.address, listener.port, PROBE_SECONDS, context
+    )
     try:
         connection.request("GET", "/healthz")
-        served = connection.fingerprint()
+        served = _served_by(connection)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         raise CertificateError(
@@ -84,23 +87,9 @@ def probe(listener: Listener) -> str:
     return served
 
 
-class _Named(http.client.HTTPSConnection):
-    """A connection to an address whose certificate must carry another name."""
-
-    def __init__(self, listener: Listener, context: ssl.SSLContext) -> None:
-        super().__init__(listener.address, listener.port, timeout=PROBE_SECONDS, context=context)
-        self._name = listener.server_name
-        self._tls = context
-        self._certificate = b""
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        wrapped = self._tls.wrap_socket(self.sock, server_hostname=self._name)
-        self._certificate = wrapped.getpeercert(binary_form=True) or b""
-        self.sock = wrapped
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self._certificate).hexdigest()
+def _served_by(connection: NamedConnection) -> str:
+    served = connection.sock.getpeercert(binary_form=True) or b""
+    return hashlib.sha256(served).hexdigest()
 
 
 def commit(control: str, path: str, pem: str) -> None:

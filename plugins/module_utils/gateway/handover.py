@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..common.service_manager import connected
 from .runtime_api import HaproxyError, ask, process_id
 
 START_SECONDS = 60
@@ -60,12 +61,8 @@ def wait_until_it_listens(child: subprocess.Popen[bytes], control: str) -> None:
 
 def tell_main_process(pid: int, environment: Mapping[str, str]) -> None:
     """Tell systemd which process the unit is now, and wait until it knows (sd_notify(3): MAINPID, BARRIER)."""
-    address = environment["NOTIFY_SOCKET"]
-    if address.startswith("@"):
-        address = "\0" + address[1:]
     reading, writing = os.pipe()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.connect(address)
+    with connected(environment["NOTIFY_SOCKET"]) as connection:
         connection.send(f"MAINPID={pid}".encode())
         descriptors = array.array("i", [writing])
         connection.sendmsg([b"BARRIER=1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from ..common.file_lock import file_lock
 from .certificate import write
 from .runtime_api import HaproxyError, ask
 from .servers import ServersError, servers_of
@@ -28,6 +28,8 @@ SOCKET = "/run/deepseek-gateway/admin.sock"
 MAP = "/var/lib/deepseek/gateway/shares.map"
 # A release that stays can take all of its requests again while it has at least half of them.
 MOST = 500
+# For one change at a time: what holds the lock asks HAProxy, which answers or times out long before.
+LOCK_SECONDS = 60.0
 
 
 class ShareError(Exception):
@@ -68,14 +70,6 @@ def has_canary(control: str, model: str) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """One change at a time."""
-    with Path(path).with_suffix(".lock").open("a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _write(path: str, model: str, thousandths: int) -> None:
     try:
         shares = written_in(path)
@@ -106,7 +100,9 @@ def set_share(control: str, path: str, model: str, thousandths: int) -> None:
     """
     if not 0 <= thousandths <= MOST:
         raise ShareError(f"a share is 0 to {MOST} thousandths, and not {thousandths}")
-    with _alone(path):
+    lock = str(Path(path).with_suffix(".lock"))
+    busy = ShareError(f"another change holds {lock} for over {LOCK_SECONDS:g} s")
+    with file_lock(lock, LOCK_SECONDS, busy):
         try:
             known = shares_of(control, path)
         except (HaproxyError, ShareError):

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .releases import LIST
+from .releases import LIST, OF_THE_MODEL
 
 PROMOTED, ROLLED_BACK = "promoted", "rolled_back"
 OUTCOMES = (PROMOTED, ROLLED_BACK)
-# What is said of a model, and stays with its stable entry.
-_OF_THE_MODEL = ("aliases", "fallback")
 _PLACES = ("hosts", "workers")
 
 
@@ -53,7 +51,7 @@ def list_after(
     stays = next(one for one in of_model if one.get("share") is None)
     base = tried if outcome == PROMOTED else stays
     after = {key: value for key, value in base.items() if key not in ("share", *_PLACES)}
-    after |= {key: stays[key] for key in _OF_THE_MODEL if key in stays}
+    after |= {key: stays[key] for key in OF_THE_MODEL if key in stays}
     whole = all(one.get("hosts") is not None for one in (tried, stays))
     place = "hosts" if whole else "workers"
     after[place] = [*stable[place], *canary[place]]

@@ -108,8 +108,6 @@ RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "fallback": ("the name of another model of the list", _is_name),
 }
-# What is said of a model, on the entry that stays.
-_OF_THE_MODEL = ("aliases", "fallback")
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def _key_problems(entry: _Entry) -> Iterator[Finding]:
             yield Finding(entry.where(key), "it is missing", "Set it: every release has one")
     if entry.said.get("hosts") is not None and entry.said.get("workers") is not None:
         yield Finding(entry.where("workers"), "there are hosts, too", "Name hosts or workers")
-    for key in _OF_THE_MODEL:
+    for key in releases.OF_THE_MODEL:
         if entry.is_canary and entry.said.get(key) is not None:
             yield Finding(
                 entry.where(key), "the entry has a share", "Move it to the model's other entry"

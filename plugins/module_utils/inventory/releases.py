@@ -31,6 +31,8 @@ SCALARS = {
 }
 VARIABLES = (LIST, *SCALARS.values())
 NEEDED = ("model", "version", "checkpoint")
+# What is said of a model, on the entry that stays.
+OF_THE_MODEL = ("aliases", "fallback")
 KEYS = (
     *SCALARS,
     *("source", "license", "hosts", "workers", "share", "aliases", "fallback"),

@@ -52,4 +52,4 @@ def disagreements(
 
 
 def _book(name: str) -> str:
-    return f"playbooks/release_{name}.yml"
+    return f"onprem.deepseek.release_{name}"

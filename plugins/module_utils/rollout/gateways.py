@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
+from ..gateway.named_connection import NamedConnection
 from .lease import Order
 from .measures import MeasureError, Reading, read_stat
 from .order_socket import PATH
@@ -71,19 +72,6 @@ class Reply:
 Tell = Callable[[str, Order], Reply]
 
 
-class _Named(http.client.HTTPSConnection):
-    """A connection to an address whose certificate must carry a name of the inventory."""
-
-    def __init__(self, name: str, address: Address, context: ssl.SSLContext) -> None:
-        super().__init__(address.host, address.port, timeout=TIMEOUT_SECONDS, context=context)
-        self._name = name
-        self._tls = context
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
-
-
 def teller(addresses: Mapping[str, Address], credentials: Credentials) -> Tell:
     """Return what gives an order to a gateway by name. Certificates are read for each order, so that renewed ones are used."""
 
@@ -91,7 +79,9 @@ def teller(addresses: Mapping[str, Address], credentials: Credentials) -> Tell:
         if name not in addresses:
             raise GatewayError(f"{name} is not among the gateways of the settings")
         try:
-            connection = _Named(name, addresses[name], credentials.context())
+            to = addresses[name]
+            context = credentials.context()
+            connection = NamedConnection(name, to.host, to.port, TIMEOUT_SECONDS, context)
             try:
                 body = json.dumps(asdict(order)).encode()
                 connection.request("POST", PATH, body, {"Content-Type": "application/json"})

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ..common.service_manager import notify
 from . import record_file
 from .gateways import teller
 from .record import RecordError
 from .record_file import StaleError
-from .service_manager import notify
 from .settings import EX_CONFIG, ReleaseHost, SettingsError, read_release_host
 from .stages import Stages
 from .steering import Steering

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.files import write_file
+from ..common.service_manager import notify
 from ..gateway.runtime_api import HaproxyError, ask, process_id
 from ..gateway.servers import ServersError
 from ..gateway.shares import ShareError, set_share, shares_of
@@ -43,7 +44,6 @@ from .lease import (
 )
 from .measures import MeasureError, Reading, Window, gateway_counts, read_stat
 from .order_socket import listen
-from .service_manager import notify
 from .settings import EX_CONFIG, Gateway, Servers, SettingsError, read_gateway
 from .windows import Windows
 from .worker_readings import WorkerReadings, through

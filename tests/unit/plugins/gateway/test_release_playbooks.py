@@ -49,9 +49,12 @@ class Controller:
             read = yaml.safe_load((ROOT / "playbooks" / f"release_{book}.yml").read_text())
             own = [play for play in read if "hosts" in play]
             plays += own[-1:] if book == "canary" else own
-        # where its tasks are
+        # where its tasks and variables are
         path = self.home / "play.yml"
-        path.write_text(yaml.safe_dump(plays).replace("tasks/", f"{ROOT}/playbooks/tasks/"))
+        text = yaml.safe_dump(plays)
+        for directory in ("tasks/", "vars/"):
+            text = text.replace(directory, f"{ROOT}/playbooks/{directory}")
+        path.write_text(text)
         given = {
             "canary_program": str(self.home / "rollout"),
             "canary_records": str(self.site.records),

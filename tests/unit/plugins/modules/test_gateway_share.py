@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import socketserver
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from haproxy_socket import HEAD, answering
 
 Run = Callable[..., dict[str, Any]]
-HEAD = (
-    "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
-    "srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state "
-    "srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl"
-)
 ROWS = (
     "5 model:tiny 1 inference-1:a 10.0.30.1 2 0 100 100 9 6 3 4 6 0 0 0 - 8000 - 1",
     "5 model:tiny 2 inference-1:b 10.0.30.1 2 0 0 0 9 6 3 4 6 0 0 0 - 8001 - 1",
@@ -49,18 +43,8 @@ class Haproxy:
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[Haproxy]:
     running = Haproxy()
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            command = self.rfile.readline().decode().strip()
-            self.wfile.write(running.answer(command).encode())
-
-    with socketserver.ThreadingUnixStreamServer(str(tmp_path / "admin.sock"), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with answering(tmp_path / "admin.sock", running.answer):
         yield running
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
