@@ -90,7 +90,8 @@ def test_a_canary_gets_its_share_and_keeps_it(host: Any, peer: Gateway) -> None:
         host.check_output(f"systemctl {action} deepseek-gateway.service")
         # a new process makes its socket a moment after systemd knows of it
         got = wait_for(
-            lambda: host.run("/usr/local/sbin/deepseek-gateway-share get"), lambda said: said.rc == 0
+            lambda: host.run("/usr/local/sbin/deepseek-gateway-share get"),
+            lambda said: said.rc == 0,
         )
         assert json.loads(got.stdout) == {"tiny-onprem": 500}
         wait_for(
