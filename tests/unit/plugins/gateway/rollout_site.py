@@ -39,8 +39,9 @@ PROGRAMS = {
     "rollout-watchdog": "rollout.watchdog",
 }
 GATEWAYS = {"gateway-1": "client", "gateway-2": "gateway-2"}
-# What a gateway allows a worker, for which the role has minutes.
+# What a gateway allows a worker, for which the role has minutes, and how often its watchdog looks.
 SERVER_SECONDS = 1
+WATCH_SECONDS = 0.2
 
 # What the role has for canaries: servers without weight, drawn for, and its retries.
 CONFIGURATION = """
@@ -118,10 +119,12 @@ class _Requests(BaseHTTPRequestHandler):
         mode = self.server.mode
         if mode == "flapping":
             mode = "503" if self.server.taken % 10 < 5 else "answer"
+        if mode != "answer":
+            self.server.failing_since = self.server.failing_since or time.monotonic()
         if self.headers.get("x-wrong"):
             self._send(400)
         elif mode == "hang":
-            time.sleep(SERVER_SECONDS * 2)
+            self.server.over.wait(self.server.hangs_seconds)
         elif mode == "cut":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
@@ -152,6 +155,9 @@ class Worker(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.mode = "answer"
         self.taken = 0
+        self.failing_since = 0.0
+        self.hangs_seconds = SERVER_SECONDS * 2.0
+        self.over = threading.Event()
         self.port = self.server_address[1]
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -164,6 +170,7 @@ class Worker(ThreadingHTTPServer):
         )
 
     def end(self) -> None:
+        self.over.set()
         self.shutdown()
         self.server_close()
 
@@ -183,7 +190,7 @@ class GatewayHost:
             pki=site.pki,
             port=self.port,
             orders=self.orders,
-            seconds=SERVER_SECONDS,
+            seconds=site.server_seconds,
         )
         for model, (canary, stable) in site.workers.items():
             text += BACKEND.format(model=model, canary=canary.port, stable=stable.port)
@@ -205,8 +212,8 @@ class GatewayHost:
             "directory": str(self.directory / "kept"),
             "socket": str(self.directory / "watchdog.sock"),
             "servers": site.servers,
-            "interval_seconds": 0.2,
-            "answer_seconds": 30.0,
+            "interval_seconds": site.watch_seconds,
+            "answer_seconds": site.answer_seconds,
             "judge": {},
         }
         (self.directory / "watchdog.json").write_text(json.dumps(settings))
@@ -270,8 +277,18 @@ class GatewayHost:
 class RolloutSite:
     """All of it; a model for each thing that is tried, so that they are tried side by side."""
 
-    def __init__(self, directory: Path, models: list[str], **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        models: list[str],
+        *,
+        server_seconds: float = SERVER_SECONDS,
+        watch_seconds: float = WATCH_SECONDS,
+        **settings: Any,
+    ) -> None:
         self.directory = directory
+        self.server_seconds, self.watch_seconds = server_seconds, watch_seconds
+        self.answer_seconds = settings.get("answer_seconds", 30.0)
         self.pki = directory / "pki"
         self.pki.mkdir()
         make_pki(self.pki, "deepseek.test")
@@ -307,7 +324,7 @@ class RolloutSite:
             "lease_seconds": 15,
             "settle_seconds": 3.0,
             "interval_seconds": 0.3,
-            "answer_seconds": 30.0,
+            "answer_seconds": self.answer_seconds,
             "judge": {},
         }
         self.settings = directory / "release.json"
