@@ -256,7 +256,7 @@ LOCK := uv pip compile --quiet --python-platform x86_64-manylinux_2_36 --generat
   --custom-compile-command 'make locks'
 .PHONY: locks
 locks: ## the locks of the serving package, from serving/requirements*.in (needs uv and a package index)
-	@cd serving && for python in 3.11 3.13; do \
+	@cd serving && for python in 3.11 3.12 3.13; do \
 	  $(LOCK) --python-version $$python --output-file requirements-py$$python.txt requirements.in; \
 	  for variant in cuda tensorrt-rtx; do \
 	    exclude=; if [[ $$variant == cuda ]]; then exclude='--excludes requirements-cuda.exclude'; fi; \

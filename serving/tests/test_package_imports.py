@@ -64,5 +64,5 @@ def test_a_lock_is_for_one_python_and_pins_each_package_by_its_hashes(lock: Path
 
 def test_there_is_a_lock_of_each_kind_for_each_python() -> None:
     kinds = ("requirements", "requirements-cuda", "requirements-tensorrt-rtx")
-    wanted = {f"{kind}-py{python}.txt" for kind in kinds for python in ("3.11", "3.13")}
+    wanted = {f"{kind}-py{python}.txt" for kind in kinds for python in ("3.11", "3.12", "3.13")}
     assert {lock.name for lock in LOCKS} == wanted

@@ -17,9 +17,7 @@ that is wrong: a second run would show nothing else. A file has
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from typing import Any
 
 import pytest
 import yaml
+from played import passed
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests/unit/refusals").glob("*.yml"))
@@ -40,6 +39,7 @@ ON_HOSTS = {
 # What Ansible gathers on a host, as far as prechecks read it.
 FACTS = {
     "distribution": "Debian",
+    "distribution_version": "12.11",
     "distribution_major_version": "12",
     "architecture": "x86_64",
     "machine": "x86_64",
@@ -124,27 +124,14 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     playbook = tmp_path_factory.mktemp("refusals") / "refusals.yml"
     hosts = sorted({case.host for case in CASES})
     playbook.write_text(yaml.safe_dump([*map(facts_of, hosts), *map(attempt, CASES)]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(ROOT / "inventories/lab")),
-            *("--extra-vars", json.dumps(HERE)),
-            str(playbook),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-            "ANSIBLE_DISPLAY_FAILED_STDERR": "false",
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = passed(
+        playbook,
+        *("--extra-vars", json.dumps(HERE)),
+        inventory=ROOT / "inventories/lab",
+        ANSIBLE_CALLBACK_RESULT_FORMAT="json",
+        ANSIBLE_DISPLAY_FAILED_STDERR="false",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    _before, *plays = PLAY.split(done.stdout)
+    _before, *plays = PLAY.split(done.out)
     return {
         name: [text for result in FAILED.findall(output)[:1] for text in words(json.loads(result))]
         for name, output in zip(plays[::2], plays[1::2], strict=True)

@@ -16,6 +16,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
     releases,
     role_exports,
     role_variables,
+    systems,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,8 @@ KEYS = {
 FOREIGN = {"deepseek_store_client"}
 
 every_role = pytest.mark.parametrize("role", EXPORTS)
+# What preflight asks for by name, for module_utils.
+ASKED_BY_NAME = {"deepseek_accepted_key_risks", systems.ACCEPTING, releases.LIST}
 
 
 def sources(*directories: str) -> Iterator[Path]:
@@ -85,8 +88,7 @@ def test_a_role_exports_the_site_variables_that_it_reads(role: str) -> None:
     }
     read |= site_variables_in(str(EXPORTS[role].get("flows", "")))
     assert sorted(EXPORTS[role].get("site_variables", ())) == sorted(
-        # preflight asks for them by name for module_utils
-        read | ({"deepseek_accepted_key_risks", releases.LIST} if role == "preflight" else set())
+        read | (ASKED_BY_NAME if role == "preflight" else set())
     )
 
 

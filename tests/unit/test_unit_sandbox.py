@@ -34,9 +34,10 @@ INVENTORY = {
         },
     }
 }
+DEBIAN = {"distribution": "Debian", "machine": "x86_64"}
 # What the roles find out on a host.
 FOUND: dict[str, Any] = {
-    "ansible_facts": {"distribution_major_version": "12", "machine": "x86_64"},
+    "ansible_facts": {**DEBIAN, "distribution_major_version": "12"},
     "__gateway_pin_is_encrypted": True,
     "host_tools_result": {
         "versions": dict.fromkeys(
@@ -52,7 +53,7 @@ FOUND: dict[str, Any] = {
 }
 GPU = {"inference_engine_flavour": "onnxruntime_cuda", "inference_precision": "fp16"}
 UPSTREAM = {"inference_upstream_command": ["vllm", "serve", "/srv/model"]}
-DEBIAN_13 = {"ansible_facts": {"distribution_major_version": "13", "machine": "x86_64"}}
+DEBIAN_13 = {"ansible_facts": {**DEBIAN, "distribution_major_version": "13"}}
 LABEL = {"gateway_token_label": "two words % $ é"}
 NO_GPU = {**UPSTREAM, "inference_upstream_gpus": False}
 SCRUB = {"item": {"key": "scrub", "value": "Hash"}}

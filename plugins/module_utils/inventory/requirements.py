@@ -17,9 +17,6 @@ from typing import Any
 
 from ..gpu.expectations import ExpectationsError, expectations_of
 
-# The systems that the roles were tested on, by distribution and major version.
-SYSTEMS = {"Debian": ("12", "13")}
-
 GROUPS = ("gateway", "inference", "storage", "release")
 # The groups whose hosts have a store.
 STORE_GROUPS = ("inference", "storage", "release")

@@ -15,6 +15,8 @@ from ..inventory import requirements, site_variables
 OK, FAILED = "ok", "failed"
 # What could not be judged now, and what the site does not want to be judged.
 DEFERRED, SKIPPED = "deferred", "skipped"
+# The site accepts what no test has shown.
+UNTESTED = "untested"
 
 INVENTORY = "inventory"
 # Why nothing is known of a host from itself.

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-from ..inventory import flavours, releases, requirements
+from ..inventory import flavours, releases, requirements, systems
 from .check import (
     DEFERRED,
     DROPPED,
     FAILED,
     OK,
+    UNTESTED,
     Check,
     Groups,
     Host,
@@ -42,7 +43,9 @@ def host_checks(
         return
     yield Check(host.name, "reachable", OK, "it answers, and sudo works")
     yield from _root_checks(host.name, host.facts)
-    yield from _system_checks(host.name, host.facts)
+    accepts_untested = host.variables.get(systems.ACCEPTING) is True
+    yield _system_check(host.name, host.facts, accepts_untested)
+    yield from _machine_checks(host.name, host.facts)
     yield from _hardware_checks(host, groups, least)
     if host.info is None:
         yield Check(
@@ -190,15 +193,17 @@ def _root_checks(name: str, facts: Mapping[str, Any]) -> Iterator[Check]:
         )
 
 
-def _system_checks(name: str, facts: Mapping[str, Any]) -> Iterator[Check]:
-    distribution, version = facts.get("distribution"), str(facts.get("distribution_major_version"))
-    supported = ", ".join(
-        f"{one} {' or '.join(all_)}" for one, all_ in requirements.SYSTEMS.items()
-    )
-    yield judge(
-        Check(name, "system", "", f"{distribution} {version}", supported, "Reinstall the host"),
-        version in requirements.SYSTEMS.get(str(distribution), ()),
-    )
+def _system_check(name: str, facts: Mapping[str, Any], accepts_untested: bool) -> Check:
+    verdict = systems.judged(facts, accepts_untested)
+    if verdict.refused:
+        found = f"{verdict.name}: {verdict.refused}"
+        return Check(name, "system", FAILED, found, systems.NAMES, verdict.remedy)
+    if verdict.tested:
+        return Check(name, "system", OK, verdict.name, systems.NAMES)
+    return Check(name, "system", UNTESTED, f"{verdict.name}: no role was tested on it")
+
+
+def _machine_checks(name: str, facts: Mapping[str, Any]) -> Iterator[Check]:
     yield judge(
         Check(
             name,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from ..common import findings
 from ..inventory import requirements, site_variables
 from . import capacity
-from .check import DEFERRED, FAILED, Check, Groups, Host, Network
+from .check import DEFERRED, FAILED, UNTESTED, Check, Groups, Host, Network
 from .hosts import host_checks, refusal_checks
 from .inventory import inventory_checks, rollout_checks, zone_checks
 from .network import mtu_checks, network_checks
@@ -66,6 +66,10 @@ def lines(rows: Sequence[Check], hosts: int) -> list[str]:
         said = [f"{len(failed)} {things} to put right; nothing was changed.", *table(failed)]
     else:
         said = [f"{hosts} hosts and the inventory are as they must be."]
+    untested = [row for row in rows if row.status == UNTESTED]
+    if untested:
+        said += ["Untested, and accepted by the inventory:"]
+        said += [f"{row.host}, {row.name}: {row.found}" for row in untested]
     if deferred:
         said += ["Not judged yet:"]
         said += [f"{row.host}, {row.name}: {row.found}" for row in deferred]

@@ -18,12 +18,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisi
     EXPORTED,
     PREPARED,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import systems
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.flavours import FLAVOURS
-from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.requirements import SYSTEMS
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
     STORAGE_HOSTS,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import systems
+from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import (
+    systems as driver_systems,
+)
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.placement import REPLICAS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,8 +64,8 @@ LITERALS = {
         "plugins/module_utils/artifacts/engines.py",
     ),
     "systems that are supported": (
-        r"[\[(]['\"]12['\"], ['\"]13['\"][\])]",
-        "plugins/module_utils/inventory/requirements.py",
+        r"['\"]12['\"](?:: [^,]+)?, ['\"]13['\"]",
+        "plugins/module_utils/inventory/systems.py",
     ),
     "precisions that are prepared": (
         r"[\[{(]['\"]fp16['\"](?:: \w+)?, ['\"]bf16['\"](?:: \w+)?, ['\"]int8['\"]",
@@ -139,9 +141,29 @@ def test_a_copy_on_every_holder_is_needed_by_default() -> None:
     assert STORAGE_HOSTS == REPLICAS
 
 
-def test_the_driver_knows_all_supported_systems() -> None:
-    supported = {(name.lower(), one) for name, versions in SYSTEMS.items() for one in versions}
-    assert supported <= systems.SYSTEMS.keys()
+def test_the_driver_knows_all_accepted_systems() -> None:
+    accepted = {
+        (name.lower(), version)
+        for table in (systems.TESTED, systems.UNTESTED)
+        for name, versions in table.items()
+        for version in versions
+    }
+    assert accepted <= driver_systems.SYSTEMS.keys()
+
+
+def test_every_accepted_system_has_the_locks_of_its_python() -> None:
+    locks = {path.name for path in (ROOT / "serving").glob("requirements*-py*.txt")}
+    assert locks == {
+        f"requirements{kind}-py{python}.txt"
+        for kind in ("", "-cuda", "-tensorrt-rtx")
+        for python in systems.PYTHONS
+    }
+    # what is fetched unless a site says otherwise is what tested systems need
+    role = loaded(ROOT / "roles/serving_environment/defaults/main.yml")
+    fetched = role["serving_environment_python_versions"]
+    assert set(fetched) == {
+        python for versions in systems.TESTED.values() for python in versions.values()
+    }
 
 
 def test_gateway_and_service_take_bodies_of_the_same_size() -> None:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from played import KEPT_PYTHON, passed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,27 +39,16 @@ def test_a_pin_is_written_once_and_an_empty_one_not_at_all(tmp_path: Path) -> No
     ]
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
     (tmp_path / "play.yml").write_text(json.dumps([play]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", "localhost,", "--diff", "-vv", str(tmp_path / "play.yml")),
-            *("--extra-vars", json.dumps({"ansible_python_interpreter": sys.executable})),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
-            "ANSIBLE_STRATEGY": "mitogen_linear",
-            "ANSIBLE_STRATEGY_PLUGINS": str(ROOT / "tests/lab/strategy"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    done = passed(
+        tmp_path / "play.yml",
+        *("--diff", "-vv"),
+        *("--extra-vars", json.dumps({"ansible_python_interpreter": sys.executable})),
+        inventory="localhost,",
+        **KEPT_PYTHON,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     written = tmp_path / "hsm/ca/pin"
     assert written.read_text() == "1234-secret"
     assert written.stat().st_mode & 0o777 == 0o400
-    assert f"file: {written}\n" in done.stdout
-    assert "-secret" not in done.stdout
+    assert f"file: {written}\n" in done.out
+    assert "-secret" not in done.out
     assert not (tmp_path / "hsm/root").exists()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from played import play
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.gate import STAGES
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.record import (
@@ -88,23 +88,12 @@ class Site:
         inventory = {"all": {"vars": variables, "children": hosts}}
         (self.home / "inventory.json").write_text(json.dumps(inventory))
         (self.home / "play.yml").write_text(yaml.safe_dump(tasks))
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                *("--inventory", str(self.home / "inventory.json"), str(self.home / "play.yml")),
-            ],
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
-                "SOFTHSM2_CONF": str(self.home / "hsm/release/softhsm2.conf"),
-            },
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+        done = play(
+            self.home / "play.yml",
+            inventory=self.home / "inventory.json",
+            SOFTHSM2_CONF=str(self.home / "hsm/release/softhsm2.conf"),
         )
-        return done.returncode, done.stdout + done.stderr
+        return done.status, done.said
 
     def record(self, requests: int, days: float, digest: str) -> None:
         counts = {

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import played
 import pytest
 import yaml
-from kept_python import KEPT_PYTHON
+from played import HERE, KEPT_PYTHON
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
@@ -97,9 +95,7 @@ def run(
     inventory = {
         "all": {
             "vars": {
-                "ansible_connection": "local",
-                "ansible_become": False,
-                "ansible_python_interpreter": sys.executable,
+                **HERE,
                 **variables,
             },
             "hosts": all_hosts,
@@ -110,25 +106,14 @@ def run(
         }
     }
     (directory / "hosts.json").write_text(json.dumps(inventory))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "hosts.json"), *options),
-            str(ROOT / "playbooks" / f"{book}.yml"),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_GATHER_SUBSET": "!all",
-            **KEPT_PYTHON,
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = played.play(
+        ROOT / "playbooks" / f"{book}.yml",
+        *options,
+        inventory=directory / "hosts.json",
+        ANSIBLE_GATHER_SUBSET="!all",
+        **KEPT_PYTHON,
     )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    return done.status, done.words
 
 
 def test_verify_is_red_with_limit(tmp_path: Path) -> None:

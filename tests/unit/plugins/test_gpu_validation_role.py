@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import played
 
 ROOT = Path(__file__).resolve().parents[3]
 PLAY = """
@@ -47,41 +47,27 @@ def play(
         "gpu_validation_expectations": {**EXPECTED, **expected},
     }
     return run(
-        "--inventory",
-        "localhost,",
-        "--extra-vars",
-        json.dumps(variables),
-        *options,
-        str(directory / "play.yml"),
+        directory / "play.yml", "localhost,", "--extra-vars", json.dumps(variables), *options
     )
+
+
+def run(book: Path, inventory: Path | str, *options: str) -> tuple[int, str]:
+    done = played.play(book, *options, inventory=inventory)
+    return done.status, done.words
 
 
 def playbook(directory: Path, hosts: dict[str, dict[str, Any]], *options: str) -> tuple[int, str]:
     """playbooks/gpu_burn_in.yml on inference hosts that are all this machine."""
     common = {
         **BURN_IN,
-        "ansible_connection": "local",
-        "ansible_become": False,
-        "ansible_python_interpreter": sys.executable,
+        **played.HERE,
         "deepseek_engine_flavour": "onnxruntime_cuda",
         "deepseek_venv_dir": "/nowhere",
     }
     inventory = directory / "hosts.json"
     group = {"inference": {"hosts": hosts, "vars": common}}
     inventory.write_text(json.dumps({"all": {"children": group}}))
-    return run("--inventory", str(inventory), *options, str(ROOT / "playbooks" / "gpu_burn_in.yml"))
-
-
-def run(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), *arguments],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    return run(ROOT / "playbooks" / "gpu_burn_in.yml", inventory, *options)
 
 
 def test_a_healthy_gpu_passes(recorded: Any) -> None:

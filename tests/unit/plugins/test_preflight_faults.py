@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from played import play
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "inventories/lab/group_vars/all/site.yml"
@@ -60,23 +61,11 @@ def preflight(
         }
     }
     (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "hosts.yml"), *options),
-            str(ROOT / "playbooks/preflight.yml"),
-        ],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = done.stdout + done.stderr
+    done = play(ROOT / "playbooks/preflight.yml", *options, inventory=directory / "hosts.yml")
     report = directory / "report" / "preflight.json"
-    assert report.exists(), said
+    assert report.exists(), done.said
     checks = json.loads(report.read_text())["checks"]
-    return done.returncode, said, [one for one in checks if one["status"] == "failed"]
+    return done.status, done.said, [one for one in checks if one["status"] == "failed"]
 
 
 def at(number: int) -> dict[str, Any]:

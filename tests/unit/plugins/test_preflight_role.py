@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kept_python import KEPT_PYTHON
+from played import KEPT_PYTHON, play
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "inventories/lab/group_vars/all/site.yml"
@@ -45,28 +43,15 @@ def preflight(directory: Path, *options: str, **variables: Any) -> tuple[int, st
         }
     }
     (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "hosts.yml")),
-            *options,
-            str(ROOT / "playbooks/preflight.yml"),
-        ],
-        env={
-            **os.environ,
-            **KEPT_PYTHON,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = play(
+        ROOT / "playbooks/preflight.yml",
+        *options,
+        inventory=directory / "hosts.yml",
+        **KEPT_PYTHON,
     )
-    said = done.stdout + done.stderr
     report = directory / "report" / "preflight.json"
-    assert report.exists(), said
-    return done.returncode, said, json.loads(report.read_text())
+    assert report.exists(), done.said
+    return done.status, done.said, json.loads(report.read_text())
 
 
 def test_what_is_wrong_is_reported_with_what_is_right_in_check_mode(tmp_path: Path) -> None:

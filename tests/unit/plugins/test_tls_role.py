@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+from played import HERE, passed
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.constraints import subtrees_of
 
@@ -40,9 +38,7 @@ def permitted(directory: Path, **variables: Any) -> list[str]:
     names = list(HOSTS)
     site = {
         "deepseek_service_name": "deepseek.test",
-        "ansible_connection": "local",
-        "ansible_become": False,
-        "ansible_python_interpreter": sys.executable,
+        **HERE,
         **variables,
     }
     children = {
@@ -53,23 +49,11 @@ def permitted(directory: Path, **variables: Any) -> list[str]:
     )
     play = {"hosts": "release", "gather_facts": False, "roles": ["rendered"]}
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "hosts.yml"), str(directory / "play.yml")),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_ROLES_PATH": str(directory / "roles"),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    passed(
+        directory / "play.yml",
+        inventory=directory / "hosts.yml",
+        ANSIBLE_ROLES_PATH=str(directory / "roles"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     return subtrees_of(json.loads((directory / "permitted").read_text())).texts
 
 

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from played import play
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -63,33 +62,20 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(directory: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[int, str]:
+def build(directory: Path, *arguments: str, onnx: str = "/g/decoder.onnx") -> tuple[int, str]:
     (directory / "play.yml").write_text(TASKS.format(directory=directory, onnx=onnx))
-    environment = {
-        **os.environ,
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
-        "ANSIBLE_ASYNC_DIR": str(directory / "async"),
-        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-    }
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "--inventory=localhost,",
-            str(directory / "play.yml"),
-            *arguments,
-        ],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = play(
+        directory / "play.yml",
+        *arguments,
+        inventory="localhost,",
+        ANSIBLE_ASYNC_DIR=str(directory / "async"),
+        ANSIBLE_PYTHON_INTERPRETER=sys.executable,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.status, done.said
 
 
 def test_a_long_build_says_how_far_it_is(directory: Path) -> None:
-    status, output = play(directory)
+    status, output = build(directory)
     assert status == 0, output
     assert output.count("[localhost] model_engine: 40% tactics (7 s)") == 1
     result = json.loads((directory / "result.json").read_text())
@@ -100,7 +86,7 @@ def test_a_long_build_says_how_far_it_is(directory: Path) -> None:
 
 
 def test_check_mode_asks_the_module_alone(directory: Path) -> None:
-    status, output = play(directory, "--check")
+    status, output = build(directory, "--check")
     assert status == 0, output
     assert "40% tactics" not in output
     assert json.loads((directory / "result.json").read_text())["build"] == {"check": True}
@@ -108,7 +94,7 @@ def test_check_mode_asks_the_module_alone(directory: Path) -> None:
 
 
 def test_a_refusal_comes_back_in_the_programs_words(directory: Path) -> None:
-    status, output = play(directory, onnx="/refused/decoder.onnx")
+    status, output = build(directory, onnx="/refused/decoder.onnx")
     assert status == 2, output
     assert "this graph is refused" in output
     assert "10%" not in output

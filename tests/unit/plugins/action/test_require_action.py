@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from played import passed
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -74,31 +72,16 @@ def run(directory: Path, *options: str) -> dict[str, dict[str, Any]]:
     play = {"hosts": "all", "gather_facts": False, "vars": values, "tasks": TASKS}
     playbook = directory / "play.yml"
     playbook.write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "--inventory=node-1.invalid,node-2.invalid",
-            *options,
-            str(playbook),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
-            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_DISPLAY_FAILED_STDERR": "false",
-        },
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = passed(
+        playbook,
+        *options,
+        inventory="node-1.invalid,node-2.invalid",
+        ANSIBLE_CALLBACK_RESULT_FORMAT="json",
+        ANSIBLE_DISPLAY_FAILED_STDERR="false",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     decoder = json.JSONDecoder()
     found: dict[str, dict[str, Any]] = {}
-    for part in done.stdout.split("\nTASK [")[1:]:
+    for part in done.out.split("\nTASK [")[1:]:
         task, _end, said = part.partition("]")
         found[task] = {}
         for one in said.split("fatal: [")[1:]:

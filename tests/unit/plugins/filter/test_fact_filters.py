@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.filter.needs_gpu import needs_gpu
-from ansible_collections.onprem.deepseek.plugins.filter.supported_system import supported_system
+from ansible_collections.onprem.deepseek.plugins.filter.system_refusal import system_refusal
 from ansible_collections.onprem.deepseek.plugins.filter.usable_name import usable_name
 
 
@@ -26,19 +26,12 @@ def test_flavours_that_need_a_gpu(flavour: str, needs: bool) -> None:
     assert needs_gpu(flavour) is needs
 
 
-@pytest.mark.parametrize(
-    ("distribution", "version", "supported"),
-    [
-        ("Debian", "12", True),
-        ("Debian", "13", True),
-        ("Debian", "11", False),
-        ("Rocky", "9", False),
-    ],
-)
-def test_systems_that_are_supported(distribution: str, version: str, supported: bool) -> None:
-    facts = {"distribution": distribution, "distribution_major_version": version}
-    assert supported_system(facts) is supported
-    assert supported_system({}) is False
+def test_a_system_that_is_accepted_is_not_refused() -> None:
+    debian = {"distribution": "Debian", "distribution_major_version": "12"}
+    assert system_refusal(debian) == {"says": "", "remedy": ""}
+    refused = system_refusal({"distribution": "Rocky", "distribution_major_version": "9"}, True)
+    assert refused["says"] == "it runs Rocky 9: there is nothing for this system"
+    assert refused["remedy"] == "Reinstall the host with Debian 12 or 13"
 
 
 @pytest.mark.parametrize("name", ["1.0.0", "DeepSeek-R1_distill", "a" * 128])

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import yaml
 from gateway_pki import make_pki
 from gateway_worker import Worker
+from played import passed
 from waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -328,7 +329,7 @@ def render(
             "__gateway_detour_dir": str(own),
             "__gateway_state_dir": str(own),
             # without facts of this machine, and as if HAProxy came from its Debian
-            "__gateway_debian": 13 if "version 3" in version else 12,
+            "__gateway_bookworm": "version 3" not in version,
             **chosen,
         }
         tasks.append({"ansible.builtin.include_role": {"name": "rendered"}, "vars": variables})
@@ -357,24 +358,11 @@ def render(
     (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
     play = {"hosts": "gateway", "gather_facts": False, "tasks": tasks}
     (directory / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(directory / "hosts.yml")),
-            str(directory / "play.yml"),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_ROLES_PATH": str(directory / "roles"),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    passed(
+        directory / "play.yml",
+        inventory=directory / "hosts.yml",
+        ANSIBLE_ROLES_PATH=str(directory / "roles"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     return ports
 
 

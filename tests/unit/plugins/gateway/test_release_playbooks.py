@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from played import HERE, play
 from rollout_site import RolloutSite
 from waiting import until
 
@@ -42,7 +40,7 @@ class Controller:
     site: RolloutSite
     home: Path
 
-    def play(self, *books: str, options: Sequence[str] = (), **more: Any) -> tuple[int, str]:
+    def run(self, *books: str, options: Sequence[str] = (), **more: Any) -> tuple[int, str]:
         """The status and what was printed, of one run; of release_canary its last play."""
         plays: list[dict[str, Any]] = []
         for book in books:
@@ -62,24 +60,12 @@ class Controller:
             "canary_by": "ops",
             **more,
         }
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                *("--inventory", str(self.home / "hosts.json"), *options),
-                *("--extra-vars", json.dumps(given), str(path)),
-            ],
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
-                "ANSIBLE_NOCOLOR": "1",
-            },
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+        done = play(
+            path,
+            *("--extra-vars", json.dumps(given), *options),
+            inventory=self.home / "hosts.json",
         )
-        return done.returncode, " ".join((done.stdout + done.stderr).split())
+        return done.status, done.words
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +89,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
     inventory = {
         "all": {
             "vars": {
-                "ansible_connection": "local",
-                "ansible_become": False,
-                "ansible_python_interpreter": sys.executable,
+                **HERE,
                 "deepseek_store_dir": str(home / "store"),
                 "deepseek_releases": LIST,
             },
@@ -128,7 +112,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
 
 def test_a_canary_begins_waits_for_its_judgement_and_is_taken_back(controller: Controller) -> None:
     site = controller.site
-    status, said = controller.play("canary", "canary", "status", "promote")
+    status, said = controller.run("canary", "canary", "status", "promote")
     assert (status, site.shares("chat")) == (2, [50, 50]), said
     assert "chat/1.1.0 has 5 % of the requests" in said
     assert " in all, changed=1" in said
@@ -136,20 +120,20 @@ def test_a_canary_begins_waits_for_its_judgement_and_is_taken_back(controller: C
     assert (site.record("chat")["steps"], site.record("chat")["started_by"]) == ([50, 250], "ops")
     assert "<html" in (controller.home / "pages/chat.html").read_text()
 
-    status, said = controller.play("stop", options=["--check"])
+    status, said = controller.run("stop", options=["--check"])
     assert (status, site.shares("chat")) == (0, [50, 50]), said
     limited = ["--limit", "in-1,gateway-1"]
-    status, said = controller.play("stop", options=limited, canary_reason="too dear")
+    status, said = controller.run("stop", options=limited, canary_reason="too dear")
     assert (status, site.shares("chat")) == (0, [0, 0]), said
     assert site.record("chat")["reason"] == "too dear"
 
     given = {"deepseek_releases": LIST}
-    status, said = controller.play("promote", **given)
+    status, said = controller.run("promote", **given)
     assert status == 2
     assert "deepseek_releases was set by --extra-vars, which no playbook can replace" in said
     assert set(re.findall(r" changed=(\d+)", said)) == {"0"}
 
-    status, said = controller.play("stop", "rollback", "canary")
+    status, said = controller.run("stop", "rollback", "canary")
     assert status == 2
     assert "version: 1.0.0 workers: - in-1:a - in-1:b" in said
     assert set(re.findall(r" changed=(\d+)", said)) == {"0"}
@@ -159,9 +143,9 @@ def test_a_canary_begins_waits_for_its_judgement_and_is_taken_back(controller: C
 def test_a_share_goes_without_the_release_host_and_stays_away(controller: Controller) -> None:
     """The judge goes on and renews what it has ordered."""
     site = controller.site
-    status, said = controller.play("canary", canary_retry=True)
+    status, said = controller.run("canary", canary_retry=True)
     assert (status, site.shares("chat")) == (0, [50, 50]), said
-    status, said = controller.play("stop", options=["--limit", "gateway"])
+    status, said = controller.run("stop", options=["--limit", "gateway"])
     assert status == 0, said
     until(lambda: site.state("chat") == "rolled_back")
     assert site.shares("chat") == [0, 0]

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from played import passed
 
 from ansible_collections.onprem.deepseek.plugins.plugin_utils import next_steps
 
@@ -121,18 +119,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(inventory: Path, *options: str) -> str:
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(inventory), *options, str(ROOT / "playbooks/next_steps.yml")),
-        ],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+    return passed(ROOT / "playbooks/next_steps.yml", *options, inventory=inventory).out
 
 
 def test_commands_are_shown_as_they_are_and_nothing_is_changed(inventory: Path) -> None:

@@ -178,7 +178,10 @@ def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
-        ({"distribution": "Ubuntu"}, "system: Ubuntu 12 | Debian 12 or 13 | Reinstall"),
+        (
+            {"distribution": "Ubuntu"},
+            "system: Ubuntu 12: there is nothing for this system | Debian 12 or 13 | Reinstall",
+        ),
         ({"distribution_major_version": "11"}, "system: Debian 11"),
         ({"architecture": "aarch64"}, "architecture: aarch64 | x86_64"),
         ({"service_mgr": "openrc"}, "init: openrc | systemd"),
@@ -193,6 +196,27 @@ def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
 def test_facts(facts: dict[str, Any], says: str) -> None:
     (only,) = wrong(host("inference-1", facts={**(host("inference-1").facts or {}), **facts}))
     assert only.startswith(f"inference-1 {says}")
+
+
+def test_a_system_that_is_accepted_untested_is_named_as_such() -> None:
+    noble = {
+        "distribution": "Ubuntu",
+        "distribution_version": "24.04",
+        "distribution_major_version": "24",
+    }
+    plain = host("inference-1")
+    ubuntu = dataclasses.replace(plain, facts={**(plain.facts or {}), **noble})
+    (only,) = wrong(ubuntu)
+    assert "system: Ubuntu 24.04: no role was tested on it" in only
+    assert "deepseek_accept_untested_os" in only
+    accepts = {**plain.variables, "deepseek_accept_untested_os": True}
+    found = judged(dataclasses.replace(ubuntu, variables=accepts))
+    assert "inference-1, system: Ubuntu 24.04: no role was tested on it" in preflight.lines(
+        found, 1
+    )
+    assert [one.status for one in found if one.host == "inference-1" and one.name == "system"] == [
+        "untested"
+    ]
 
 
 @pytest.mark.parametrize(
