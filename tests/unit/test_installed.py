@@ -25,7 +25,8 @@ BOOKS = sorted({path.stem for path in (ROOT / "playbooks").glob("*.yml")} - {FOR
 ZONES = ("management", "service", "inference", "storage")
 # What a user has no use for is not there; what is, is for users or read by playbooks.
 TOP = {
-    *("CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
+    *("CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "README.zh-CN.md"),
+    "SECURITY.md",
     *("awx", "changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "roles"),
     *("execution-environment.yml", "serving"),
 }
