@@ -10,7 +10,8 @@ that is wrong: a second run would show nothing else. A file has
 - ``host``: the host of ``lab`` that the role is applied to;
 - ``facts``: what this host has beside FACTS, for all cases of all roles (may be left out);
 - ``cases``: of each the ``variables``, and what the refusals ``say``, one text for each of them;
-  the tasks are those of ``tasks_from``, ``precheck`` if it is left out.
+  the tasks are those of ``tasks_from``, ``precheck`` if it is left out, on another ``host``, if it
+  has one.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def cases(path: Path) -> Iterator[Case]:
         yield Case(
             f"{path.stem} {number}",
             path.stem,
-            file["host"],
+            case.get("host", file["host"]),
             case.get("tasks_from", "precheck"),
             case["variables"],
             case["says"],

@@ -24,8 +24,10 @@ ADDRESSES = {
     "inference": "10.0.3.1",
     "storage": "10.0.4.1",
 }
+SITE = yaml.safe_load((ROOT / "inventories/lab/group_vars/all/site.yml").read_text())
 INVENTORY = {
     "all": {
+        "vars": SITE,
         "hosts": {HOST: {"ansible_connection": "local", "deepseek_zone_addresses": ADDRESSES}},
         "children": {
             group: {"hosts": {HOST: {}}} for group in ("gateway", "inference", "storage", "release")
@@ -42,8 +44,11 @@ FOUND: dict[str, Any] = {
             ("store", "gateway-probe", "rollout-judge", "rollout-watchdog"), "d" * 64
         )
     },
-    "model_cache_result": {
-        "replica": {"checkpoint": "c" * 64, "graphs": {"fp32": "a" * 64, "fp16": "b" * 64}}
+    "__inference_replicas": {
+        "tiny-onprem/1.0.0": {
+            "checkpoint": "c" * 64,
+            "graphs": {"fp32": "a" * 64, "fp16": "b" * 64},
+        }
     },
 }
 GPU = {"inference_engine_flavour": "onnxruntime_cuda", "inference_precision": "fp16"}
@@ -87,7 +92,7 @@ def read(*parts: str) -> dict[str, Any]:
 
 def play(name: str, role: str, template: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Render a template as its role does, with the role's own variables and those of the lab."""
-    variables = read("inventories", "lab", "group_vars", "all", "site.yml")
+    variables: dict[str, Any] = {}
     for part in ("defaults", "vars"):
         variables |= read("roles", role, part, "main.yml")
     source = ROOT / "roles" / role / "templates" / f"{template}.j2"

@@ -127,6 +127,12 @@ def test_a_canary_begins_waits_for_its_judgement_and_is_taken_back(controller: C
     assert (status, site.shares("chat")) == (0, [0, 0]), said
     assert site.record("chat")["reason"] == "too dear"
 
+    given = {"deepseek_releases": LIST}
+    status, said = controller.run("promote", **given)
+    assert status == 2
+    assert "deepseek_releases was set by --extra-vars, which no playbook can replace" in said
+    assert set(re.findall(r" changed=(\d+)", said)) == {"0"}
+
     status, said = controller.run("stop", "rollback", "canary")
     assert status == 2
     assert "version: 1.0.0 workers: - in-1:a - in-1:b" in said

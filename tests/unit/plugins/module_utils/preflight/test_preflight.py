@@ -12,7 +12,9 @@ import pytest
 from faultless_site import (
     ADDRESSES,
     PAIRS,
+    SITE,
     everywhere,
+    examined,
     host,
     info,
     judged,
@@ -23,6 +25,7 @@ from faultless_site import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.releases import SCALARS
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report as preflight
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import OK, SKIPPED
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.hosts import refusal_checks
@@ -76,6 +79,9 @@ def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
     assert "deepseek_accepted_key_risks" in line
 
 
+PICKLE = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -84,13 +90,12 @@ def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
             "storage-1 reachable: it cannot be used: No route to host | SSH, Python 3, and sudo",
         ),
         ({"info": None, "info_error": "no Python"}, "storage-1 host_info: no Python"),
-        ({"needed": 10**13}, "storage-1 disk_free: 1000000000000 bytes free for the store | at le"),
         (
             {"refusals": [{"role": "tls", "task": "Any", "says": ["storage-1: no key. Copy it."]}]},
             "storage-1 tls: no key |  | Copy it",
         ),
         (
-            {"checkpoint": [{"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}]},
+            {"checkpoints": [examined(problems=[PICKLE])]},
             (
                 "storage-1 checkpoint: a.bin: it is a pickle | "
                 "what can be published, in /srv/import/r1 | Remove it"
@@ -103,11 +108,69 @@ def test_hosts(changes: dict[str, Any], says: str) -> None:
     assert only.startswith(says)
 
 
+def test_a_checkpoint_that_could_not_be_examined_is_reported() -> None:
+    failed = {"__preflight_entry": examined()["__preflight_entry"], "msg": "no such directory"}
+    (only,) = wrong(host("inference-1", checkpoints=[failed]))
+    assert only.startswith("inference-1 checkpoint: /srv/import/r1: no such directory")
+
+
+def releases_of(count: int, **more: Any) -> list[dict[str, Any]]:
+    """So many models, each of a worker of its own."""
+    listed = [{"model": f"m{number}", "version": "1", **more} for number in range(count)]
+    return [
+        {**one, "checkpoint": "/srv/r1", "workers": [f"inference-1:w{number}"]}
+        for number, one in enumerate(listed)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "published", "more", "says"),
+    [
+        # the checkpoint and its graph, of each release
+        (1, [], {}, []),
+        (2, [], {}, ["disk_free"] * 4),
+        (2, ["m0/1"], {}, []),
+        (1, [], {"precisions": [{"name": "int8"}, {"name": "fp16"}]}, ["disk_free"] * 4),
+        (1, [], {"export": False}, []),
+        (2, ["m0/1", "m1/1"], {}, []),
+        # what a processor runs is in memory as well
+        (3, ["m0/1", "m1/1", "m2/1"], {}, ["release_memory"]),
+        (3, ["m0/1", "m1/1", "m2/1"], {"precision": "int8", "precisions": [{"name": "int8"}]}, []),
+    ],
+)
+def test_all_releases_of_the_list_have_room(
+    count: int, published: list[str], more: dict[str, Any], says: list[str]
+) -> None:
+    """Each checkpoint has 400 GB, hosts have 1000 GB free and 540 GB of memory twice over."""
+    without = [name for name in SITE if name not in SCALARS.values()]
+    workers = [{"name": f"w{number}"} for number in range(count)]
+    changed = {
+        name: host(
+            name,
+            variables={
+                **{one: SITE[one] for one in without},
+                "deepseek_zone_addresses": ADDRESSES[name],
+                "deepseek_releases": releases_of(count, **more),
+                **({"deepseek_workers": workers} if name == "inference-1" else {}),
+            },
+            published=published,
+        )
+        for name in ADDRESSES
+    }
+    sizes = [examined(f"m{number}/1", 400 * 10**9) for number in range(count)]
+    twice = {**(host("inference-1").facts or {}), "memtotal_mb": 2 * 515000}
+    changed["inference-1"] = dataclasses.replace(
+        changed["inference-1"], checkpoints=sizes, facts=twice
+    )
+    lines = wrong(*changed.values())
+    assert [line.split()[1].rstrip(":") for line in lines] == says, lines
+
+
 def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
     """Unless it is refused already."""
-    bad = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
-    for problems, expected in (([], ["deferred"]), ([bad], ["failed"])):
-        found = judged(host("storage-1", checkpoint=problems, checkpoint_unread=True))
+    for problems, expected in (([], ["deferred"]), ([PICKLE], ["failed"])):
+        unread = examined(problems=problems, read_by_service=False)
+        found = judged(host("storage-1", checkpoints=[unread]))
         assert [one.status for one in found if one.name == "checkpoint"] == expected
     assert not [one for one in judged(host("storage-1")) if one.name == "checkpoint"]
 
