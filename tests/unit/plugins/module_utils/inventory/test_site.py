@@ -31,6 +31,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_var
     HOST_VARIABLES,
     Host,
     address_problems,
+    copies,
     group_problems,
     only_mounted,
     release_problems,
@@ -88,7 +89,7 @@ def found(*changed: Host, groups: dict[str, list[str]] | None = None) -> list[st
     by_name = {one.name: one for one in changed}
     hosts = [by_name.get(name) or host(name) for name in ADDRESSES]
     problems = [
-        *group_problems(groups or GROUPS, only_mounted(hosts)),
+        *group_problems(groups or GROUPS, only_mounted(hosts), copies(hosts)),
         *variable_problems(hosts),
         *address_problems(groups or GROUPS, hosts),
         *(problem for one in hosts for problem in worker_problems(one)),
@@ -112,6 +113,20 @@ def test_a_mounted_store_needs_no_storage_hosts() -> None:
     mixed = everywhere(deepseek_store_sources=["file:///mnt/models", "https://10.0.0.1:8443"])
     (problem,) = found(*mixed, groups=without)
     assert problem.startswith("group storage: it has no hosts")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_trial_has_as_many_storage_hosts_as_it_wants_copies(number: int) -> None:
+    groups = {**GROUPS, "storage": GROUPS["storage"][:number]}
+    assert found(*everywhere(deepseek_copies=number), groups=groups) == []
+    (problem,) = found(*everywhere(deepseek_copies=number + 1), groups=groups)
+    assert f"every model is kept on {number + 1}. Add 1 host to the group" in problem
+
+
+@pytest.mark.parametrize("number", [0, 4, True, "many", 1.5])
+def test_a_number_of_copies_that_cannot_be_is_named_and_three_are_wanted(number: Any) -> None:
+    (problem,) = found(*everywhere(deepseek_copies=number))
+    assert problem.startswith(f"deepseek_copies: it is {number!r}")
 
 
 @pytest.mark.parametrize(
