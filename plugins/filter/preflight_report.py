@@ -35,6 +35,11 @@ options:
     description: When, for the report.
     type: str
     default: ""
+  language:
+    description: The language of C(lines).
+    type: str
+    choices: [en, zh-CN]
+    default: en
   site:
     description: What lookup P(onprem.deepseek.site_variables#lookup) returns, for hosts that say nothing of it themselves.
     type: list
@@ -67,6 +72,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import r
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import common
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import DROPPED
+from ansible_collections.onprem.deepseek.plugins.module_utils.reports.languages import LANGUAGES
 
 
 def preflight_report(
@@ -75,8 +81,11 @@ def preflight_report(
     network: Mapping[str, Any] | None = None,
     at: str = "",
     site: Sequence[Mapping[str, Any]] | None = None,
+    language: str = "en",
 ) -> dict[str, Any]:
     """Return everything that was judged."""
+    if language not in LANGUAGES:
+        raise AnsibleFilterError(f"preflight_report: the language is {', '.join(LANGUAGES)}")
     try:
         described = [report.Host(**host) for host in _with_site(hosts, site)]
         measured = report.Network(**(network or {}))
@@ -95,7 +104,7 @@ def preflight_report(
         "minimums": requirements.merged(given),
         "network": asdict(measured),
         "checks": [asdict(check) for check in checks],
-        "lines": report.lines(checks, len(described)),
+        "lines": report.lines(checks, len(described), language),
     }
 
 

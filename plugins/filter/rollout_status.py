@@ -29,7 +29,7 @@ options:
   language:
     description: The language of a table. A page has both.
     type: str
-    choices: [en, zh]
+    choices: [en, zh-CN]
     default: en
 """
 
@@ -50,6 +50,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.reports.languages import LANGUAGES
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.record import (
     RecordError,
     from_json,
@@ -58,13 +59,14 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.status imp
     status_page,
     status_table,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.status_words import LANGUAGES
 
 
 def rollout_status(text: str, now: float, form: str = "table", language: str = "en") -> str:
     """Return the status of the rollout whose record this is."""
     if form not in ("table", "page") or language not in LANGUAGES:
-        raise AnsibleFilterError("rollout_status: the form is table or page, the language en or zh")
+        raise AnsibleFilterError(
+            f"rollout_status: the form is table or page, the language {', '.join(LANGUAGES)}"
+        )
     try:
         record = from_json(text.encode())
     except RecordError as error:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 import yaml
-from played import passed
+from played import KEPT_PYTHON, passed
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests/unit/refusals").glob("*.yml"))
@@ -130,6 +130,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         inventory=ROOT / "inventories/lab",
         ANSIBLE_CALLBACK_RESULT_FORMAT="json",
         ANSIBLE_DISPLAY_FAILED_STDERR="false",
+        **KEPT_PYTHON,
     )
     _before, *plays = PLAY.split(done.out)
     return {

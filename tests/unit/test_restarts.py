@@ -31,6 +31,7 @@ ALLOWED = {
     "roles/nvidia_driver/tasks/load.yml": "another driver only in driver_upgrade.yml: serial",
     "roles/nvidia_driver/tasks/remove.yml": "a driver of a host that serves without",
     "roles/model_storage/handlers/main.yml": "reload without loss; restart throttled to one",
+    "roles/offline_bundle/tasks/run.yml": "the release host alone, reload without loss",
     "roles/release_rollout/handlers/main.yml": "serves nobody; restart throttled to one",
     "playbooks/storage_upgrade.yml": "serial: 1",
 }

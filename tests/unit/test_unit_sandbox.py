@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from played import KEPT_PYTHON, passed
 
 from ansible_collections.onprem.deepseek.plugins.filter.unit_sandbox import SANDBOX, FilterModule
 
@@ -115,17 +115,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     plays = [play(str(directory / name), *unit) for name, unit in wanted.items()]
     (directory / "hosts.yml").write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
     (directory / "play.yml").write_text(yaml.safe_dump(plays), encoding="utf-8")
-    subprocess.run(
-        [
-            "ansible-playbook",
-            "--inventory",
-            str(directory / "hosts.yml"),
-            str(directory / "play.yml"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections")},
-    )
+    passed(directory / "play.yml", inventory=directory / "hosts.yml", **KEPT_PYTHON)
     return {name: (directory / name).read_text(encoding="utf-8") for name in wanted}
 
 

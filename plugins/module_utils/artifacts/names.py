@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable
 
-KINDS = ("checkpoint", "graph", "engine")
+KINDS = ("checkpoint", "graph", "engine", "bundle")
 # What a release names by digest. Engines are found by their key instead, so that a new kind of GPU adds one to what is published.
 RELEASE_KINDS = ("checkpoint", "graph")
 MANIFEST = "manifest.json"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     cells = [list(header)]
     cells += [[" ".join(text.split()) or "-" for text in row] for row in rows]
     columns = range(len(header) - 1)
-    widths = [min(_WIDEST, max(len(line[column]) for line in cells)) for column in columns]
+    widths = [min(_WIDEST, max(width(line[column]) for line in cells)) for column in columns]
     return [
-        "  ".join([*(line[column].ljust(widths[column]) for column in columns), line[-1]])
+        "  ".join([*(padded(line[column], widths[column]) for column in columns), line[-1]])
         for line in cells
     ]
+
+
+def width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for each character that is wide or full-width by Unicode's annex 11."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def padded(text: str, columns: int) -> str:
+    """The text with blanks up to so many columns of a terminal."""
+    return text + " " * (columns - width(text))

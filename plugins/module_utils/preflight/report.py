@@ -10,9 +10,12 @@ Each function gives all checks of its subject, those that are met too. :func:`ch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ..common import findings
 from ..inventory import requirements, site_variables
+from ..reports.languages import language, translated
+from ..reports.words import Language, PreflightWords
 from . import capacity
 from .check import DEFERRED, FAILED, UNTESTED, Check, Groups, Host, Network
 from .hosts import host_checks, refusal_checks
@@ -49,28 +52,41 @@ def _refusals(host: Host, hosts: Sequence[Host], rows: Sequence[Check]) -> Itera
 # The report
 
 
-def table(rows: Sequence[Check]) -> list[str]:
+def table(rows: Sequence[Check], words: PreflightWords) -> list[str]:
     """Columns of text, one line for each check; a cell that is wider than the widest column moves what follows."""
+    head = (words.host, words.check, words.found, words.expected, words.remedy)
     return findings.table(
-        ("HOST", "CHECK", "FOUND", "EXPECTED", "REMEDY"),
+        [one.upper() for one in head],
         [(row.host, row.name, row.found, row.expected, row.remedy) for row in rows],
     )
 
 
-def lines(rows: Sequence[Check], hosts: int) -> list[str]:
-    """What a run says: how much is wrong, the table of it, and what was not judged."""
+def in_language(rows: Sequence[Check], into: Language) -> list[Check]:
+    """The checks with what they say in a language, as far as its sentences are known; names stay."""
+    return [
+        replace(
+            row,
+            found=translated(row.found, into),
+            expected=translated(row.expected, into),
+            remedy=translated(row.remedy, into),
+        )
+        for row in rows
+    ]
+
+
+def lines(rows: Sequence[Check], hosts: int, tag: str = "en") -> list[str]:
+    """What a run says in the language of this tag: how much is wrong, the table of it, what was not tested, and what was not judged."""
+    into = language(tag)
+    words, rows = into.preflight, in_language(rows, into)
     failed = [row for row in rows if row.status == FAILED]
-    deferred = [row for row in rows if row.status == DEFERRED]
     if failed:
-        things = "thing" if len(failed) == 1 else "things"
-        said = [f"{len(failed)} {things} to put right; nothing was changed.", *table(failed)]
+        count = len(failed)
+        said = words.one_wrong if count == 1 else words.wrong.format(count=count)
+        told = [said, *table(failed, words)]
     else:
-        said = [f"{hosts} hosts and the inventory are as they must be."]
-    untested = [row for row in rows if row.status == UNTESTED]
-    if untested:
-        said += ["Untested, and accepted by the inventory:"]
-        said += [f"{row.host}, {row.name}: {row.found}" for row in untested]
-    if deferred:
-        said += ["Not judged yet:"]
-        said += [f"{row.host}, {row.name}: {row.found}" for row in deferred]
-    return said
+        told = [words.all_right.format(hosts=hosts)]
+    for status, title in ((UNTESTED, words.untested), (DEFERRED, words.deferred)):
+        others = [row for row in rows if row.status == status]
+        told += [title] if others else []
+        told += [f"{row.host}, {row.name}: {row.found}" for row in others]
+    return told

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from ..common.findings import padded, width
+from ..reports.languages import LANGUAGES
+from ..reports.words import StatusWords
 from .posterior import interval
 from .record import Decision, Record, Release
-from .status_words import LANGUAGES, Words
 
 NOTHING = "-"
 COUNTED = ("canary_bad", "canary_all", "stable_bad", "stable_all")
@@ -45,7 +47,7 @@ class Grid:
 
 def status_table(record: Record, now: float, language: str = "en") -> str:
     """The status for a terminal: lines of at most what the texts need, no control characters."""
-    words = LANGUAGES[language]
+    words = LANGUAGES[language].status
     lines = [_headline(record, words), *(f"  {line}" for line in _facts(record, now, words))]
     for grid in _grids(record, words):
         lines += ["", grid.title, *_aligned([grid.head, *grid.rows])]
@@ -66,8 +68,9 @@ def status_page(record: Record, now: float) -> str:
         "</head>",
         "<body>",
     ]
-    for language, words in LANGUAGES.items():
-        parts += [f'<section lang="{words.tag}" id="{language}">']
+    for language in LANGUAGES.values():
+        words = language.status
+        parts += [f'<section lang="{language.tag}" id="{language.tag}">']
         parts += [f"<h1>{_escaped(words.title)}: {_escaped(record.model)}</h1>"]
         parts += [f'<p class="state {record.state.value}">{_escaped(_headline(record, words))}</p>']
         parts += ["<ul>", *(f"<li>{_escaped(one)}</li>" for one in _facts(record, now, words))]
@@ -76,7 +79,7 @@ def status_page(record: Record, now: float) -> str:
     return "\n".join([*parts, "</body>", "</html>", ""])
 
 
-def _headline(record: Record, words: Words) -> str:
+def _headline(record: Record, words: StatusWords) -> str:
     state = words.states[record.state.value]
     if not record.share:
         return f"{record.model}: {state}"
@@ -84,7 +87,7 @@ def _headline(record: Record, words: Words) -> str:
     return f"{record.model}: {state}, {step}, {words.share} {_percent(record.share / 1000)}"
 
 
-def _facts(record: Record, now: float, words: Words) -> list[str]:
+def _facts(record: Record, now: float, words: StatusWords) -> list[str]:
     facts = [
         f"{words.stable}: {_release(record.stable)}",
         f"{words.canary}: {_release(record.canary)}",
@@ -102,7 +105,7 @@ def _facts(record: Record, now: float, words: Words) -> list[str]:
     return facts
 
 
-def _grids(record: Record, words: Words) -> list[Grid]:
+def _grids(record: Record, words: StatusWords) -> list[Grid]:
 
     judged = next((one for one in reversed(record.decisions) if one.measures), None)
     return [
@@ -134,7 +137,7 @@ def _grids(record: Record, words: Words) -> list[Grid]:
     ]
 
 
-def _figures(name: str, numbers: Mapping[str, float], words: Words) -> tuple[str, ...]:
+def _figures(name: str, numbers: Mapping[str, float], words: StatusWords) -> tuple[str, ...]:
     title = words.measures.get(name, name)
     if any(one not in numbers for one in COUNTED):
         return (title, words.unknown, words.unknown, NOTHING, NOTHING, NOTHING)
@@ -150,7 +153,7 @@ def _figures(name: str, numbers: Mapping[str, float], words: Words) -> tuple[str
     )
 
 
-def _decision(decision: Decision, words: Words) -> tuple[str, ...]:
+def _decision(decision: Decision, words: StatusWords) -> tuple[str, ...]:
     return (
         _time(decision.at),
         words.states[decision.state.value],
@@ -182,14 +185,14 @@ def _printable(text: str) -> str:
 
 def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
     texts = [[_printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts)]
+    widths = [max(map(width, column)) for column in zip(*texts)]
     return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        "  " + "  ".join(padded(cell, columns) for cell, columns in zip(row, widths)).rstrip()
         for row in texts
     ]
 
 
-def _html(grid: Grid, words: Words) -> str:
+def _html(grid: Grid, words: StatusWords) -> str:
     if not grid.rows:
         return f"<h2>{_escaped(grid.title)}</h2>\n<p>{_escaped(words.none)}</p>"
     marks = {words.kinds["good"]: "good", words.kinds["bad"]: "bad"}

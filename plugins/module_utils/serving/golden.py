@@ -25,8 +25,8 @@ def problems(asked: Sequence[Mapping[str, Any]], answers: Sequence[Any]) -> Iter
         said = _content(answer)
         if question["says"] not in said:
             prompt = _short(question["prompt"], PROMPT_CHARACTERS)
-            found = _short(said, ANSWER_CHARACTERS) or "nothing"
-            yield f"{prompt} should say {question['says']}, and says {found}"
+            found = f'"{_short(said, ANSWER_CHARACTERS)}"' if said else "nothing"
+            yield f"""to "{prompt}" it should say "{question["says"]}", and says {found}"""
 
 
 def _content(answer: Any) -> str:

@@ -18,7 +18,7 @@ from played import HERE, KEPT_PYTHON
 ROOT = Path(__file__).resolve().parents[3]
 BOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 # What a controller does for itself, and judges no host.
-OF_THE_CONTROLLER = {"awx_configure.yml", "bundle_fetch.yml"}
+OF_THE_CONTROLLER = {"awx_configure.yml", "bundle_create.yml", "bundle_fetch.yml"}
 UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 HOSTS = {"gw-1": {}, "in-1": {}, "st-1": {}, "st-2": {}}
 GROUPS = {

@@ -26,18 +26,18 @@ def test_right_answers_have_no_problems() -> None:
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
-        (answer("It is 41."), "It is 41."),
+        (answer("It is 41."), '"It is 41."'),
         (answer(None), "nothing"),
         (answer([{"type": "text", "text": "42"}]), "nothing"),
         ({"choices": []}, "nothing"),
         ({"error": {"message": "42"}}, "nothing"),
         ("42", "nothing"),
-        (answer("x" * 1000), "x" * 197 + "..."),
+        (answer("x" * 1000), f'"{"x" * 197}..."'),
     ],
 )
 def test_what_an_answer_lacks_and_says_instead_is_told(wrong: Any, found: str) -> None:
     said = golden_problems([wrong, answer("I")], GOLDEN)
-    assert said == [f"What is 6 times 7? should say 42, and says {found}"]
+    assert said == [f'to "What is 6 times 7?" it should say "42", and says {found}']
 
 
 def test_answers_that_are_missing_are_no_success() -> None:

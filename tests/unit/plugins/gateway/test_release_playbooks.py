@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from played import HERE, play
+from played import HERE, KEPT_PYTHON, play
 from rollout_site import RolloutSite
 from waiting import until
 
@@ -64,6 +64,7 @@ class Controller:
             path,
             *("--extra-vars", json.dumps(given), *options),
             inventory=self.home / "hosts.json",
+            **KEPT_PYTHON,
         )
         return done.status, done.words
 

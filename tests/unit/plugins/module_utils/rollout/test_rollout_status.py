@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.onprem.deepseek.plugins.filter.rollout_status import rollout_status
+from ansible_collections.onprem.deepseek.plugins.module_utils.reports.languages import LANGUAGES
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout import judge
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.record import (
     Decision,
@@ -31,7 +32,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.status imp
     status_page,
     status_table,
 )
-from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.status_words import LANGUAGES
 
 NOW = 1_700_000_130.0
 JUDGED = judge.decide(
@@ -135,7 +135,7 @@ def compact(text: str) -> str:
     return re.sub(r"\s+", "", text)
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", ENGLISH), ("zh", CHINESE)])
+@pytest.mark.parametrize(("language", "words"), [("en", ENGLISH), ("zh-CN", CHINESE)])
 def test_the_table_says_state_share_figures_and_decisions(language: str, words: list[str]) -> None:
     table = status_table(RECORD, NOW, language)
     assert [one for one in [*SAID, *words] if one not in table] == []
@@ -202,13 +202,13 @@ class Tags(HTMLParser):
 def test_every_state_has_words_in_every_language(state: State) -> None:
     for language in LANGUAGES:
         record = replace(RECORD, state=state, gateways={}, decisions=())
-        assert LANGUAGES[language].states[state.value] in status_table(record, NOW, language)
-        assert LANGUAGES[language].states[state.value] in status_page(record, NOW)
+        assert LANGUAGES[language].status.states[state.value] in status_table(record, NOW, language)
+        assert LANGUAGES[language].status.states[state.value] in status_page(record, NOW)
 
 
 def test_every_measure_of_the_judge_has_words_in_every_language() -> None:
-    for words in LANGUAGES.values():
-        assert words.measures.keys() == judge.DEFAULT_MARGINS.keys()
+    for language in LANGUAGES.values():
+        assert language.status.measures.keys() == judge.DEFAULT_MARGINS.keys()
 
 
 def test_a_record_of_nothing_is_shown() -> None:
