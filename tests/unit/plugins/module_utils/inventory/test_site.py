@@ -404,6 +404,31 @@ def test_inventories_are_as_the_specification_says(file: str) -> None:
     assert validated.error_messages == []
 
 
+def test_a_trial_on_one_host_with_one_address_has_no_problems() -> None:
+    directory = ROOT / "inventories/poc"
+    written = yaml.safe_load((directory / "hosts.yml").read_text())["all"]
+    address = written["hosts"]["box"]["trial_address"]
+    addresses = dict.fromkeys(written["hosts"]["box"]["deepseek_zone_addresses"], address)
+    variables = dict(SITE)
+    # what Ansible takes, the later file over the earlier one; templates are those of a site
+    for file in sorted((directory / "group_vars/all").iterdir()):
+        values = yaml.safe_load(file.read_text())
+        variables |= {
+            name: value
+            for name, value in values.items()
+            if name.startswith("deepseek_") and "{{" not in str(value)
+        }
+    box = Host("box", addresses, {**variables, "deepseek_zone_addresses": addresses})
+    groups = {name: list(group["hosts"]) for name, group in written["children"].items()}
+    problems = [
+        *group_problems(groups, False, copies([box])),
+        *variable_problems([box]),
+        *address_problems(groups, [box]),
+        *release_problems(groups, [box]),
+    ]
+    assert [str(one) for one in problems] == []
+
+
 def test_the_specification_has_the_choices_of_the_code() -> None:
     options = role_variables.entry_point("preflight", "site")
     assert tuple(options["deepseek_engine_flavour"]["choices"]) == FLAVOURS
