@@ -92,10 +92,11 @@ types: venv
 	$(call say,Types)
 	@mypy
 
+# The tests of a file stay together, so that what they share is made once.
 .PHONY: unit
 unit: venv
 	$(call say,Unit tests)
-	@python -m pytest --quiet --numprocesses=auto
+	@python -m pytest --quiet --numprocesses=auto --dist=loadscope
 
 .PHONY: test-serving
 test-serving: packages $(SERVING)/.made tokenizers $(if $(ONPREM_TEST_ALL),judge $(CLIENTS)/.made) ## the tests of the serving package

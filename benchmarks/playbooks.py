@@ -39,6 +39,8 @@ RESULT = ROOT / "docs" / "measurements" / "playbooks.md"
 GATEWAY = ROOT / "molecule" / "gateway"
 CLIENTS, STREAMS, PAUSE = 5, 1, 0.9
 NEXT, UNUSED = "1.1.0", "1.2.0"
+# For what a case waits for.
+MOST_SECONDS = 600
 # Playbooks without a row, and why.
 LEFT_OUT = {"driver_upgrade": "needs hosts with GPUs"}
 
@@ -62,13 +64,15 @@ A request failed if its status was not 200, if it was cut, or if a stream had no
 
 @dataclass(frozen=True)
 class Case:
-    """One run of a playbook, with what is set by --extra-vars, and an ad hoc task before it."""
+    """One run of a playbook, with what is set by --extra-vars, and ad hoc tasks before it."""
 
     title: str
     playbook: str
     variables: dict[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
+    # an ad hoc task that is repeated, while clients ask, until it succeeds
+    wait: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[str, str]:
@@ -103,6 +107,13 @@ EMPTY = (
     "--args=rm -rf {{ deepseek_store_dir }}/*",
 )
 REPLACED = {"replace_new": "storage-3"}
+# An inventory beside the other one, in which a new version is on one of two hosts.
+CANARY = (f"--inventory={ROOT / 'molecule/site/canary'}",)
+READY = (
+    *("release", "--become", "--module-name=ansible.builtin.shell"),
+    "--args=/usr/local/sbin/deepseek-rollout status | grep -q '\"ready\": true'",
+)
+PROMOTED = {"deepseek_model_version": NEXT, "inference_queue": 63}
 CASES = (
     Case("wheels, all there", "bundle_fetch"),
     Case("look whether all is well", "verify"),
@@ -129,7 +140,13 @@ CASES = (
     Case("the gateway's key", "tls_rotate_gateway_key"),
     Case("the issuing CA", "tls_rotate_ca"),
     Case("a host's certificates revoked", "tls_revoke", {"revoke_hosts": ["storage-2"]}),
-    Case("look whether all is well, at the end", "verify"),
+    Case("a new version gets a share", "release_canary", arguments=CANARY),
+    Case("how it does", "release_status", arguments=CANARY),
+    Case("its share is taken away", "release_stop", arguments=CANARY),
+    Case("its host has the version before", "release_rollback", arguments=CANARY),
+    Case("it gets a share again", "release_canary", {"canary_retry": True}, CANARY),
+    Case("all hosts have it", "release_promote", arguments=CANARY, wait=READY),
+    Case("look whether all is well, at the end", "verify", PROMOTED),
 )
 
 
@@ -266,9 +283,20 @@ def prepare(case: Case, inventory: str) -> None:
         subprocess.run([AD_HOC, f"--inventory={inventory}", *case.before], cwd=ROOT, check=True)
 
 
+def wait(case: Case, inventory: str) -> None:
+    command = [AD_HOC, f"--inventory={inventory}", *case.wait]
+    end = time.monotonic() + MOST_SECONDS
+    while subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode:
+        if time.monotonic() > end:
+            sys.exit(f"{case.title}: for {MOST_SECONDS} s this did not succeed: {case.wait[-1]}")
+        time.sleep(5)
+
+
 def measure(case: Case, inventory: str, load: Load) -> Measured:
     prepare(case, inventory)
     load.start()
+    if case.wait:
+        wait(case, inventory)
     extra = (f"--extra-vars={json.dumps(case.variables)}",) if case.variables else ()
     playbook = ROOT / "playbooks" / f"{case.playbook}.yml"
     status, changed, seconds, said = play(inventory, playbook, *extra, *case.arguments)

@@ -103,7 +103,9 @@ options:
     elements: str
     default: []
   served:
-    description: JSON file in which role P(onprem.deepseek.inference#role) records what the host has served. O(evict) never touches the last two.
+    description:
+      - JSON file in which role P(onprem.deepseek.inference#role) records what the host has served.
+      - O(evict) never touches what it serves, and what it served before that.
     type: path
 """
 

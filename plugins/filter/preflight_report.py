@@ -18,7 +18,7 @@ options:
     description:
       - One mapping for each host, with its C(name), its C(addresses) by zone and its site C(variables); whether it was C(asked), its
         C(facts) or the C(error) that stood in the way; the result of M(onprem.deepseek.host_info) as C(info) or its C(info_error); the
-        bytes C(needed) for the release; and what was said of C(checkpoint), C(refusals) of roles, C(zones), C(gpus), C(custody) of keys and
+        labels of the releases that are C(published) on it; and what was said of C(checkpoints), C(refusals) of roles, C(zones), C(gpus), C(custody) of keys and
         network (C(listen), C(probes) and C(transfers)).
     type: list
     elements: dict

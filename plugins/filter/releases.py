@@ -11,7 +11,7 @@ version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
   - Returns what C(deepseek_releases) lists. Without it, C(deepseek_model_name), C(deepseek_model_version) and the other variables of a single
-    release are a list of one.
+    release are a list of one, of which a host may have another C(deepseek_precision) and C(deepseek_engine_flavour).
   - Every role that has to do with releases uses it.
   - Fails with all that is wrong with the list, as preflight reports it.
 options:
@@ -43,9 +43,10 @@ _value:
   description:
     - One mapping for each release, in the order of the list, with C(model), C(version) and C(label) (C(model/version)); with C(checkpoint),
       C(precisions), C(export), C(source) and C(license) as it is published; and C(precision) and C(engine) as it is served.
-    - C(workers) are those that serve it, as C(HOST:WORKER), and C(hosts) those of which all workers do.
-    - C(is_canary), and C(steps), its shares in percent. C(aliases) and C(fallback) are empty where there are none, and C(answers_for) are
-      the names of the models that fall back to this one.
+    - C(workers) are those that serve it, as C(HOST:WORKER), and C(hosts) those of which all workers do. C(otherwise) has the
+      C(precision) and C(engine) of each C(host) that differs.
+    - C(golden) are questions, each a C(prompt) and what an answer C(says).
+    - C(is_canary), and C(steps), its shares in percent. C(aliases) and C(fallback) are empty where there are none.
   type: list
   elements: dict
 """
@@ -63,6 +64,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import (
 from ansible_collections.onprem.deepseek.plugins.plugin_utils.templates import plain
 
 WORKERS = "deepseek_workers"
+OF_A_HOST = [inventory_releases.SCALARS[key] for key in inventory_releases.OF_A_HOST]
 
 
 def releases(
@@ -87,9 +89,12 @@ def releases(
 
 
 def _said_by_one(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the site says, which every host knows, and the workers of each host."""
+    """What the site says, which every host knows, and of each host its workers and how it serves a single release."""
     first = next(iter([*hosts, *hostvars]), "")
-    told = {host: {WORKERS: plain(hostvars[host].get(WORKERS))} for host in hosts}
+    told = {
+        host: {name: plain(hostvars[host].get(name)) for name in (WORKERS, *OF_A_HOST)}
+        for host in hosts
+    }
     site = {
         name: plain(hostvars[first].get(name)) for name in inventory_releases.VARIABLES if first
     }

@@ -10,7 +10,7 @@ short_description: The releases that the workers of an inference host serve
 version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
-  - Selects those of the site's releases that a host needs.
+  - Selects those of the site's releases that a host needs, each with the precision and the engine that the host has it with.
 options:
   _input:
     description: What filter P(onprem.deepseek.releases#filter) returns.

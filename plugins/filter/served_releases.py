@@ -10,46 +10,47 @@ short_description: The record of what a host has served, with what it serves now
 version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
-  - Returns the releases of a record with the one that is served now at the end. The last ten are kept.
+  - Returns the releases of a record with what is served now at the end. The last ten are kept.
 options:
   _input:
     description: The record, in base64 as M(ansible.builtin.slurp#module) reads it; empty for none.
     type: str
     required: true
-  label:
-    description: What is served now, as C(model/version).
-    type: str
+  labels:
+    description: What is served now, each as C(model/version).
+    type: list
+    elements: str
     required: true
 """
 
 EXAMPLES = r"""
 - name: Show what would be recorded
   ansible.builtin.debug:
-    msg: "{{ record.content | default('') | onprem.deepseek.served_releases('my-model/1.1.0') }}"
+    msg: "{{ record.content | default('') | onprem.deepseek.served_releases(['my-model/1.1.0']) }}"
 """
 
 RETURN = r"""
 _value:
-  description: The releases, the one that is served now last.
+  description: The releases, what is served now last. What was served together is a list of its own.
   type: list
-  elements: str
+  elements: raw
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.store.served import (
     releases_of,
-    with_release,
+    with_releases,
 )
 
 
-def served_releases(content: str, label: str) -> list[str]:
+def served_releases(content: str, labels: Sequence[str]) -> list[str | list[str]]:
     """Return the releases of a record with what is served now."""
     try:
-        return with_release(releases_of(content), label)
+        return with_releases(releases_of(content), labels)
     except ValueError as error:
         raise AnsibleFilterError(
             f"served.json: {error}. Correct or remove the file, then run onprem.deepseek.site, which writes it."

@@ -10,7 +10,7 @@ short_description: The versions of a model that must not be retired
 version_added: "0.1.0"
 author: onprem.deepseek maintainers (@onprem-deepseek)
 description:
-  - The version that the inventory names, and the last two releases that each host has served, which is what it would go back to.
+  - The versions that the inventory names, and what each host serves and has served before that, which is what it would go back to.
 options:
   _input:
     description: The record of each host, in base64 as M(ansible.builtin.slurp#module) reads it.
@@ -22,25 +22,26 @@ options:
     type: str
     required: true
   active:
-    description: The version that the inventory names.
-    type: str
+    description: The versions of the model that the inventory names.
+    type: list
+    elements: str
     required: true
 """
 
 EXAMPLES = r"""
 - name: Show what must stay
   ansible.builtin.debug:
-    msg: "{{ records | onprem.deepseek.versions_in_use('my-model', '1.1.0') }}"
+    msg: "{{ records | onprem.deepseek.versions_in_use('my-model', ['1.1.0']) }}"
 """
 
 RETURN = r"""
 _value:
-  description: The versions, the active one first.
+  description: The versions, the active ones first.
   type: list
   elements: str
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -48,7 +49,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.onprem.deepseek.plugins.module_utils.store import served
 
 
-def versions_in_use(records: Iterable[str], model: str, active: str) -> list[str]:
+def versions_in_use(records: Iterable[str], model: str, active: Sequence[str]) -> list[str]:
     """Return the versions of a model that are in use."""
     try:
         return served.versions_in_use([served.releases_of(one) for one in records], model, active)

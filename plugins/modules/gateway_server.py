@@ -12,7 +12,7 @@ short_description: Take servers of a running HAProxy out of service, and put the
 version_added: "0.1.0"
 description:
   - V(drain) sends the servers no more requests and waits for those that they have. It refuses to take out the last servers of a model
-    that take requests, unless O(alone) allows it. A canary is no server that takes all requests.
+    that take requests, unless O(alone) allows it. A canary takes them while it has a share.
   - V(ready) sends them requests again, and waits until HAProxy has found them healthy.
   - A server that HAProxy does not know, and a HAProxy that does not run, is no error. There is nothing to take out then.
 author:
@@ -47,6 +47,10 @@ options:
         description: Port there.
         type: int
         required: true
+  shares:
+    description: Map of the shares of canaries that HAProxy has.
+    type: path
+    default: /var/lib/deepseek/gateway/shares.map
   state:
     description: What is wanted.
     type: str
@@ -100,6 +104,11 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.servers im
     ready,
     servers_of,
 )
+from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.shares import (
+    MAP,
+    ShareError,
+    shares_of,
+)
 
 
 def is_running(control):
@@ -111,6 +120,12 @@ def is_running(control):
     except HaproxyError:
         return False
     return True
+
+
+def shares_with_canaries(control, path):
+    """Without a canary nothing has a share."""
+    canaries = any(server.is_canary for server in servers_of(control).values())
+    return shares_of(control, path) if canaries else {}
 
 
 def work(module):
@@ -125,9 +140,9 @@ def work(module):
         draining = params["state"] == "drain"
         result["changed"] = any(known[name].drained != draining for name in wanted if name in known)
     elif params["state"] == "drain":
-        result["changed"], result["requests"] = drain(
-            control, list(wanted), seconds, params["alone"]
-        )
+        alone = params["alone"]
+        shares = {} if alone else shares_with_canaries(control, params["shares"])
+        result["changed"], result["requests"] = drain(control, list(wanted), seconds, alone, shares)
     else:
         result["changed"], result["unknown"] = ready(control, wanted, seconds)
     return result
@@ -143,6 +158,7 @@ def main():
         argument_spec={
             "socket": {"type": "path", "required": True},
             "servers": {"type": "list", "elements": "dict", "required": True, "options": server},
+            "shares": {"type": "path", "default": MAP},
             "state": {"type": "str", "choices": ["drain", "ready"], "required": True},
             "timeout": {"type": "int", "default": 30},
             "alone": {"type": "bool", "default": False},
@@ -153,7 +169,7 @@ def main():
         result = work(module)
     except ServersError as failure:
         module.fail_json(msg=f"{failure}: {failure.remedy}.", code=failure.code)
-    except HaproxyError as failure:
+    except (HaproxyError, ShareError) as failure:
         module.fail_json(
             msg=f"{failure}: see the journal of deepseek-gateway.service.", code="HAPROXY"
         )

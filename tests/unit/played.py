@@ -42,19 +42,27 @@ class Played:
         return " ".join(self.said.split())
 
 
-def play(playbook: Path, *options: str, inventory: Path | str, **environment: str) -> Played:
+def command(playbook: Path, *options: str, inventory: Path | str) -> list[str]:
+    """The command that runs a playbook."""
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    return [program, "--inventory", str(inventory), *options, str(playbook)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of such a command, with these variables beside those of the tests."""
+    return {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        **more,
+    }
+
+
+def play(playbook: Path, *options: str, inventory: Path | str, **more: str) -> Played:
     """Run a playbook, with these variables of the environment beside those of the tests."""
     done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("--inventory", str(inventory), *options, str(playbook)),
-        ],
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            **environment,
-        },
+        command(playbook, *options, inventory=inventory),
+        env=environment(**more),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -64,8 +72,8 @@ def play(playbook: Path, *options: str, inventory: Path | str, **environment: st
     return Played(done.returncode, done.stdout, done.stdout + done.stderr)
 
 
-def passed(playbook: Path, *options: str, inventory: Path | str, **environment: str) -> Played:
+def passed(playbook: Path, *options: str, inventory: Path | str, **more: str) -> Played:
     """Run a playbook that ends without an error."""
-    done = play(playbook, *options, inventory=inventory, **environment)
+    done = play(playbook, *options, inventory=inventory, **more)
     assert done.status == 0, done.said
     return done

@@ -53,7 +53,8 @@ def prechecks() -> dict[str, list[dict[str, Any]]]:
 
 def test_preflight_asks_every_role_that_can_refuse() -> None:
     variables = yaml.safe_load((ROLES / "preflight/vars/main.yml").read_text())
-    asked = set(re.findall(r"'([a-z_]+)'", variables["__preflight_roles"]))
+    names = variables["__preflight_roles"] + variables["__preflight_roles_of_releases"]
+    asked = set(re.findall(r"'([a-z_]+)'", names))
     collect = (ROLES / "preflight/tasks/collect.yml").read_text()
     asked |= set(re.findall(r"onprem\.deepseek\.(\w+)\n\s+tasks_from: precheck", collect))
     assert set(prechecks()) <= asked
@@ -100,8 +101,11 @@ def test_every_refusal_is_told_in_words_with_a_remedy() -> None:
         if ("says" in one or "that" not in one) and not one.get("remedy")
     ]
     assert wrong == []
-    (in_its_own_words,) = [one["that"] for _role, one in requirements() if "says" not in one]
-    assert in_its_own_words.startswith("inference_workers | onprem.deepseek.workers(")
+    in_own_words = [one["that"] for _role, one in requirements() if "says" not in one]
+    assert [words.partition(" ")[0] for words in in_own_words] == [
+        "inference_releases",
+        "inference_workers",
+    ]
 
 
 def test_what_preflight_judges_itself_is_what_roles_refuse() -> None:

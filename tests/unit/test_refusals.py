@@ -10,7 +10,8 @@ that is wrong: a second run would show nothing else. A file has
 - ``host``: the host of ``lab`` that the role is applied to;
 - ``facts``: what this host has beside FACTS, for all cases of all roles (may be left out);
 - ``cases``: of each the ``variables``, and what the refusals ``say``, one text for each of them;
-  the tasks are those of ``tasks_from``, ``precheck`` if it is left out.
+  the tasks are those of ``tasks_from``, ``precheck`` if it is left out, on another ``host``, if it
+  has one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import pytest
 import yaml
-from played import passed
+from played import KEPT_PYTHON, passed
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "tests/unit/refusals").glob("*.yml"))
@@ -79,7 +80,7 @@ def cases(path: Path) -> Iterator[Case]:
         yield Case(
             f"{path.stem} {number}",
             path.stem,
-            file["host"],
+            case.get("host", file["host"]),
             case.get("tasks_from", "precheck"),
             case["variables"],
             case["says"],
@@ -129,6 +130,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         inventory=ROOT / "inventories/lab",
         ANSIBLE_CALLBACK_RESULT_FORMAT="json",
         ANSIBLE_DISPLAY_FAILED_STDERR="false",
+        **KEPT_PYTHON,
     )
     _before, *plays = PLAY.split(done.out)
     return {

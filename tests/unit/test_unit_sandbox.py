@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
+from played import KEPT_PYTHON, passed
 
 from ansible_collections.onprem.deepseek.plugins.filter.unit_sandbox import SANDBOX, FilterModule
 
@@ -24,8 +24,10 @@ ADDRESSES = {
     "inference": "10.0.3.1",
     "storage": "10.0.4.1",
 }
+SITE = yaml.safe_load((ROOT / "inventories/lab/group_vars/all/site.yml").read_text())
 INVENTORY = {
     "all": {
+        "vars": SITE,
         "hosts": {HOST: {"ansible_connection": "local", "deepseek_zone_addresses": ADDRESSES}},
         "children": {
             group: {"hosts": {HOST: {}}} for group in ("gateway", "inference", "storage", "release")
@@ -42,8 +44,11 @@ FOUND: dict[str, Any] = {
             ("store", "gateway-probe", "rollout-judge", "rollout-watchdog"), "d" * 64
         )
     },
-    "model_cache_result": {
-        "replica": {"checkpoint": "c" * 64, "graphs": {"fp32": "a" * 64, "fp16": "b" * 64}}
+    "__inference_replicas": {
+        "tiny-onprem/1.0.0": {
+            "checkpoint": "c" * 64,
+            "graphs": {"fp32": "a" * 64, "fp16": "b" * 64},
+        }
     },
 }
 GPU = {"inference_engine_flavour": "onnxruntime_cuda", "inference_precision": "fp16"}
@@ -87,7 +92,7 @@ def read(*parts: str) -> dict[str, Any]:
 
 def play(name: str, role: str, template: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Render a template as its role does, with the role's own variables and those of the lab."""
-    variables = read("inventories", "lab", "group_vars", "all", "site.yml")
+    variables: dict[str, Any] = {}
     for part in ("defaults", "vars"):
         variables |= read("roles", role, part, "main.yml")
     source = ROOT / "roles" / role / "templates" / f"{template}.j2"
@@ -110,17 +115,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     plays = [play(str(directory / name), *unit) for name, unit in wanted.items()]
     (directory / "hosts.yml").write_text(yaml.safe_dump(INVENTORY), encoding="utf-8")
     (directory / "play.yml").write_text(yaml.safe_dump(plays), encoding="utf-8")
-    subprocess.run(
-        [
-            "ansible-playbook",
-            "--inventory",
-            str(directory / "hosts.yml"),
-            str(directory / "play.yml"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections")},
-    )
+    passed(directory / "play.yml", inventory=directory / "hosts.yml", **KEPT_PYTHON)
     return {name: (directory / name).read_text(encoding="utf-8") for name in wanted}
 
 

@@ -88,7 +88,12 @@ def test_a_canary_gets_its_share_and_keeps_it(host: Any, peer: Gateway) -> None:
     for action in ("reload", "restart"):
         host.run("systemctl reset-failed deepseek-gateway.service")
         host.check_output(f"systemctl {action} deepseek-gateway.service")
-        assert wait_for(lambda: shares("get"), bool) == {"tiny-onprem": 500}
+        # a new process makes its socket a moment after systemd knows of it
+        got = wait_for(
+            lambda: host.run("/usr/local/sbin/deepseek-gateway-share get"),
+            lambda said: said.rc == 0,
+        )
+        assert json.loads(got.stdout) == {"tiny-onprem": 500}
         wait_for(
             lambda: (
                 host.run(

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .runtime_api import ask
 
 POLL_SECONDS = 0.2
 RUNNING = 2
+# What the name of a model's backend begins with.
+OF_A_MODEL = "model:"
 # bits of srv_admin_state: drained by the runtime socket or with the server it follows, and every kind of maintenance
 DRAINED = 0x08 | 0x10
 MAINTENANCE = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
@@ -51,9 +53,10 @@ class Server:
         """Whether it is healthy and neither drained nor in maintenance."""
         return self.running and not self.drained and not self.maintained
 
-    @property
-    def takes_requests(self) -> bool:
-        """Whether whatever comes to its backend may go to it; a canary gets a share alone."""
+    def takes_requests(self, shares: Mapping[str, int]) -> bool:
+        """Whether whatever comes to its backend may go to it: to a canary that has a share, where no other server is there."""
+        if self.is_canary:
+            return self.is_ready and shares.get(self.backend.removeprefix(OF_A_MODEL), 0) > 0
         return self.is_ready and self.weight > 0
 
 
@@ -109,12 +112,15 @@ def _order(control: str, server: Server, state: str) -> None:
         )
 
 
-def _without(known: dict[str, Server], leaving: Sequence[Server]) -> None:
+def _without(
+    known: dict[str, Server], leaving: Sequence[Server], shares: Mapping[str, int]
+) -> None:
     """Raise unless each backend keeps a server that takes requests, of those that have one."""
     names = [server.name for server in leaving]
-    for backend in dict.fromkeys(server.backend for server in leaving if server.takes_requests):
+    taking = [server.backend for server in leaving if server.takes_requests(shares)]
+    for backend in dict.fromkeys(taking):
         others = [one for one in known.values() if one.backend == backend and one.name not in names]
-        if not any(one.takes_requests for one in others):
+        if not any(one.takes_requests(shares) for one in others):
             raise ServersError(
                 "LAST_ONE",
                 f"no other server of {backend} takes requests, so that nobody would be served without "
@@ -124,16 +130,22 @@ def _without(known: dict[str, Server], leaving: Sequence[Server]) -> None:
             )
 
 
-def drain(control: str, names: Sequence[str], seconds: float, alone: bool) -> tuple[bool, int]:
+def drain(
+    control: str,
+    names: Sequence[str],
+    seconds: float,
+    alone: bool = False,
+    shares: Mapping[str, int] | None = None,
+) -> tuple[bool, int]:
     """Send the servers no more requests, and wait up to `seconds` for those that they have.
 
-    Returns whether something changed and how many requests were left. Raises ServersError, before anything is changed, where
-    no other server of a backend takes requests and `alone` does not allow that.
+    `shares` are those of canaries, by model. Returns whether something changed and how many requests were left. Raises
+    ServersError, before anything is changed, where no other server of a backend takes requests and `alone` does not allow that.
     """
     known = servers_of(control)
     ours = [known[name] for name in names if name in known]
     if not alone:
-        _without(known, ours)
+        _without(known, ours, shares or {})
     changed = False
     for server in ours:
         if not server.drained:

@@ -25,6 +25,8 @@ from .releases import LIST, SCALARS, is_list, label
 
 MOST = 64
 MOST_ALIASES = 64
+MOST_GOLDEN = 64
+MOST_GOLDEN_CHARACTERS = 10_000
 ALIAS = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
 
 
@@ -76,6 +78,22 @@ def _is_aliases(value: Any) -> bool:
     )
 
 
+def _is_golden(value: Any) -> bool:
+    return (
+        is_list(value)
+        and len(value) <= MOST_GOLDEN
+        and all(
+            isinstance(one, Mapping)
+            and set(one) == {"prompt", "says"}
+            and all(
+                isinstance(text, str) and 0 < len(text) <= MOST_GOLDEN_CHARACTERS
+                for text in one.values()
+            )
+            for one in value
+        )
+    )
+
+
 # What the value of a key must be, in words and as a test.
 RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("letters, digits, dots, underscores and hyphens", _is_name),
@@ -105,6 +123,10 @@ RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "aliases": (
         f"a list of up to {MOST_ALIASES} names, each of up to 128 letters, digits and ._:/@+-, which begin with a letter or a digit",
         _is_aliases,
+    ),
+    "golden": (
+        f"a list of up to {MOST_GOLDEN} mappings, each with a prompt and what an answer to it says, of up to {MOST_GOLDEN_CHARACTERS} characters",
+        _is_golden,
     ),
     "fallback": ("the name of another model of the list", _is_name),
 }

@@ -31,11 +31,13 @@ SCALARS = {
 }
 VARIABLES = (LIST, *SCALARS.values())
 NEEDED = ("model", "version", "checkpoint")
+# How it is served: what the variables of a single release may say of each host.
+OF_A_HOST = ("precision", "engine")
 # What is said of a model, on the entry that stays.
 OF_THE_MODEL = ("aliases", "fallback")
 KEYS = (
     *SCALARS,
-    *("source", "license", "hosts", "workers", "share", "aliases", "fallback"),
+    *("source", "license", "hosts", "workers", "share", "aliases", "fallback", "golden"),
 )
 # Percent of a model's requests: less than half, so that the release before can take all of them again.
 LARGEST_SHARE = 50
@@ -47,8 +49,9 @@ class Release:
 
     ``precisions`` are the prepared ones that it has beside fp32, as ``deepseek_precisions`` lists them; ``precision`` is the one that is
     served, by the flavour ``engine``. ``hosts`` are those of which it has all workers, whichever these are; ``workers`` are all that it has,
-    as HOST:WORKER, in the order of the inventory. ``answers_for`` are the names of models that fall back to this one.
-    ``steps`` are the shares of a canary in percent, rising, and empty for a stable release.
+    as HOST:WORKER, in the order of the inventory. ``otherwise`` has the ``precision`` and ``engine`` of each ``host`` that differs from the
+    release. ``golden`` are questions with what answers to them must have in them. ``steps`` are the shares of a canary in percent, rising,
+    and empty for a stable release.
     """
 
     model: str
@@ -63,11 +66,12 @@ class Release:
     engine: str
     hosts: tuple[str, ...]
     workers: tuple[str, ...]
+    otherwise: tuple[Mapping[str, str], ...]
     is_canary: bool
     steps: tuple[int, ...]
     aliases: tuple[str, ...]
     fallback: str
-    answers_for: tuple[str, ...]
+    golden: tuple[Mapping[str, str], ...]
 
 
 def is_list(value: Any) -> bool:
@@ -91,8 +95,13 @@ def said(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     listed = values.get(LIST)
     if listed is not None:
         return [one for one in listed if isinstance(one, Mapping)] if is_list(listed) else []
+    return [_alone(values)]
+
+
+def _alone(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry that the variables of a single release stand for."""
     alone = {key: values.get(name) for key, name in SCALARS.items()}
-    return [{key: value for key, value in alone.items() if value is not None}]
+    return {key: value for key, value in alone.items() if value is not None}
 
 
 def label(entry: Mapping[str, Any]) -> str:
@@ -111,7 +120,8 @@ def releases(
     """Give every release of the site as a mapping with the fields of :class:`Release`, in the order of the list.
 
     *hosts* are the names of the inference hosts, in the order of the inventory, and *variables* has those of each host by its name. The
-    list is the site's, so that any host that knows it is asked.
+    list is the site's, so that any host that knows it is asked; the variables of a single release may have another precision and engine on
+    a host.
 
     Raises ValueError where nothing could be served; that the whole list makes sense is judged in :mod:`release_findings`.
     """
@@ -121,21 +131,47 @@ def releases(
         raise ValueError(
             f"there is no release, or one without {', '.join(NEEDED)}: set {names}, or {LIST}"
         )
-    known = {host: workers.names(variables[host].get("deepseek_workers")) for host in hosts}
-    return [_as_mapping(_release(entry, known, entries)) for entry in entries]
+    return _filled_in(entries, hosts, variables)
 
 
 def usable(
     hosts: Iterable[str], variables: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Give the releases that can be made sense of, as :func:`releases` does; the others are reported, and hide nothing of these."""
-    known = {host: workers.names(variables[host].get("deepseek_workers")) for host in hosts}
     entries = [
         entry
         for entry in said(site(variables))
         if all(isinstance(entry.get(key), str) and entry[key] for key in NEEDED)
     ]
-    return [_as_mapping(_release(entry, known, entries)) for entry in entries]
+    return _filled_in(entries, hosts, variables)
+
+
+def _filled_in(
+    entries: Iterable[Mapping[str, Any]],
+    hosts: Iterable[str],
+    variables: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    mine = {host: variables[host] for host in hosts}
+    known = {host: workers.names(told.get("deepseek_workers")) for host, told in mine.items()}
+    listed = site(variables).get(LIST) is not None
+    of_hosts = {} if listed else {host: _served(_alone(told)) for host, told in mine.items()}
+    found = []
+    for entry in entries:
+        otherwise = [
+            {"host": host, **served}
+            for host, served in of_hosts.items()
+            if served != _served(entry)
+        ]
+        found.append(_as_mapping(_release(entry, known, otherwise)))
+    return found
+
+
+def _served(entry: Mapping[str, Any]) -> dict[str, str]:
+    """How an entry is served: by what, in which precision."""
+    return {
+        "precision": str(entry.get("precision") or EXPORTED),
+        "engine": str(entry.get("engine") or UNCOMPILED),
+    }
 
 
 def _as_mapping(release: Release) -> dict[str, Any]:
@@ -144,24 +180,10 @@ def _as_mapping(release: Release) -> dict[str, Any]:
     return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
 
 
-def _answers_for(model: Any, entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The names of the models that fall back to this one, directly or by others."""
-    found: dict[str, Mapping[str, Any]] = {}
-    wanted = [model]
-    while wanted:
-        to = wanted.pop()
-        for entry in entries:
-            name = str(entry.get("model"))
-            if entry.get("fallback") == to and name != model and name not in found:
-                found[name] = entry
-                wanted.append(name)
-    return tuple(one for name in found for one in (name, *_listed(found[name].get("aliases"))))
-
-
 def _release(
     entry: Mapping[str, Any],
     known: Mapping[str, list[str] | None],
-    entries: Sequence[Mapping[str, Any]] = (),
+    otherwise: Iterable[Mapping[str, str]] = (),
 ) -> Release:
     whole = _whole_hosts(entry, known)
     named = _listed(entry.get("workers"))
@@ -180,15 +202,15 @@ def _release(
         export=entry.get("export") is not False,
         source=str(entry.get("source") or ""),
         license=str(entry.get("license") or ""),
-        precision=str(entry.get("precision") or EXPORTED),
-        engine=str(entry.get("engine") or UNCOMPILED),
+        **_served(entry),
         hosts=tuple(whole),
         workers=tuple(mine),
+        otherwise=tuple(otherwise),
         is_canary=entry.get("share") is not None,
         steps=steps(entry.get("share")),
         aliases=_listed(entry.get("aliases")),
         fallback=str(entry.get("fallback") or ""),
-        answers_for=_answers_for(entry.get("model"), entries),
+        golden=_listed(entry.get("golden")),
     )
 
 
@@ -235,9 +257,16 @@ def of_host(
 ) -> list[dict[str, Any]]:
     """Give the releases that the workers of a host serve, with what is given *instead* of what the site says of them."""
     other = {name: value for name, value in (instead or {}).items() if value}
-    return [
-        {**one, **other}
+    mine = [
+        one
         for one in all_releases
         if host in one["hosts"]
         or any(worker.partition(":")[0] == host for worker in one["workers"])
     ]
+    return [{**_as_on(host, one), **other} for one in mine]
+
+
+def _as_on(host: str, release: Mapping[str, Any]) -> dict[str, Any]:
+    """A release as a host serves it."""
+    own: Mapping[str, str] = next((one for one in release["otherwise"] if one["host"] == host), {})
+    return {**release, **{key: value for key, value in own.items() if key != "host"}}

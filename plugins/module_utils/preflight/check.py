@@ -41,12 +41,12 @@ class Host(site_variables.Host):
 
     ``asked`` is whether the inventory says how to reach it. ``facts`` is None when the host was not asked, or did not answer; ``error`` says
     why, and ``broken`` what ended its examination. ``info`` is the result of module host_info, and ``info_error`` why there is none.
-    ``needed`` is the number of bytes that the release will take. ``checkpoint``, ``zones`` and
-    ``rollouts`` (None without a record) are what others found, ``checkpoint_unread``
-    whether the serving package, which is not there yet, has still to load the checkpoint's tokenizer and template, ``refusals`` what the
-    roles would refuse (``role``, ``task`` and what it ``says``, with the ``findings`` of action require), and ``role_problems`` what is
-    wrong with the roles' variables (``name``, ``what`` and ``remedy``). ``gpus`` are checks of module gpu_validate, None where it did not
-    run; ``custody`` is the result of module key_custody_info; ``listen``, ``probes`` and ``transfers`` are results of module network_probe.
+    ``published`` are the labels of the releases that it holds already, ``checkpoints`` the results of module checkpoint_info for each
+    release, with the release itself as ``__preflight_entry``, and ``zones`` and ``rollouts`` (None without a record) what others found.
+    ``refusals`` are what the roles would refuse (``role``, ``task`` and what it ``says``, with the ``findings`` of action require), and
+    ``role_problems`` what is wrong with the roles' variables (``name``, ``what`` and ``remedy``). ``gpus`` are checks of module
+    gpu_validate, None where it did not run; ``custody`` is the result of module key_custody_info; ``listen``, ``probes`` and ``transfers``
+    are results of module network_probe.
     """
 
     asked: bool = True
@@ -55,9 +55,8 @@ class Host(site_variables.Host):
     broken: Sequence[str] = ()
     info: Mapping[str, Any] | None = None
     info_error: str = ""
-    needed: int = 0
-    checkpoint: Sequence[Mapping[str, str]] = ()
-    checkpoint_unread: bool = False
+    published: Sequence[str] = ()
+    checkpoints: Sequence[Mapping[str, Any]] = ()
     refusals: Sequence[Mapping[str, Any]] = ()
     role_problems: Sequence[Mapping[str, str]] = ()
     zones: Sequence[str] = ()

@@ -34,8 +34,10 @@ ARCHITECTURES = ("x86_64",)
 FAST_ZONES = ("inference", "storage")
 
 
-def host_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterator[Check]:
-    """Judge one host."""
+def host_checks(
+    host: Host, groups: Groups, least: Mapping[str, Any], needed: int = 0
+) -> Iterator[Check]:
+    """Judge one host, of whose disk the releases will take so many bytes."""
     if host.facts is None:
         yield _reachable(host)
         return
@@ -54,17 +56,27 @@ def host_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterato
         yield from _own_addresses(host)
         yield from _nic_checks(host.name, host.info["nics"], least)
         if set(groups_of(host.name, groups)) & set(requirements.STORE_GROUPS):
-            yield from _disk_checks(host, groups, least)
+            yield from _disk_checks(host, groups, least, needed)
         yield from _gpu_checks(host, groups)
-    for problem in host.checkpoint:
-        found = f"{problem['file']}: {problem['problem']}"
-        expected = f"what can be published, in {host.variables.get('deepseek_checkpoint')}"
-        yield Check(host.name, "checkpoint", FAILED, found, expected, _sentence(problem["remedy"]))
-    if host.checkpoint_unread and not host.checkpoint:
-        found = "tokenizer and chat template are loaded when it is published: the serving package is not installed yet"
-        yield Check(host.name, "checkpoint", DEFERRED, found)
+    for result in host.checkpoints:
+        yield from _checkpoint_checks(host.name, result)
     yield from custody_checks(host, groups)
     yield from _broken(host)
+
+
+def _checkpoint_checks(name: str, result: Mapping[str, Any]) -> Iterator[Check]:
+    """Judge the checkpoint of one release by what module checkpoint_info says of it."""
+    path, examined = result["__preflight_entry"]["checkpoint"], result.get("checkpoint") or {}
+    # the module may have failed without a list
+    alone = {"file": path, "problem": result.get("msg", ""), "remedy": "Correct it"}
+    problems = examined.get("problems", [alone] if alone["problem"] else [])
+    for problem in problems:
+        found = f"{problem['file']}: {problem['problem']}"
+        expected = f"what can be published, in {path}"
+        yield Check(name, "checkpoint", FAILED, found, expected, _sentence(problem["remedy"]))
+    if not problems and not examined.get("read_by_service", True):
+        found = "tokenizer and chat template are loaded when it is published: the serving package is not installed yet"
+        yield Check(name, "checkpoint", DEFERRED, found)
 
 
 def _broken(host: Host) -> Iterator[Check]:
@@ -313,7 +325,9 @@ def _nic_checks(name: str, nics: Mapping[str, Any], least: Mapping[str, Any]) ->
         )
 
 
-def _disk_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterator[Check]:
+def _disk_checks(
+    host: Host, groups: Groups, least: Mapping[str, Any], needed: int
+) -> Iterator[Check]:
     mine, disk = groups_of(host.name, groups), (host.info or {})["disk"]
     size, free = disk["size"], disk["free"]
     unknown = f"unknown: {disk['unknown']}" if disk["unknown"] else "unknown: it was not measured"
@@ -332,10 +346,10 @@ def _disk_checks(host: Host, groups: Groups, least: Mapping[str, Any]) -> Iterat
                 "disk_free",
                 "",
                 f"{free} bytes free for the store",
-                f"at least {host.needed} bytes, which the release takes",
+                f"at least {needed} bytes, which the releases take",
                 "Free some space or give the store a larger file system",
             ),
-            free >= host.needed,
+            free >= needed,
         )
     yield at_least(
         host.name,

@@ -16,6 +16,7 @@ from ..common import findings
 from ..inventory import requirements, site_variables
 from ..reports.languages import language, translated
 from ..reports.words import Language, PreflightWords
+from . import capacity
 from .check import DEFERRED, FAILED, UNTESTED, Check, Groups, Host, Network
 from .hosts import host_checks, refusal_checks
 from .inventory import inventory_checks, rollout_checks, zone_checks
@@ -29,7 +30,12 @@ def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Chec
         *inventory_checks(groups, hosts),
         *rollout_checks(hosts),
         *zone_checks(hosts),
-        *(check for host in hosts for check in host_checks(host, groups, least)),
+        *(
+            check
+            for host in hosts
+            for check in host_checks(host, groups, least, capacity.stored(host, groups, hosts))
+        ),
+        *(check for host in hosts for check in capacity.memory_checks(host, groups, hosts)),
         *mtu_checks(hosts, least),
         *network_checks(groups, hosts, network, least),
     ]

@@ -10,13 +10,15 @@ import json
 import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ..gateway.named_connection import NamedConnection
 from .lease import Order
 from .measures import MeasureError, Reading, read_stat
 from .order_socket import PATH
 from .record import WHOLE
+from .worker_measures import Reading as WorkerReading
+from .worker_readings import read_written
 
 TIMEOUT_SECONDS = 5
 MAX_REPLY = 8 * 1024 * 1024
@@ -55,12 +57,16 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a gateway says: the share that HAProxy has, why it has less than was ordered, its counters, and servers that are down."""
+    """What a gateway says: the share that HAProxy has, why it has less than was ordered, and what it knows of the servers.
+
+    That is its own counters of them, which are down, and what they counted themselves, as far as it could read that.
+    """
 
     share: int
     tripped: str
     reading: Reading
     down: tuple[str, ...] = ()
+    workers: Mapping[str, WorkerReading] = field(default_factory=dict)
 
 
 Tell = Callable[[str, Order], Reply]
@@ -124,11 +130,19 @@ def _reply(name: str, order: Order, status: int, data: bytes) -> Reply:
 
 
 def _checked(document: Mapping[str, object]) -> Reply:
-    share, process, tripped, stat, down = (
-        document[key] for key in ("share", "process", "tripped", "stat", "down")
+    share, process, tripped, stat, down, workers = (
+        document[key] for key in ("share", "process", "tripped", "stat", "down", "workers")
     )
     if not isinstance(share, int) or not isinstance(process, int) or not 0 <= share <= WHOLE:
         raise ValueError("share and process must be whole numbers")
     if not isinstance(tripped, str) or not isinstance(stat, str) or not isinstance(down, list):
         raise ValueError("tripped and stat must be texts, and down a list")
-    return Reply(share, tripped, read_stat(stat, process), tuple(str(server) for server in down))
+    if not isinstance(workers, dict):
+        raise ValueError("workers must be an object")
+    return Reply(
+        share,
+        tripped,
+        read_stat(stat, process),
+        tuple(str(server) for server in down),
+        {str(name): read_written(reading) for name, reading in workers.items()},
+    )

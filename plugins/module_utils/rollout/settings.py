@@ -14,6 +14,7 @@ from .gateways import Address, Credentials
 from .judge import Margins
 from .judge import Settings as JudgeSettings
 from .steering import Policy
+from .worker_measures import Objectives
 
 RELEASE_HOST_FILE = "/etc/deepseek/rollout/release.json"
 
@@ -51,10 +52,13 @@ class ReleaseHost:
 
 @dataclass(frozen=True)
 class Gateway:
-    """HAProxy's runtime socket and share map, and what a watchdog keeps."""
+    """HAProxy's runtime socket, share map and socket for the metrics of workers, and what a watchdog keeps."""
 
     control: str
     shares: str
+    metrics: str
+    metrics_seconds: float
+    objectives: Objectives
     directory: str
     socket: str
     servers: Mapping[str, Servers]
@@ -92,6 +96,9 @@ def read_gateway(path: str) -> Gateway:
         return Gateway(
             control=document["control"],
             shares=document["shares"],
+            metrics=document["metrics"],
+            metrics_seconds=document["metrics_seconds"],
+            objectives=Objectives(**document["objectives"]),
             directory=document["directory"],
             socket=document["socket"],
             servers=_servers(document),

@@ -6,7 +6,7 @@
 It takes orders of the release host from HAProxy, which has asked for a certificate, and every few seconds takes the share away
 from a canary that this gateway's own counts find bad, or of which the release host was not heard for too long. For that it asks
 HAProxy's runtime socket, and nothing else: neither another host nor Ansible nor Prometheus. A share that nobody ordered is
-taken away, too.
+taken away, too. What workers count themselves it reads through HAProxy, for the release host.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from .measures import MeasureError, Reading, Window, gateway_counts, read_stat
 from .order_socket import listen
 from .settings import EX_CONFIG, Gateway, Servers, SettingsError, read_gateway
 from .windows import Windows
+from .worker_readings import WorkerReadings, through
 
 _DOWN = ("DOWN", "MAINT", "NOLB")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -74,7 +75,9 @@ class Watchdog:
         settings: JudgeSettings,
         windows: Windows,
         means: Means,
+        workers: WorkerReadings,
     ) -> None:
+        self._workers = workers
         self._directory = directory
         self._servers = servers
         self._settings = settings
@@ -108,7 +111,17 @@ class Watchdog:
             "process": process,
             "stat": stat,
             "down": self._down(order.model, stat),
+            "workers": self._workers.fresh(self._names(order.model)),
         }
+
+    def read_workers(self) -> None:
+        """Read the metrics of all workers of models with a canary that has a share. Raises what HAProxy's socket does."""
+        models = [model for model, share in self._means.shares().items() if share]
+        self._workers.look(name for model in models for name in self._names(model))
+
+    def _names(self, model: str) -> tuple[str, ...]:
+        servers = self._servers.get(model)
+        return servers.canary + servers.stable if servers else ()
 
     def look(self) -> list[str]:
         """Take away every share that may not be there any more; what was taken away, and why."""
@@ -223,7 +236,12 @@ def watchdog_of(settings: Gateway, boot: str) -> Watchdog:
             clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
             boot=boot,
         ),
+        WorkerReadings(through(settings.metrics), settings.objectives, time.monotonic, _say),
     )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def guard(watchdog: Watchdog, interval: float, say: Callable[[str], object]) -> None:
@@ -235,6 +253,16 @@ def guard(watchdog: Watchdog, interval: float, say: Callable[[str], object]) -> 
         except _WRONG as error:
             say(f"the canaries cannot be looked at: {error}")
         notify("WATCHDOG=1")
+        time.sleep(interval)
+
+
+def read_workers(watchdog: Watchdog, interval: float, say: Callable[[str], object]) -> None:
+    """Read the metrics of workers for ever; apart from what guards, which waits for no worker."""
+    while True:
+        try:
+            watchdog.read_workers()
+        except _WRONG as error:
+            say(f"the workers cannot be read: {error}")
         time.sleep(interval)
 
 
@@ -259,6 +287,8 @@ def main() -> int:
         return 1
     # A service that cannot take orders any more ends, and is started again.
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    reading = (watchdog, settings.metrics_seconds, _say)
+    threading.Thread(target=read_workers, args=reading, daemon=True).start()
     notify("READY=1")
-    guard(watchdog, settings.interval_seconds, lambda text: sys.stderr.write(text + "\n"))
+    guard(watchdog, settings.interval_seconds, _say)
     return 1

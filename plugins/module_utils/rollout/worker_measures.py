@@ -47,7 +47,7 @@ class Generations:
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters of one worker at one time."""
+    """Counters of one worker: at one time, or between two."""
 
     slow_first: int
     first: int
@@ -73,6 +73,29 @@ class Reading:
                 for name, one in self.clients.items()
             },
         )
+
+    def plus(self, other: Reading) -> Reading:
+        """Both together."""
+        none = Generations()
+        names = self.clients.keys() | other.clients.keys()
+        pairs = {
+            name: (self.clients.get(name, none), other.clients.get(name, none)) for name in names
+        }
+        return Reading(
+            self.slow_first + other.slow_first,
+            self.first + other.first,
+            self.slow_tokens + other.slow_tokens,
+            self.tokens + other.tokens,
+            {
+                name: Generations(one.bad + two.bad, one.all + two.all)
+                for name, (one, two) in pairs.items()
+            },
+        )
+
+    @property
+    def extent(self) -> int:
+        """How much was counted: of two readings of one worker the later one has more."""
+        return self.first + self.tokens + sum(one.all for one in self.clients.values())
 
     def _began_again(self, earlier: Reading) -> bool:
         return (

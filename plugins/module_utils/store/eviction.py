@@ -19,10 +19,8 @@ from ..artifacts.files import read_small
 from ..artifacts.names import release_path
 from .model import ReplicaError
 from .retire import RetireError, Retirement, evict, sweep
+from .served import in_use, together
 from .state import list_releases
-
-# The active release, and the one to go back to.
-_IN_USE = 2
 
 
 def last_served(path: str) -> list[str]:
@@ -33,15 +31,12 @@ def last_served(path: str) -> list[str]:
     if not os.path.lexists(path):
         return []
     try:
-        releases = json.loads(read_small(path))["releases"]
+        return in_use(together(json.loads(read_small(path))["releases"]))
     except (ValueError, KeyError, TypeError) as error:
-        releases = error
-    if not isinstance(releases, list) or not all(isinstance(item, str) for item in releases):
         raise ReplicaError(
-            f"{path} does not say which releases this host has served, so none may go: {releases}. "
+            f"{path} does not say which releases this host has served, so none may go: {error}. "
             "Apply role onprem.deepseek.inference, which writes it, or remove the file if the host serves nothing."
-        )
-    return releases[-_IN_USE:]
+        ) from error
 
 
 @dataclass

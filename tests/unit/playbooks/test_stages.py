@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from played import play
+from played import KEPT_PYTHON, play
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.gate import STAGES
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.record import (
@@ -92,6 +92,7 @@ class Site:
             self.home / "play.yml",
             inventory=self.home / "inventory.json",
             SOFTHSM2_CONF=str(self.home / "hsm/release/softhsm2.conf"),
+            **KEPT_PYTHON,
         )
         return done.status, done.said
 

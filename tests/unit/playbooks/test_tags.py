@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from played import passed
+from forked_playbooks import forked
+from played import command, environment
 
 ROOT = Path(__file__).resolve().parents[3]
 # A part of the step that includes it.
@@ -20,6 +21,7 @@ ROLES = sorted({path.parents[1].name for path in ROOT.glob("roles/*/tasks/main.y
 BOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 STEPS = ("install", "configure", "run")
 ALL = {"precheck", *STEPS}
+ASKED = ("gateway", "install", "run")
 # Applied role by role.
 TAKES_TAGS = {"site", "model_publish", "next_steps", "tls_reload", "tls_renew", "zones_enforce"}
 # Ends with a verdict on what was asked, or begins with one: test_verdicts.py.
@@ -109,17 +111,24 @@ def test_every_role_of_a_playbook_can_be_asked_for(book: str) -> None:
                 assert tags == {role, "run"}, task["name"]
 
 
-def listed(*options: str) -> str:
-    return passed(ROOT / "playbooks/site.yml", *options, inventory="localhost,").out
+@pytest.fixture(scope="module")
+def listed() -> dict[str, str]:
+    """What is listed of the site: its tags as "", and its tasks by the tag that is asked for."""
+    site = ROOT / "playbooks/site.yml"
+    asked = {"": ("--list-tags",), **{tag: ("--list-tasks", "--tags", tag) for tag in ASKED}}
+    commands = [command(site, *options, inventory="localhost,") for options in asked.values()]
+    found = forked(commands, environment(), ROOT)
+    assert [said for status, said in found if status] == []
+    return {tag: said for tag, (_status, said) in zip(asked, found, strict=True)}
 
 
-def test_the_tags_are_those_that_are_documented() -> None:
+def test_the_tags_are_those_that_are_documented(listed: dict[str, str]) -> None:
     text = (ROOT / "docs/reference/tags.md").read_text()
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     found = {
         name.strip()
-        for names in re.findall(r"TASK TAGS: \[(.*)\]", listed("--list-tags"))
+        for names in re.findall(r"TASK TAGS: \[(.*)\]", listed[""])
         for name in names.split(",")
         if name.strip()
     }
@@ -127,10 +136,9 @@ def test_the_tags_are_those_that_are_documented() -> None:
     assert found - {"always"} == documented
 
 
-@pytest.mark.parametrize("tag", ["gateway", "install", "run"])
-def test_no_tag_leaves_out_preflight_or_a_precheck(tag: str) -> None:
-    said = listed("--list-tasks", "--tags", tag)
-    tasks = re.findall(r"^ +(?! |play #)(.+?)\tTAGS: \[(.*)\]$", said, re.MULTILINE)
+@pytest.mark.parametrize("tag", ASKED)
+def test_no_tag_leaves_out_preflight_or_a_precheck(tag: str, listed: dict[str, str]) -> None:
+    tasks = re.findall(r"^ +(?! |play #)(.+?)\tTAGS: \[(.*)\]$", listed[tag], re.MULTILINE)
     names = {name for name, _tags in tasks}
     assert first("preflight", "report") in names
     assert first("gateway", "precheck") in names

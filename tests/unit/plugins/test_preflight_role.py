@@ -103,7 +103,10 @@ def test_gpus_are_judged_before_the_rollout_where_they_can_be(
         gpu_validation_wheel=str(recorded.save()),
         gpu_validation_venv_dir="",
         preflight_network=False,
+        deepseek_report_language="zh-CN",
     )
+    assert f"有 {report['failed']} 处需要修正；未改动任何东西。" in said
+    assert '<html lang="zh-CN">' in (tmp_path / "report/preflight.html").read_text("utf-8")
     checks = [one for one in report["checks"] if one["name"].startswith("gpu_")]
     assert {one["name"] for one in checks if one["status"] == "ok"} >= {"gpu_nvml", "gpu_memory_gb"}
     assert {one["name"] for one in checks if one["status"] == "failed"} >= {"gpu_mig"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from played import HERE, passed
+from played import HERE, KEPT_PYTHON, passed
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.pkcs11.constraints import subtrees_of
 
@@ -53,6 +53,7 @@ def permitted(directory: Path, **variables: Any) -> list[str]:
         directory / "play.yml",
         inventory=directory / "hosts.yml",
         ANSIBLE_ROLES_PATH=str(directory / "roles"),
+        **KEPT_PYTHON,
     )
     return subtrees_of(json.loads((directory / "permitted").read_text())).texts
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import yaml
 from gateway_pki import make_pki
 from gateway_worker import Worker
-from played import passed
+from played import KEPT_PYTHON, passed
 from waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -362,6 +362,7 @@ def render(
         directory / "play.yml",
         inventory=directory / "hosts.yml",
         ANSIBLE_ROLES_PATH=str(directory / "roles"),
+        **KEPT_PYTHON,
     )
     return ports
 

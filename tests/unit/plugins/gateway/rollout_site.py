@@ -39,8 +39,9 @@ PROGRAMS = {
     "rollout-watchdog": "rollout.watchdog",
 }
 GATEWAYS = {"gateway-1": "client", "gateway-2": "gateway-2"}
-# What a gateway allows a worker, for which the role has minutes.
+# What a gateway allows a worker, for which the role has minutes, and how often its watchdog looks.
 SERVER_SECONDS = 1
+WATCH_SECONDS = 0.2
 
 # What the role has for canaries: servers without weight, drawn for, and its retries.
 CONFIGURATION = """
@@ -61,6 +62,11 @@ frontend service
     http-request set-var(txn.share) var(txn.model),map_str_int({directory}/shares.map,0)
     http-request set-var(txn.thousandth) rand(1000)
     use_backend model:%[var(txn.model)]
+frontend measures
+    bind unix@{directory}/measures.sock mode 600
+    http-request set-var(txn.worker) path
+    http-request set-path /metrics
+    default_backend measures
 frontend metrics
     bind 127.0.0.1:{orders} ssl crt {directory}/host.pem ca-file {pki}/ca.pem verify required
     acl steers ssl_c_s_dn(cn) -m str release-1
@@ -81,11 +87,31 @@ backend model:{model}
 """
 
 
+MEASURED = """
+    use-server measured-{number} if {{ var(txn.worker) -m str /{name} }}
+    server measured-{number} 127.0.0.1:{port}
+"""
+# What workers count, as docs/reference/metrics.md has it, of which the judge takes this.
+METRICS = """
+deepseek_time_to_first_token_seconds_bucket{{le="2.5"}} {fast}
+deepseek_time_to_first_token_seconds_bucket{{le="+Inf"}} {all}
+deepseek_time_per_output_token_seconds_bucket{{le="0.1"}} {all}
+deepseek_time_per_output_token_seconds_bucket{{le="+Inf"}} {all}
+deepseek_generations_total{{key="one",reason="stop"}} {whole}
+deepseek_generations_total{{key="one",reason="error"}} {broken}
+deepseek_generations_total{{key="two",reason="stop"}} {whole}
+deepseek_generations_total{{key="two",reason="error"}} {broken}
+"""
+
+
 class _Requests(BaseHTTPRequestHandler):
     """Answers as the mode of its server says."""
 
     protocol_version = "HTTP/1.1"
     server: Worker
+
+    def do_GET(self) -> None:
+        self._send(200, self.server.metrics().encode())
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -93,10 +119,12 @@ class _Requests(BaseHTTPRequestHandler):
         mode = self.server.mode
         if mode == "flapping":
             mode = "503" if self.server.taken % 10 < 5 else "answer"
+        if mode != "answer":
+            self.server.failing_since = self.server.failing_since or time.monotonic()
         if self.headers.get("x-wrong"):
             self._send(400)
         elif mode == "hang":
-            time.sleep(SERVER_SECONDS * 2)
+            self.server.over.wait(self.server.hangs_seconds)
         elif mode == "cut":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
@@ -106,12 +134,12 @@ class _Requests(BaseHTTPRequestHandler):
             self._send(int(mode) if mode.isdigit() else 200)
         self.close_connection = True
 
-    def _send(self, status: int) -> None:
+    def _send(self, status: int, body: bytes = b"{}") -> None:
         self.send_response(status)
-        self.send_header("Content-Length", "2")
+        self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(body)
 
     def log_message(self, *_args: Any) -> None:
         pass
@@ -127,10 +155,22 @@ class Worker(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.mode = "answer"
         self.taken = 0
+        self.failing_since = 0.0
+        self.hangs_seconds = SERVER_SECONDS * 2.0
+        self.over = threading.Event()
         self.port = self.server_address[1]
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def metrics(self) -> str:
+        """What it counted; with mode slow or broken, a tenth of that was so."""
+        some, clients = self.taken // 10, self.taken // 2
+        slow, broken = (some if self.mode == mode else 0 for mode in ("slow", "broken"))
+        return METRICS.format(
+            fast=self.taken - slow, all=self.taken, whole=clients - broken, broken=broken
+        )
+
     def end(self) -> None:
+        self.over.set()
         self.shutdown()
         self.server_close()
 
@@ -150,19 +190,30 @@ class GatewayHost:
             pki=site.pki,
             port=self.port,
             orders=self.orders,
-            seconds=SERVER_SECONDS,
+            seconds=site.server_seconds,
         )
         for model, (canary, stable) in site.workers.items():
             text += BACKEND.format(model=model, canary=canary.port, stable=stable.port)
+        text += "backend measures\n    retries 0\n"
+        ports = {
+            name: worker.port
+            for model, pair in site.workers.items()
+            for name, worker in zip((f"canary:{model}", f"stable:{model}"), pair, strict=True)
+        }
+        for number, (name, port) in enumerate(ports.items()):
+            text += MEASURED.format(number=number, name=name, port=port)
         (self.directory / "haproxy.cfg").write_text(text)
         settings = {
             "control": str(self.directory / "admin.sock"),
             "shares": str(self.directory / "shares.map"),
+            "metrics": str(self.directory / "measures.sock"),
+            "metrics_seconds": 2.0,
+            "objectives": {"first_token_seconds": 2.5, "token_seconds": 0.1},
             "directory": str(self.directory / "kept"),
             "socket": str(self.directory / "watchdog.sock"),
             "servers": site.servers,
-            "interval_seconds": 0.2,
-            "answer_seconds": 30.0,
+            "interval_seconds": site.watch_seconds,
+            "answer_seconds": site.answer_seconds,
             "judge": {},
         }
         (self.directory / "watchdog.json").write_text(json.dumps(settings))
@@ -226,8 +277,18 @@ class GatewayHost:
 class RolloutSite:
     """All of it; a model for each thing that is tried, so that they are tried side by side."""
 
-    def __init__(self, directory: Path, models: list[str], **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        models: list[str],
+        *,
+        server_seconds: float = SERVER_SECONDS,
+        watch_seconds: float = WATCH_SECONDS,
+        **settings: Any,
+    ) -> None:
         self.directory = directory
+        self.server_seconds, self.watch_seconds = server_seconds, watch_seconds
+        self.answer_seconds = settings.get("answer_seconds", 30.0)
         self.pki = directory / "pki"
         self.pki.mkdir()
         make_pki(self.pki, "deepseek.test")
@@ -259,10 +320,11 @@ class RolloutSite:
                 for name, gateway in self.gateways.items()
             },
             "servers": self.servers,
-            "lease_seconds": 5,
+            # longer than a busy machine keeps the release host from its turn
+            "lease_seconds": 15,
             "settle_seconds": 3.0,
             "interval_seconds": 0.3,
-            "answer_seconds": 30.0,
+            "answer_seconds": self.answer_seconds,
             "judge": {},
         }
         self.settings = directory / "release.json"

@@ -22,6 +22,8 @@ from waiting import until
 
 from ansible_collections.onprem.deepseek.plugins.module_utils.gateway import shares
 from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.handover import keep_states
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.measures import MeasureError
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.worker_readings import through
 
 MODELS = pytest.mark.parametrize("gateway", ["models"], indirect=True)
 CANARY, STABLE = {"c", "f"}, {"a", "b"}
@@ -142,6 +144,17 @@ def test_a_canary_that_is_away_costs_no_client_an_error(gateway: Gateway, state:
 
 
 @MODELS
+def test_while_it_has_a_share_it_takes_what_no_other_can(gateway: Gateway) -> None:
+    for name in STABLE:
+        order(gateway, name, "drain")
+    set_share(gateway, 50)
+    assert of(load(gateway, 80), CANARY) == 80
+    set_share(gateway, 0)
+    with contextlib.closing(Client(gateway)) as client:
+        assert client.ask("/v1/chat/completions", body=TINY).error_code == "no_worker_ready"
+
+
+@MODELS
 def test_failures_of_a_canary_are_counted_at_its_server(gateway: Gateway) -> None:
     set_share(gateway, 500)
     gateway.workers[2].mode = "failing"
@@ -154,6 +167,23 @@ def test_failures_of_a_canary_are_counted_at_its_server(gateway: Gateway) -> Non
     assert int(counted["hrsp_5xx"]) == statuses[500] > 0
     assert int(counted["stot"]) == statuses[500]
     assert statuses.keys() == {200, 500}
+
+
+@MODELS
+def test_the_metrics_of_each_worker_beside_a_canary_are_read_by_its_name(gateway: Gateway) -> None:
+    socket = gateway.directory / "measures.sock"
+    assert socket.stat().st_mode & 0o777 == 0o600
+    fetch = through(str(socket))
+    places = {"a": 0, "b": 1, "c": 2, "f": 5}
+    for name, place in places.items():
+        assert json.loads(fetch(f"inference-1:{name}"))["worker"] == gateway.workers[place].name
+        assert gateway.workers[place].taken[-1] == ("GET", "/metrics")
+    taken = [list(worker.taken) for worker in gateway.workers]
+    # one of a model without a canary, one that is not there, and no name at all
+    for name in ("inference-1:d", "inference-1:none", ""):
+        with pytest.raises(MeasureError, match="404"):
+            fetch(name)
+    assert taken == [worker.taken for worker in gateway.workers]
 
 
 @MODELS

@@ -24,6 +24,8 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.record imp
 )
 
 BAD = {"m503": "503", "m500": "500", "hang": "hang", "cut": "cut", "flap": "flapping"}
+# that only their workers' own metrics tell of
+BAD |= {"slow": "slow", "broken": "broken"}
 GOOD = ["sound", "wrong"]
 KILLED = {
     "first": State.STEP,
@@ -58,6 +60,8 @@ def test_every_bad_canary_is_rolled_back_on_all_gateways_and_refused_from_then_o
         record = site.record(model)
         assert [item["digest"] for item in record["refused"]] == ["b" * 64]
         assert record["decisions"][-1]["reason"] == record["reason"] != ""
+    assert "slow_first_tokens: " in site.record("slow")["reason"]
+    assert "broken_generations: " in site.record("broken")["reason"]
     assert "canary_retry: true" in site.prepare("m503", status=1)["error"]
     assert site.prepare("m503", "--retry")["record"]["state"] == "prepared"
 

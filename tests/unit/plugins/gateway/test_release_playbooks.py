@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from played import HERE, play
+from played import HERE, KEPT_PYTHON, play
 from rollout_site import RolloutSite
 from waiting import until
 
@@ -64,6 +64,7 @@ class Controller:
             path,
             *("--extra-vars", json.dumps(given), *options),
             inventory=self.home / "hosts.json",
+            **KEPT_PYTHON,
         )
         return done.status, done.words
 
@@ -126,6 +127,12 @@ def test_a_canary_begins_waits_for_its_judgement_and_is_taken_back(controller: C
     status, said = controller.run("stop", options=limited, canary_reason="too dear")
     assert (status, site.shares("chat")) == (0, [0, 0]), said
     assert site.record("chat")["reason"] == "too dear"
+
+    given = {"deepseek_releases": LIST}
+    status, said = controller.run("promote", **given)
+    assert status == 2
+    assert "deepseek_releases was set by --extra-vars, which no playbook can replace" in said
+    assert set(re.findall(r" changed=(\d+)", said)) == {"0"}
 
     status, said = controller.run("stop", "rollback", "canary")
     assert status == 2

@@ -27,6 +27,7 @@ class Haproxy:
         self.becomes_healthy_after = 0
         self.stuck = False
         self.refuses = ""
+        self.share = 0
 
     def add(
         self, name: str, port: int = 8000, requests: int = 0, model: str = "tiny", **state: int
@@ -44,6 +45,8 @@ class Haproxy:
     def answer(self, command: str) -> str:
         if command == "show info":
             return "Name: HAProxy\nPid: 1\n"
+        if command.startswith("show map"):
+            return f"0x55 tiny {self.share}\n"
         if command.startswith("show servers state"):
             return self.states()
         if command == "show stat":
@@ -151,6 +154,23 @@ def test_each_model_keeps_a_server(haproxy: Haproxy, run: Run) -> None:
     assert (result["code"], "model:tiny" in result["msg"]) == ("LAST_ONE", True)
     haproxy.add("c:main")
     assert run("drain", "a:main")["changed"]
+
+
+@pytest.mark.parametrize(("share", "code"), [(500, None), (0, "LAST_ONE")])
+def test_a_canary_takes_the_place_of_the_last_one_while_it_has_a_share(
+    haproxy: Haproxy, run: Run, share: int, code: str | None
+) -> None:
+    haproxy.add("a:main")
+    haproxy.add("b:main", weight=0)
+    haproxy.share = share
+    assert run("drain", "a:main").get("code") == code
+
+
+def test_a_canary_that_takes_everything_is_not_taken_out(haproxy: Haproxy, run: Run) -> None:
+    haproxy.add("a:main", op=0)
+    haproxy.add("b:main", weight=0)
+    haproxy.share = 50
+    assert run("drain", "b:main")["code"] == "LAST_ONE"
 
 
 def test_a_canary_can_be_taken_out_and_put_back(haproxy: Haproxy, run: Run) -> None:

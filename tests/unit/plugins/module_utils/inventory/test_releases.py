@@ -22,6 +22,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.releases
     engines,
     of_host,
     releases,
+    usable,
     with_releases,
 )
 
@@ -81,11 +82,12 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
         "engine": "none",
         "hosts": HOSTS,
         "workers": ALL,
+        "otherwise": [],
         "is_canary": False,
         "steps": [],
         "aliases": [],
         "fallback": "",
-        "answers_for": [],
+        "golden": [],
     }
     served = {
         "deepseek_precisions": [{"name": "int8"}],
@@ -109,6 +111,32 @@ def test_the_variables_of_a_single_release_are_a_list_of_one() -> None:
     assert releases(HOSTS, site(**ALONE, **served)) == [same]
 
 
+def test_a_host_may_serve_a_single_release_in_its_own_way() -> None:
+    told = site(**ALONE, deepseek_precision="fp16", deepseek_engine_flavour="onnxruntime_cuda")
+    told["inference-2"]["deepseek_precision"] = "bf16"
+    for name in ("deepseek_precision", "deepseek_engine_flavour"):
+        del told["inference-3"][name]
+    for every in (releases(HOSTS, told), usable(HOSTS, told)):
+        served = {
+            host: [(one["precision"], one["engine"]) for one in of_host(host, every)]
+            for host in HOSTS
+        }
+        assert served == {
+            "inference-1": [("fp16", "onnxruntime_cuda")],
+            "inference-2": [("bf16", "onnxruntime_cuda")],
+            "inference-3": [("fp32", "none")],
+        }
+        (worker,) = with_releases([{"name": "main"}], "inference-2", every, {"engine": "tensorrt"})
+        assert (worker["release"]["precision"], worker["release"]["engine"]) == ("bf16", "tensorrt")
+
+
+def test_a_list_says_how_all_hosts_serve() -> None:
+    told = site([entry(precision="int8", engine="onnxruntime")])
+    told["inference-2"]["deepseek_engine_flavour"] = "tensorrt"
+    every = releases(HOSTS, told)
+    assert {one["engine"] for host in HOSTS for one in of_host(host, every)} == {"onnxruntime"}
+
+
 def test_releases_have_their_workers_in_the_order_of_the_inventory() -> None:
     stable, canary, chat = releases(HOSTS, site(SOUND))
     assert (stable["workers"], stable["hosts"]) == (["inference-1:a", "inference-2:main"], [])
@@ -129,18 +157,6 @@ def test_releases_have_their_workers_in_the_order_of_the_inventory() -> None:
     turned = entry(workers=list(reversed(ALL)))
     assert releases(HOSTS, site([turned]))[0]["workers"] == ALL
     assert releases(HOSTS, site([{**CANARY, "share": 5}]))[0]["steps"] == [5]
-
-
-def test_a_fallback_knows_the_names_that_it_answers_for() -> None:
-    last = entry("tiny", workers=["inference-3:b"])
-    chat = {**CHAT, "hosts": None, "workers": ["inference-3:a"], "fallback": "tiny"}
-    every = releases(HOSTS, site([STABLE, CANARY, chat, last]))
-    assert [one["answers_for"] for one in every] == [
-        [],
-        [],
-        ["r1", "think"],
-        ["chat", "r1", "think"],
-    ]
 
 
 def test_a_worker_gets_its_release() -> None:
@@ -242,6 +258,14 @@ def test_a_sound_list_has_no_problems() -> None:
             "share: it is [25, 5]. It must be a number of percent from 1 to 50, or a rising list",
         ),
         ([STABLE, {**CANARY, "share": True}, CHAT], "share: it is True. It must be"),
+        (
+            [STABLE, {**CANARY, "golden": [{"prompt": "6 times 7?", "answer": "42"}]}, CHAT],
+            "golden: it is [{'prompt': '6 times 7?', 'answer': '42'}]. It must be a list",
+        ),
+        (
+            [STABLE, {**CANARY, "golden": [{"prompt": "6 times 7?", "says": ""}]}, CHAT],
+            "It must be a list of up to 64",
+        ),
         (
             [STABLE, {**CANARY, "share": [5, 50]}, CHAT],
             "it is 50 percent, and the canary has 1 of the model's 3 workers. Leave it at 33",

@@ -99,6 +99,13 @@ def info(name: str) -> dict[str, Any]:
     }
 
 
+def examined(label: str = "r1/1.0.0", size: int = 10**9, **said: Any) -> dict[str, Any]:
+    """What module checkpoint_info says of the checkpoint of a release."""
+    entry = {"label": label, "checkpoint": "/srv/import/r1"}
+    checkpoint = {"size": size, "problems": [], "read_by_service": True, **said}
+    return {"__preflight_entry": entry, "checkpoint": checkpoint}
+
+
 def host(name: str, /, **changes: Any) -> Host:
     """A host on which nothing is wrong, but for the changes."""
     right = Host(
@@ -116,7 +123,7 @@ def host(name: str, /, **changes: Any) -> Host:
             "memtotal_mb": 515000,
         },
         info=info(name),
-        needed=10**9,
+        checkpoints=[examined()] if name in GROUPS["release"] else [],
         probes=[measured(pair.server, pair.zone) for pair in PAIRS if pair.client == name],
         transfers=[measured(pair.server, pair.zone) for pair in PAIRS if pair.client == name],
     )

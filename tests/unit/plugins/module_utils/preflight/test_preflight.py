@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.deepseek maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What preflight says of hosts, of their GPUs and of the network between them."""
+"""What preflight says of hosts and of their GPUs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import pytest
 from faultless_site import (
     ADDRESSES,
-    PAIRS,
+    SITE,
     everywhere,
+    examined,
     host,
     info,
     judged,
-    measured,
     with_info,
     wrong,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.releases import SCALARS
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight import report as preflight
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.check import OK, SKIPPED
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.hosts import refusal_checks
 from ansible_collections.onprem.deepseek.plugins.module_utils.preflight.report import (
     Check,
     Host,
-    Network,
 )
 
 
@@ -76,6 +76,9 @@ def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
     assert "deepseek_accepted_key_risks" in line
 
 
+PICKLE = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -84,13 +87,12 @@ def test_a_risk_that_there_is_not_cannot_be_accepted() -> None:
             "storage-1 reachable: it cannot be used: No route to host | SSH, Python 3, and sudo",
         ),
         ({"info": None, "info_error": "no Python"}, "storage-1 host_info: no Python"),
-        ({"needed": 10**13}, "storage-1 disk_free: 1000000000000 bytes free for the store | at le"),
         (
             {"refusals": [{"role": "tls", "task": "Any", "says": ["storage-1: no key. Copy it."]}]},
             "storage-1 tls: no key |  | Copy it",
         ),
         (
-            {"checkpoint": [{"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}]},
+            {"checkpoints": [examined(problems=[PICKLE])]},
             (
                 "storage-1 checkpoint: a.bin: it is a pickle | "
                 "what can be published, in /srv/import/r1 | Remove it"
@@ -103,11 +105,69 @@ def test_hosts(changes: dict[str, Any], says: str) -> None:
     assert only.startswith(says)
 
 
+def test_a_checkpoint_that_could_not_be_examined_is_reported() -> None:
+    failed = {"__preflight_entry": examined()["__preflight_entry"], "msg": "no such directory"}
+    (only,) = wrong(host("inference-1", checkpoints=[failed]))
+    assert only.startswith("inference-1 checkpoint: /srv/import/r1: no such directory")
+
+
+def releases_of(count: int, **more: Any) -> list[dict[str, Any]]:
+    """So many models, each of a worker of its own."""
+    listed = [{"model": f"m{number}", "version": "1", **more} for number in range(count)]
+    return [
+        {**one, "checkpoint": "/srv/r1", "workers": [f"inference-1:w{number}"]}
+        for number, one in enumerate(listed)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "published", "more", "says"),
+    [
+        # the checkpoint and its graph, of each release
+        (1, [], {}, []),
+        (2, [], {}, ["disk_free"] * 4),
+        (2, ["m0/1"], {}, []),
+        (1, [], {"precisions": [{"name": "int8"}, {"name": "fp16"}]}, ["disk_free"] * 4),
+        (1, [], {"export": False}, []),
+        (2, ["m0/1", "m1/1"], {}, []),
+        # what a processor runs is in memory as well
+        (3, ["m0/1", "m1/1", "m2/1"], {}, ["release_memory"]),
+        (3, ["m0/1", "m1/1", "m2/1"], {"precision": "int8", "precisions": [{"name": "int8"}]}, []),
+    ],
+)
+def test_all_releases_of_the_list_have_room(
+    count: int, published: list[str], more: dict[str, Any], says: list[str]
+) -> None:
+    """Each checkpoint has 400 GB, hosts have 1000 GB free and 540 GB of memory twice over."""
+    without = [name for name in SITE if name not in SCALARS.values()]
+    workers = [{"name": f"w{number}"} for number in range(count)]
+    changed = {
+        name: host(
+            name,
+            variables={
+                **{one: SITE[one] for one in without},
+                "deepseek_zone_addresses": ADDRESSES[name],
+                "deepseek_releases": releases_of(count, **more),
+                **({"deepseek_workers": workers} if name == "inference-1" else {}),
+            },
+            published=published,
+        )
+        for name in ADDRESSES
+    }
+    sizes = [examined(f"m{number}/1", 400 * 10**9) for number in range(count)]
+    twice = {**(host("inference-1").facts or {}), "memtotal_mb": 2 * 515000}
+    changed["inference-1"] = dataclasses.replace(
+        changed["inference-1"], checkpoints=sizes, facts=twice
+    )
+    lines = wrong(*changed.values())
+    assert [line.split()[1].rstrip(":") for line in lines] == says, lines
+
+
 def test_what_of_a_checkpoint_is_left_to_the_publish_is_said() -> None:
     """Unless it is refused already."""
-    bad = {"file": "a.bin", "problem": "it is a pickle", "remedy": "remove it"}
-    for problems, expected in (([], ["deferred"]), ([bad], ["failed"])):
-        found = judged(host("storage-1", checkpoint=problems, checkpoint_unread=True))
+    for problems, expected in (([], ["deferred"]), ([PICKLE], ["failed"])):
+        unread = examined(problems=problems, read_by_service=False)
+        found = judged(host("storage-1", checkpoints=[unread]))
         assert [one.status for one in found if one.name == "checkpoint"] == expected
     assert not [one for one in judged(host("storage-1")) if one.name == "checkpoint"]
 
@@ -225,85 +285,6 @@ def test_an_address_that_the_host_does_not_have() -> None:
     assert {one.found for one in deferred} == {
         "not measured: storage-1 has no address in zone storage"
     }
-
-
-def test_one_mtu_that_is_not_that_of_the_zone() -> None:
-    nic = {**info("storage-2")["nics"]["storage"], "mtu": 1500}
-    (only,) = wrong(with_info("storage-2", "nics", storage=nic))
-    assert only.startswith(
-        "storage-2 mtu: 1500 (eno1, storage) | 9000 as in the rest of the zone |"
-    )
-
-
-def test_an_mtu_below_the_minimum() -> None:
-    hosts = everywhere(deepseek_minimums={"mtu": 9216})
-    assert len(wrong(*hosts)) == sum(len(zones) for zones in ADDRESSES.values())
-    assert wrong(*everywhere(deepseek_minimums={"mtu": None})) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"blocked": "tcp", "problem": "no answer within 2 s"},
-            "port: TCP 10.0.0.1 -> 10.0.0.2 port 8442 (inference): no answer within 2 s | an answ",
-        ),
-        ({"blocked": "udp", "problem": "none"}, "port: UDP 10.0.0.1 -> 10.0.0.2 port 8442"),
-        (
-            {"problem": "not measured: time is over"},
-            "network: 10.0.0.1 -> 10.0.0.2 (inference): not",
-        ),
-        (
-            {"rtt_ms": {"min": 0.5, "median": 1.0, "p99": 9.0, "max": 9.0}},
-            "rtt_ms: median 1.0 ms, min 0.5, p99 9.0 (inference) | median below 1 ms",
-        ),
-        ({"lost": 1}, "loss_percent: 1 of 50 datagrams lost (inference) | at most 0 %"),
-        ({"path_mtu": 1500}, "path_mtu: 1500 (inference) | 9000, the MTU of the NIC"),
-        ({"path_mtu": None}, "path_mtu: none (inference) | 9000"),
-    ],
-)
-def test_pairs(changes: dict[str, Any], says: str) -> None:
-    probes = [measured("inference-1", "inference", **changes)]
-    (only,) = wrong(host("gateway-1", probes=probes))
-    assert only.startswith(f"gateway-1 -> inference-1 {says}")
-
-
-def test_bandwidth_is_judged_by_the_slower_direction() -> None:
-    slow = [measured("inference-1", "inference", bandwidth_mbps={"to": 9400.0, "from": 940.0})]
-    (only,) = wrong(host("gateway-1", transfers=slow))
-    assert only.startswith(
-        "gateway-1 -> inference-1 bandwidth_mbps: 9400 Mb/s there, 940 Mb/s back (inference) | "
-        "at least 8000 Mb/s (inference) | Look at NIC speed"
-    )
-    failed = [measured("inference-1", "inference", problem="the connection was reset")]
-    assert len(wrong(host("gateway-1", transfers=failed))) == 1
-
-
-def test_a_transfer_without_a_turn_is_said() -> None:
-    hosts = [host(name, transfers=[]) for name in ADDRESSES]
-    found = judged(*hosts, network=Network("full", 8442, 1))
-    late = [one.found for one in found if one.status == preflight.DEFERRED]
-    assert len(late) == len(PAIRS)
-    assert "not measured: its turn is 2, and preflight_network_turns is 1" in late
-    assert "not measured: the transfer gave no result" in late
-
-
-def test_without_full_no_bandwidth_and_with_off_nothing() -> None:
-    hosts = [host(name, transfers=[]) for name in ADDRESSES]
-    names = {one.name for one in judged(*hosts, network=Network("latency"))}
-    assert "rtt_ms" in names
-    assert "bandwidth_mbps" not in names
-    (only,) = [one for one in judged(*hosts, network=Network("off")) if one.name == "network"]
-    assert only.status == SKIPPED
-
-
-def test_a_port_that_is_taken_is_said_once() -> None:
-    taken = host("inference-1", listen={"10.0.0.2": "another process has this port"})
-    refused = measured("inference-1", "inference", blocked="tcp", problem="closed")
-    (only,) = wrong(taken, host("gateway-1", probes=[refused]))
-    assert only.startswith(
-        "inference-1 port: it cannot listen on 10.0.0.2 port 8442: another process"
-    )
 
 
 def test_a_host_that_was_not_asked_is_no_failure_of_its_own() -> None:

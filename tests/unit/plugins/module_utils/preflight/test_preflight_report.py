@@ -202,7 +202,7 @@ def test_the_page_of_a_site_without_faults_is_green() -> None:
 
 
 def test_the_page_shows_every_check() -> None:
-    report = preflight_report(as_mappings(host("storage-1", needed=10**13)), GROUPS)
+    report = preflight_report(as_mappings(with_info("storage-1", "disk", free=10**9)), GROUPS)
     parsed = page(report)
     assert "1 to put right" in parsed.words
     said = " ".join(parsed.words)

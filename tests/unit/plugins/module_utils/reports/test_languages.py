@@ -31,6 +31,7 @@ UTILS = ROOT / "plugins/module_utils"
 # What has sentences that a report shows.
 SAYING = (
     *("preflight/check.py", "preflight/hosts.py", "preflight/keys.py", "preflight/network.py"),
+    *("preflight/host_state.py", "preflight/network_probe.py", "preflight/probe_wire.py"),
     *("inventory/systems.py", "pkcs11/custody.py", "zones/evidence.py"),
 )
 # Not shown, or by another report.

@@ -35,6 +35,12 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.steering i
     Steering,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.windows import Windows
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.worker_measures import (
+    Generations,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.worker_measures import (
+    Reading as WorkerReading,
+)
 
 PLAN = machine.Plan(
     Release("1.0.0", "a" * 64),
@@ -56,6 +62,10 @@ class Site:
         self.tripped: dict[str, str] = {}
         self.left: dict[str, int] = {}
         self.down: tuple[str, ...] = ()
+        self.unread = False
+        self.slow: dict[str, int] = {}
+        # 0: as a model that makes vectors
+        self.generates = 1
         self.counters = {("model:chat", "new"): Counters(), ("model:chat", "old"): Counters()}
         stages = Stages(SERVERS, Windows(30.0), lambda: self.now, lambda: self.now)
         self.steering = Steering(
@@ -74,7 +84,22 @@ class Site:
         tripped = self.tripped.get(name, "")
         reading = Reading(7, dict(self.counters))
         share = min(order.share, self.left.get(name, order.share))
-        return Reply(0 if tripped else share, tripped, reading, self.down)
+        return Reply(0 if tripped else share, tripped, reading, self.down, self.workers())
+
+    def workers(self) -> dict[str, WorkerReading]:
+        """As every gateway reads them: what each was asked, and how much of that was slow."""
+        if self.unread:
+            return {}
+        return {
+            server: WorkerReading(
+                self.slow.get(server, 0),
+                one.sessions,
+                0,
+                one.sessions * self.generates,
+                {"a": Generations(0, one.sessions * self.generates)},
+            )
+            for (_backend, server), one in self.counters.items()
+        }
 
     def requests(self, server: str, good: int, bad: int = 0) -> None:
         """As each of the two gateways counts them."""
@@ -250,3 +275,54 @@ def test_a_rollout_at_rest_is_left_alone(site: Site) -> None:
     assert site.turn().state is State.ROLLED_BACK
     site.steering.take_over()
     assert len(site.orders) == orders
+
+
+def test_a_slow_canary_is_rolled_back_although_no_request_fails(site: Site) -> None:
+    site.turn()
+    site.requests("new", 300)
+    site.requests("old", 3000)
+    site.slow = {"new": 60, "old": 10}
+    record = site.turn()
+    assert record.state is State.ROLLING_BACK
+    assert record.reason.startswith("slow_first_tokens: 60 of 300 canary requests")
+
+
+def test_a_canary_of_which_nobody_reads_what_it_counts_is_held_and_never_good(site: Site) -> None:
+    site.unread = True
+    site.turn()
+    site.requests("new", 400)
+    site.requests("old", 4000)
+    record = site.turns()
+    assert (record.state, record.step) == (State.STEP, 0)
+    assert "slow_first_tokens: could not be measured" in record.decisions[-1].reason
+    site.requests("new", 2000)
+    site.requests("old", 20000)
+    assert site.turn().state is State.ROLLING_BACK
+
+
+def test_what_neither_release_does_is_not_waited_for_once_it_had_time_to_be_seen(
+    site: Site,
+) -> None:
+    site.generates = 0
+    site.turn()
+    site.requests("new", 400)
+    site.requests("old", 4000)
+    early = site.turn()
+    assert "slow_tokens: could not be measured" in early.decisions[-1].reason
+    assert site.turn(31).step == 1
+
+
+def test_a_restart_of_a_worker_loses_nothing_of_what_it_counted(site: Site) -> None:
+    site.turn()
+    site.requests("new", 100)
+    site.requests("old", 1000)
+    site.slow = {"new": 2}
+    site.turn()
+    # HAProxy counts on, the worker from zero
+    totals, workers = dict(site.counters), site.workers
+    site.workers = lambda: {  # type: ignore[method-assign]
+        name: WorkerReading(1, 50, 0, 50, {"a": Generations(0, 50)}) for name in workers()
+    }
+    assert site.counters == totals
+    measures = site.turn().decisions[-1].measures["slow_first_tokens"]
+    assert (measures["canary_bad"], measures["canary_all"]) == (3, 150)

@@ -15,12 +15,26 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.gateway.runtime_ap
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.judge import Settings
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.lease import OrderError
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.measures import MeasureError
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.settings import Servers
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.watchdog import (
     Means,
     Watchdog,
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.windows import Windows
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.worker_measures import (
+    Objectives,
+    read_metrics,
+)
+from ansible_collections.onprem.deepseek.plugins.module_utils.rollout.worker_readings import (
+    FRESH_SECONDS,
+    WorkerReadings,
+    read_written,
+)
+
+METRICS = (
+    Path(__file__).resolve().parents[5] / "tests/fixtures/rollout/worker.metrics"
+).read_text()
 
 COLUMNS = (
     "stot scur hrsp_2xx hrsp_3xx hrsp_4xx hrsp_5xx hrsp_other wretr wredis eresp cli_abrt srv_abrt"
@@ -39,12 +53,22 @@ class Host:
         self.failures = 0
         self.requests = 0
         self.now = 100.0
+        self.unread: set[str] = set()
+        self.said: list[str] = []
         self.watchdog = self.started()
 
     def started(self) -> Watchdog:
         means = Means(self.shares, self.set_share, self.stat, lambda: 7, lambda: self.now, "boot-1")
         servers = {"chat": Servers("model:chat", ("new",), ("old",))}
-        return Watchdog(self.directory, servers, Settings(), Windows(30.0), means)
+        workers = WorkerReadings(
+            self.metrics, Objectives(2.5, 0.1), lambda: self.now, self.said.append
+        )
+        return Watchdog(self.directory, servers, Settings(), Windows(30.0), means, workers)
+
+    def metrics(self, server: str) -> str:
+        if server in self.unread:
+            raise OSError("refused")
+        return METRICS
 
     def shares(self) -> dict[str, int]:
         if not self.answers:
@@ -87,6 +111,49 @@ def test_an_order_is_answered_with_what_haproxy_says_and_its_counters(host: Host
     assert (reply["share"], reply["tripped"], reply["process"], reply["down"]) == (250, "", 7, [])
     assert str(reply["stat"]).startswith("# pxname,svname")
     assert host.watchdog.look() == []
+
+
+def test_an_order_is_answered_with_what_workers_count_as_long_as_it_is_fresh(host: Host) -> None:
+    assert host.order(3, 250)["workers"] == {}
+    host.unread = {"old"}
+    host.watchdog.read_workers()
+    host.watchdog.read_workers()
+    assert host.said == ["the metrics of old cannot be read: refused"]
+    host.unread = set()
+    host.watchdog.read_workers()
+    workers = json.loads(json.dumps(host.order(3, 250)["workers"]))
+    assert sorted(workers) == ["new", "old"]
+    expected = read_metrics(METRICS, Objectives(2.5, 0.1))
+    assert all(read_written(one) == expected for one in workers.values())
+    host.now += FRESH_SECONDS + 1
+    assert host.order(3, 250)["workers"] == {}
+
+
+def test_the_workers_of_a_model_without_a_share_are_left_alone(host: Host) -> None:
+    host.order(3, 0)
+    host.unread = {"old", "new"}
+    host.watchdog.read_workers()
+    assert host.said == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {},
+        {"first": [1, 2], "tokens": [0, 0], "clients": []},
+        {"first": [3, 2], "tokens": [0, 0], "clients": {}},
+        {"first": [-1, 2], "tokens": [0, 0], "clients": {}},
+        {"first": [True, 2], "tokens": [0, 0], "clients": {}},
+        {"first": [1.0, 2], "tokens": [0, 0], "clients": {}},
+        {"first": [1, 2, 3], "tokens": [0, 0], "clients": {}},
+        {"first": [1, 2], "tokens": [0, 0], "clients": {"one": 1}},
+    ],
+)
+def test_a_reading_that_is_none_is_refused(document: object) -> None:
+    with pytest.raises(MeasureError):
+        read_written(document)
 
 
 def test_a_canary_that_is_bad_by_the_own_counts_loses_its_share(host: Host) -> None:

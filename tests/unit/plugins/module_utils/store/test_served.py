@@ -26,22 +26,36 @@ def record(*releases: Any) -> str:
 
 
 def test_what_is_served_now_is_the_last() -> None:
-    assert served("", "m/1") == ["m/1"]
-    assert served(record("m/1", "m/2"), "m/1") == ["m/2", "m/1"]
-    assert served(record("m/1"), "m/1") == ["m/1"]
+    assert served("", ["m/1"]) == ["m/1"]
+    assert served(record("m/1", "m/2"), ["m/1"]) == ["m/2", "m/1"]
+    assert served(record("m/1"), ["m/1"]) == ["m/1"]
+
+
+def test_what_is_served_together_goes_together() -> None:
+    both = served(record("m/1"), ["m/2", "n/1"])
+    assert both == ["m/1", ["m/2", "n/1"]]
+    assert served(record(*both), ["m/2", "n/1"]) == both, "again changes nothing"
+    assert served(record(*both), ["m/2"]) == ["m/1", ["m/2", "n/1"], "m/2"]
+
+
+def test_a_model_that_is_served_no_more_is_in_use_until_the_next_change() -> None:
+    first = record("n/0", ["m/1", "n/1"], "m/2")
+    assert in_use([first], "n", []) == ["1"]
+    assert in_use([first], "m", ["3"]) == ["3", "1", "2"]
+    assert in_use([record(["m/1", "n/1"], "m/2", "m/3")], "n", []) == []
 
 
 def test_the_last_ten_are_kept() -> None:
-    found = served(record(*(f"m/{number}" for number in range(12))), "m/12")
+    found = served(record(*(f"m/{number}" for number in range(12))), ["m/12"])
     assert found == [f"m/{number}" for number in range(3, 13)]
 
 
 def test_the_active_version_and_the_last_two_of_each_host_are_in_use() -> None:
     records = [record("m/1", "m/2", "m/3"), record("m/2", "other/9"), ""]
-    assert in_use(records, "m", "4") == ["4", "2", "3"]
-    assert in_use([], "m", "4") == ["4"]
+    assert in_use(records, "m", ["4"]) == ["4", "2", "3"]
+    assert in_use([], "m", ["4"]) == ["4"]
     # the name of another model may begin in the same way
-    assert in_use([record("m.5/1", "mm/2")], "m", "4") == ["4"]
+    assert in_use([record("m.5/1", "mm/2")], "m", ["4"]) == ["4"]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +66,11 @@ def test_the_active_version_and_the_last_two_of_each_host_are_in_use() -> None:
         base64.b64encode(b"[]").decode(),
         base64.b64encode(b'{"releases": "m/1"}').decode(),
         record(1),
+        record(["m/1", 2]),
     ],
 )
 def test_a_record_that_is_none_is_an_error_with_a_remedy(content: str) -> None:
     with pytest.raises(AnsibleFilterError, match=r"served\.json.*Correct or remove the file"):
-        served(content, "m/1")
+        served(content, ["m/1"])
     with pytest.raises(AnsibleFilterError, match=r"served\.json.*Correct or remove the file"):
-        in_use([content], "m", "1")
+        in_use([content], "m", ["1"])
