@@ -32,22 +32,24 @@ help: ## this list
 
 ##### The lab
 
+DEMO := $(if $(ONE),--inventory=inventories/lab-one)
+
 .PHONY: demo
-demo: lab-packages venv ## from nothing to an answer: six hosts on this machine, the whole rollout, a question
+demo: lab-packages venv ## from nothing to an answer: six hosts on this machine (ONE=1: one), the whole rollout, a question
 	$(call say,Wheels of the serving package)
 	@ansible-playbook playbooks/bundle_fetch.yml
-	$(call say,Six hosts)
-	@ansible-playbook tests/lab/create.yml
-	@ansible-playbook tests/lab/checkpoint.yml
+	$(call say,$(if $(ONE),One host,Six hosts))
+	@ansible-playbook $(DEMO) tests/lab/create.yml
+	@ansible-playbook $(DEMO) tests/lab/checkpoint.yml
 	$(call say,Rollout)
-	@ONPREM_DEEPSEEK_TIMINGS=$(TIMINGS) ansible-playbook playbooks/site.yml
+	@ONPREM_DEEPSEEK_TIMINGS=$(TIMINGS) ansible-playbook $(DEMO) playbooks/site.yml
 	$(call say,Verification)
-	@ansible-playbook playbooks/verify.yml
+	@ansible-playbook $(DEMO) playbooks/verify.yml
 	$(call say,Result)
-	@ansible-playbook tests/lab/demo.yml >$(CACHE)/demo.log || { cat $(CACHE)/demo.log; exit 1; }
-	@python tests/lab/demo.py $(LAB)/labs/lab/demo.json $(TIMINGS)
+	@ansible-playbook $(DEMO) tests/lab/demo.yml >$(CACHE)/demo.log || { cat $(CACHE)/demo.log; exit 1; }
+	@python tests/lab/demo.py $(LAB)/labs/$(if $(ONE),lab-one,lab)/demo.json $(TIMINGS)
 	$(call say,Next)
-	@ansible-playbook playbooks/next_steps.yml
+	@ansible-playbook $(DEMO) playbooks/next_steps.yml
 
 .PHONY: demo-down
 demo-down: ## remove every trace of the lab: hosts, networks, images, keys, packages cached for it

@@ -82,7 +82,7 @@ def test_the_tarball_has_what_users_need_and_nothing_of_a_checkout(installed: In
         path.name for path in (ROOT / "serving").glob("*.txt") if LOCK.fullmatch(path.name)
     }
     inventories = {name.split("/")[1] for name in packed if name.startswith("inventories/")}
-    assert inventories == {"production.example", "stages"}
+    assert inventories == {"poc", "production.example", "stages"}
 
 
 def test_every_playbook_is_found_by_its_name(installed: Installed, site: Path) -> None:

@@ -32,9 +32,9 @@ LIST = """
 Add Apply Assert Block Build Check Collect Commit Compare Compile Compute Configure Confirm Copy
 Count Create Delete Disable Distribute Download Drain Enable Enforce Examine Fail Fetch Find Gather
 Generate Group Install Issue Judge List Load Mark Measure Mount Open Pack Plan Prepare Probe Promote
-Publish Pull Read Record Refuse Reload Remove Replace Replicate Report Request Require Reset Restart Restore
-Restrict Retire Return Revoke Rotate Run Select Send Set Show Sign Simulate Start Stop Template Test
-Transfer Unload Update Upgrade Validate Verify Wait Write
+Publish Pull Read Record Refuse Reload Remove Replace Replicate Report Request Require Reset Restart
+Restore Restrict Retire Return Revoke Rotate Run Select Send Set Show Sign Simulate Start Stop
+Template Test Transfer Unload Update Upgrade Validate Verify Wait Write
 """
 VERBS = frozenset(LIST.split())
 # What is done in scenarios alone.

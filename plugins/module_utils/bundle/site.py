@@ -22,6 +22,7 @@ from .verify import examine
 CURRENT = "current"
 _KEPT = 2  # bundles of a site: the one in use, and the one before it
 _MARGIN = 64 * 1024 * 1024
+_WORDS = {"apt": "packages"}  # of kinds of contents, as reports name them
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def lacking(description: Description, needs: Sequence[Need]) -> list[Finding]:
     """What is needed and not in the bundle, for each need."""
     faults = []
     for need in needs:
+        kind = _WORDS.get(need.kind, need.kind)
         there = [
             content
             for content in description.contents.values()
@@ -131,7 +133,9 @@ def lacking(description: Description, needs: Sequence[Need]) -> list[Finding]:
             has = sorted(
                 {one.variant for one in description.contents.values() if one.kind == need.kind}
             )
-            what = f"the bundle has no {need.kind} for {need.variant} (it has {', '.join(has) or 'none'})"
+            what = (
+                f"the bundle has no {kind} for {need.variant} (it has {', '.join(has) or 'none'})"
+            )
             remedy = (
                 "Make a bundle with it (offline_bundle_debian_releases, offline_bundle_flavours)"
             )
@@ -139,7 +143,7 @@ def lacking(description: Description, needs: Sequence[Need]) -> list[Finding]:
             continue
         missing = [name for name in need.provides if name not in there[0].provides]
         if missing:
-            what = f"the bundle's {need.kind} for {need.variant} have no {', '.join(missing)}"
+            what = f"the bundle's {kind} for {need.variant} have no {', '.join(missing)}"
             remedy = (
                 "Make a bundle with it (offline_bundle_packages, offline_bundle_python_versions)"
             )

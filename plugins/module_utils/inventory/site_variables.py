@@ -23,8 +23,6 @@ from ..pkcs11 import custody
 from ..store.placement import REPLICAS
 from . import release_findings, releases, requirements, role_exports, role_variables, workers
 
-STORAGE_HOSTS = REPLICAS
-
 
 @dataclass(frozen=True)
 class Host:
@@ -131,6 +129,7 @@ _CHECKS: dict[str, Check] = {
     "deepseek_certificate_models": _is_models_by_certificate,
     "deepseek_pkcs11_environment": _is_environment,
     "deepseek_accepted_key_risks": lambda value: not custody.unknown_risks(value),
+    "deepseek_copies": lambda value: _is_port(value) and int(str(value)) <= REPLICAS,
     "deepseek_store_sources": _is_sources,
     "deepseek_inference_port": _is_unprivileged_port,
 }
@@ -177,14 +176,22 @@ def _one_of(choices: Sequence[str]) -> Check | None:
 HOST_VARIABLES = ("deepseek_zone_addresses", "deepseek_zone_addresses_ipv6", "deepseek_workers")
 
 
-def group_problems(groups: Mapping[str, Sequence[str]], mounted: bool = False) -> Iterator[Finding]:
-    """Find groups that have too few hosts, or too many. *mounted*: the store is no host's, but mounted."""
+def copies(hosts: Sequence[Host]) -> int:
+    """On how many storage hosts every model is: what the site says, or as many as it should."""
+    said = common(hosts).get("deepseek_copies")
+    return int(str(said)) if said is not None and _CHECKS["deepseek_copies"](said) else REPLICAS
+
+
+def group_problems(
+    groups: Mapping[str, Sequence[str]], mounted: bool = False, wanted: int = REPLICAS
+) -> Iterator[Finding]:
+    """Find groups that have too few hosts, or too many. *mounted*: the store is no host's, but mounted. *wanted*: copies of every model."""
     count = {name: len(groups.get(name, ())) for name in requirements.GROUPS}
-    if count["storage"] < STORAGE_HOSTS and not (mounted and count["storage"] == 0):
+    if count["storage"] < wanted and not (mounted and count["storage"] == 0):
         yield Finding(
             "group storage",
-            f"it has {_hosts(count['storage'])}, and every model is kept on {STORAGE_HOSTS}",
-            f"Add {_hosts(STORAGE_HOSTS - count['storage'])} to the group",
+            f"it has {_hosts(count['storage'])}, and every model is kept on {wanted}",
+            f"Add {_hosts(wanted - count['storage'])} to the group, or for a trial set deepseek_copies to fewer",
         )
     if count["release"] != 1:
         yield Finding(

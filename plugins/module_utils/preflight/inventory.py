@@ -17,7 +17,9 @@ from .check import FAILED, INVENTORY, OK, Check, Groups, Host
 def inventory_checks(groups: Groups, hosts: Sequence[Host]) -> Iterator[Check]:
     """Judge what needs nothing but the inventory."""
     subjects: dict[str, Iterable[Finding]] = {
-        "groups": site_variables.group_problems(groups, site_variables.only_mounted(hosts)),
+        "groups": site_variables.group_problems(
+            groups, site_variables.only_mounted(hosts), site_variables.copies(hosts)
+        ),
         "names": _name_problems(groups, hosts),
         "variables": variable_problems(hosts),
         "addresses": site_variables.address_problems(groups, hosts),

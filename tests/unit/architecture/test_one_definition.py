@@ -20,9 +20,6 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.checkpoint.precisi
 )
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory import systems
 from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.flavours import FLAVOURS
-from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_variables import (
-    STORAGE_HOSTS,
-)
 from ansible_collections.onprem.deepseek.plugins.module_utils.nvidia_driver import (
     systems as driver_systems,
 )
@@ -72,7 +69,7 @@ LITERALS = {
         "plugins/module_utils/checkpoint/precisions.py",
     ),
     "hosts that hold a release": (
-        r"(?:REPLICAS|STORAGE_HOSTS|QUORUM|quorum) = 3\b",
+        r"(?:REPLICAS|QUORUM|quorum) = 3\b",
         "plugins/module_utils/store/placement.py",
     ),
 }
@@ -137,8 +134,7 @@ def test_a_copy_on_every_holder_is_needed_by_default() -> None:
         if name.endswith("_quorum")
     }
     assert quorums
-    assert set(quorums.values()) == {REPLICAS}
-    assert STORAGE_HOSTS == REPLICAS
+    assert set(quorums.values()) == {f"{{{{ deepseek_copies | default({REPLICAS}) }}}}"}
 
 
 def test_the_driver_knows_all_accepted_systems() -> None:

@@ -129,7 +129,7 @@ def test_packages_are_carried_from_one_network_to_another(call: Call, tmp_path: 
     assert refused["faults"] == [
         {
             "where": "gw-1",
-            "what": "the bundle has no apt for trixie (it has bookworm)",
+            "what": "the bundle has no packages for trixie (it has bookworm)",
             "remedy": "Make a bundle with it "
             "(offline_bundle_debian_releases, offline_bundle_flavours)",
         }

@@ -31,6 +31,7 @@ from ansible_collections.onprem.deepseek.plugins.module_utils.inventory.site_var
     HOST_VARIABLES,
     Host,
     address_problems,
+    copies,
     group_problems,
     only_mounted,
     release_problems,
@@ -88,7 +89,7 @@ def found(*changed: Host, groups: dict[str, list[str]] | None = None) -> list[st
     by_name = {one.name: one for one in changed}
     hosts = [by_name.get(name) or host(name) for name in ADDRESSES]
     problems = [
-        *group_problems(groups or GROUPS, only_mounted(hosts)),
+        *group_problems(groups or GROUPS, only_mounted(hosts), copies(hosts)),
         *variable_problems(hosts),
         *address_problems(groups or GROUPS, hosts),
         *(problem for one in hosts for problem in worker_problems(one)),
@@ -112,6 +113,20 @@ def test_a_mounted_store_needs_no_storage_hosts() -> None:
     mixed = everywhere(deepseek_store_sources=["file:///mnt/models", "https://10.0.0.1:8443"])
     (problem,) = found(*mixed, groups=without)
     assert problem.startswith("group storage: it has no hosts")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_trial_has_as_many_storage_hosts_as_it_wants_copies(number: int) -> None:
+    groups = {**GROUPS, "storage": GROUPS["storage"][:number]}
+    assert found(*everywhere(deepseek_copies=number), groups=groups) == []
+    (problem,) = found(*everywhere(deepseek_copies=number + 1), groups=groups)
+    assert f"every model is kept on {number + 1}. Add 1 host to the group" in problem
+
+
+@pytest.mark.parametrize("number", [0, 4, True, "many", 1.5])
+def test_a_number_of_copies_that_cannot_be_is_named_and_three_are_wanted(number: Any) -> None:
+    (problem,) = found(*everywhere(deepseek_copies=number))
+    assert problem.startswith(f"deepseek_copies: it is {number!r}")
 
 
 @pytest.mark.parametrize(
@@ -387,6 +402,31 @@ def test_inventories_are_as_the_specification_says(file: str) -> None:
     left = {name: spec for name, spec in options.items() if name in given}
     validated = ArgumentSpecValidator(left).validate(given)
     assert validated.error_messages == []
+
+
+def test_a_trial_on_one_host_with_one_address_has_no_problems() -> None:
+    directory = ROOT / "inventories/poc"
+    written = yaml.safe_load((directory / "hosts.yml").read_text())["all"]
+    address = written["hosts"]["box"]["trial_address"]
+    addresses = dict.fromkeys(written["hosts"]["box"]["deepseek_zone_addresses"], address)
+    variables = dict(SITE)
+    # what Ansible takes, the later file over the earlier one; templates are those of a site
+    for file in sorted((directory / "group_vars/all").iterdir()):
+        values = yaml.safe_load(file.read_text())
+        variables |= {
+            name: value
+            for name, value in values.items()
+            if name.startswith("deepseek_") and "{{" not in str(value)
+        }
+    box = Host("box", addresses, {**variables, "deepseek_zone_addresses": addresses})
+    groups = {name: list(group["hosts"]) for name, group in written["children"].items()}
+    problems = [
+        *group_problems(groups, False, copies([box])),
+        *variable_problems([box]),
+        *address_problems(groups, [box]),
+        *release_problems(groups, [box]),
+    ]
+    assert [str(one) for one in problems] == []
 
 
 def test_the_specification_has_the_choices_of_the_code() -> None:
