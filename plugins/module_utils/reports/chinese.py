@@ -150,6 +150,7 @@ CHINESE = Language(
             "分词器和聊天模板在发布时加载：服务软件包尚未安装"
         ),
         "its variables cannot all be read: {}": "它的变量无法全部读取：{0}",
+        "Correct it": "请更正",
         "Correct what is said here, and run preflight again": "按此处的说明修正，然后再次执行上线前检查",
         "See ansible-doc -t role onprem.deepseek.{}": "参见 ansible-doc -t role onprem.deepseek.{0}",
         "the inventory gives it no management address": "清单没有给出它的管理地址",
