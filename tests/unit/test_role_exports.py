@@ -31,7 +31,10 @@ FOREIGN = {"deepseek_store_client"}
 
 every_role = pytest.mark.parametrize("role", EXPORTS)
 # What preflight asks for by name, for module_utils.
-ASKED_BY_NAME = {"deepseek_accepted_key_risks", systems.ACCEPTING, releases.LIST}
+ASKED_BY_NAME = {
+    *("deepseek_accepted_key_risks", "deepseek_copies"),
+    *(systems.ACCEPTING, releases.LIST),
+}
 
 
 def sources(*directories: str) -> Iterator[Path]:
