@@ -126,8 +126,18 @@ def _without(
                 f"no other server of {backend} takes requests, so that nobody would be served without "
                 f"{', '.join(one.name for one in leaving if one.backend == backend)}. The others: "
                 f"{', '.join(sorted(one.name for one in others)) or 'there are none'}",
-                "put another inference host into service first, or set inference_accept_interruption to true",
+                f"{_another(others)}, or set inference_accept_interruption to true",
             )
+
+
+def _another(others: Sequence[Server]) -> str:
+    """What has requests taken by another server."""
+    if any(one.is_canary and one.is_ready for one in others):
+        return (
+            "return the canary's host to the stable version first, with nothing else changed "
+            "(onprem.deepseek.release_rollback)"
+        )
+    return "put another inference host into service first"
 
 
 def drain(

@@ -163,7 +163,9 @@ def test_a_canary_takes_the_place_of_the_last_one_while_it_has_a_share(
     haproxy.add("a:main")
     haproxy.add("b:main", weight=0)
     haproxy.share = share
-    assert run("drain", "a:main").get("code") == code
+    result = run("drain", "a:main")
+    assert result.get("code") == code
+    assert ("release_rollback" in result.get("msg", "")) == (code is not None)
 
 
 def test_a_canary_that_takes_everything_is_not_taken_out(haproxy: Haproxy, run: Run) -> None:
