@@ -58,6 +58,7 @@ PORTS = {
     "{{ gateway_metrics_port | default(release_rollout_port) }}": 8405,
     "{{ deepseek_storage_port }}": 8443,
     "{{ preflight_network_port }}": 8442,
+    "{{ offline_bundle_port }}": 8480,
 }
 
 
