@@ -120,6 +120,8 @@ def _pair(value: object) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise MeasureError(f"this is no pair of counters: {str(value)[:80]}")
     bad, total = value
-    if not all(type(one) is int for one in value) or not 0 <= bad <= total:
+    # true and false are numbers, too
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    if not whole or not 0 <= bad <= total:
         raise MeasureError(f"these are no counters: {str(value)[:80]}")
     return bad, total
