@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Seconds from the first failing request of a canary until it has a share nowhere, and the errors.
 
-    PYTHONPATH=tests/unit:tests/unit/plugins/gateway python benchmarks/canary_seconds.py
-        [--rounds N] [--rate N] [--share PERCENT]
+    PYTHONPATH=.cache/collections:tests/unit:tests/unit/plugins/gateway
+        python benchmarks/canary_seconds.py [--rounds N] [--rate N] [--share PERCENT]
 
 Two gateways with watchdogs and a release host, as processes, at the pace of the role's defaults,
 and a canary for each fault and round, all at once; each model gets so many requests a second.
@@ -43,11 +43,11 @@ FAULTS = {
 SERVER_SECONDS = 600
 
 
-def pace() -> dict[str, float]:
+def pace() -> dict[str, int]:
     """Settings of the release host as the role has them."""
     role = yaml.safe_load(DEFAULTS.read_text(encoding="utf-8"))
     names = ("lease", "settle", "interval", "answer", "watch")
-    return {f"{name}_seconds": float(role[f"release_rollout_{name}_seconds"]) for name in names}
+    return {f"{name}_seconds": int(role[f"release_rollout_{name}_seconds"]) for name in names}
 
 
 @contextlib.contextmanager
