@@ -122,12 +122,6 @@ def is_running(control):
     return True
 
 
-def shares_with_canaries(control, path):
-    """Without a canary nothing has a share."""
-    canaries = any(server.is_canary for server in servers_of(control).values())
-    return shares_of(control, path) if canaries else {}
-
-
 def work(module):
     params = module.params
     control, seconds = params["socket"], params["timeout"]
@@ -140,9 +134,13 @@ def work(module):
         draining = params["state"] == "drain"
         result["changed"] = any(known[name].drained != draining for name in wanted if name in known)
     elif params["state"] == "drain":
-        alone = params["alone"]
-        shares = {} if alone else shares_with_canaries(control, params["shares"])
-        result["changed"], result["requests"] = drain(control, list(wanted), seconds, alone, shares)
+        result["changed"], result["requests"] = drain(
+            control,
+            list(wanted),
+            seconds,
+            params["alone"],
+            lambda: shares_of(control, params["shares"]),
+        )
     else:
         result["changed"], result["unknown"] = ready(control, wanted, seconds)
     return result

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .runtime_api import ask
@@ -144,18 +144,20 @@ def drain(
     control: str,
     names: Sequence[str],
     seconds: float,
-    alone: bool = False,
-    shares: Mapping[str, int] | None = None,
+    alone: bool,
+    shares: Callable[[], Mapping[str, int]],
 ) -> tuple[bool, int]:
     """Send the servers no more requests, and wait up to `seconds` for those that they have.
 
-    `shares` are those of canaries, by model. Returns whether something changed and how many requests were left. Raises
-    ServersError, before anything is changed, where no other server of a backend takes requests and `alone` does not allow that.
+    `shares` gives those of canaries, by model, and is asked where there are any. Returns whether something changed and how many
+    requests were left. Raises ServersError, before anything is changed, where no other server of a backend takes requests and
+    `alone` does not allow that.
     """
     known = servers_of(control)
     ours = [known[name] for name in names if name in known]
     if not alone:
-        _without(known, ours, shares or {})
+        canaries = any(server.is_canary for server in known.values())
+        _without(known, ours, shares() if canaries else {})
     changed = False
     for server in ours:
         if not server.drained:

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..common.file_lock import file_lock
 from .certificate import write
 from .runtime_api import HaproxyError, ask
-from .servers import ServersError, servers_of
+from .servers import OF_A_MODEL, ServersError, servers_of
 
 SOCKET = "/run/deepseek-gateway/admin.sock"
 MAP = "/var/lib/deepseek/gateway/shares.map"
@@ -65,7 +65,7 @@ def written_in(path: str) -> dict[str, int]:
 def has_canary(control: str, model: str) -> bool:
     """Whether HAProxy has a server without weight for a model: nothing but a share sends requests to it."""
     return any(
-        server.backend == f"model:{model}" and server.is_canary
+        server.backend == OF_A_MODEL + model and server.is_canary
         for server in servers_of(control).values()
     )
 
