@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from subprocess import PIPE, Popen
 
+from ..artifacts.files import list_directory
 from ..artifacts.hashing import sha256_file, worker_count
 from ..artifacts.names import ArtifactError
 
@@ -45,7 +46,7 @@ class Component:
 
 def debian_components(content: str, directory: str, codename: str, release: str) -> list[Component]:
     """Components of the ``.deb`` files below a directory. Raises ArtifactError."""
-    files = _files(directory, ".deb")
+    files = [path for path in list_directory(directory) if path.endswith(".deb")]
     with ThreadPoolExecutor(max_workers=worker_count(len(files))) as pool:
         return list(
             pool.map(lambda path: _debian(content, directory, path, codename, release), files)
@@ -110,7 +111,8 @@ def _copyright(deb: str, package: str) -> str:
 
 def wheel_components(content: str, directory: str) -> list[Component]:
     """Components of the wheels below a directory. Raises ArtifactError."""
-    return [_wheel(content, directory, path) for path in _files(directory, ".whl")]
+    files = [path for path in list_directory(directory) if path.endswith(".whl")]
+    return [_wheel(content, directory, path) for path in files]
 
 
 def _wheel(content: str, directory: str, path: str) -> Component:
@@ -162,12 +164,3 @@ def _metadata(wheel: str) -> str:
                 return stream.read(_MAX_TEXT).decode("utf-8", "replace")
     except zipfile.BadZipFile as error:
         raise ArtifactError(f"{wheel} is no wheel: {error}") from error
-
-
-def _files(directory: str, suffix: str) -> list[str]:
-    return sorted(
-        os.path.relpath(os.path.join(root, name), directory)
-        for root, _directories, names in os.walk(directory)
-        for name in names
-        if name.endswith(suffix)
-    )
