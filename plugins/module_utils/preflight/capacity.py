@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..inventory import flavours, releases
@@ -17,31 +18,35 @@ from .check import FAILED, Check, Groups, Host, number
 SHARES = {"fp32": 1.0, "fp16": 0.5, "bf16": 0.5, "int8": 0.25, "fp8": 0.25, "int4": 0.125}
 
 
-def listed(groups: Groups, hosts: Sequence[Host]) -> list[dict[str, Any]]:
-    """The releases of the site, as far as they make sense."""
+@dataclass(frozen=True)
+class Site:
+    """The releases of a site, as far as they make sense, and bytes of each checkpoint that was examined, by the label of its release."""
+
+    releases: Sequence[Mapping[str, Any]]
+    sizes: Mapping[str, int]
+
+
+def site_of(groups: Groups, hosts: Sequence[Host]) -> Site:
+    """What of a site is the same for all of its hosts."""
     told = {host.name: host.variables for host in hosts}
-    return releases.usable([name for name in groups.get("inference", ()) if name in told], told)
-
-
-def sizes(hosts: Sequence[Host]) -> dict[str, int]:
-    """Bytes of each checkpoint that was examined, by the label of its release."""
-    return {
+    names = [name for name in groups.get("inference", ()) if name in told]
+    sizes = {
         one["__preflight_entry"]["label"]: int(one["checkpoint"]["size"])
         for host in hosts
         for one in host.checkpoints
         if (one.get("checkpoint") or {}).get("size") is not None
     }
+    return Site(releases.usable(names, told), sizes)
 
 
-def stored(host: Host, groups: Groups, site: Sequence[Host]) -> int:
+def stored(host: Host, groups: Groups, site: Site) -> int:
     """Bytes that the releases will still take on a host, at least."""
-    known, mine = sizes(site), listed(groups, site)
-    if host.name in groups.get("inference", ()) and not _keeps_all(host, groups):
-        mine = releases.of_host(host.name, mine)
-        return int(sum(known.get(one["label"], 0) * _served(one) for one in _new(host, mine)))
+    mine, parts = site.releases, _published
     if not _keeps_all(host, groups):
-        return 0
-    return int(sum(known.get(one["label"], 0) * _published(one) for one in _new(host, mine)))
+        if host.name not in groups.get("inference", ()):
+            return 0
+        mine, parts = releases.of_host(host.name, mine), _served
+    return int(sum(site.sizes.get(one["label"], 0) * parts(one) for one in _new(host, mine)))
 
 
 def _keeps_all(host: Host, groups: Groups) -> bool:
@@ -65,15 +70,15 @@ def _published(release: Mapping[str, Any]) -> float:
     return 2.0 + sum(SHARES.get(str(name), 0.0) for name in names)
 
 
-def memory_checks(host: Host, groups: Groups, site: Sequence[Host]) -> Iterator[Check]:
+def memory_checks(host: Host, site: Site) -> Iterator[Check]:
     """Judge whether the graphs that processors of a host run fit into its memory; workers of one release may share it."""
-    known, memory = sizes(site), (host.facts or {}).get("memtotal_mb")
+    memory = (host.facts or {}).get("memtotal_mb")
     mine = [
         one
-        for one in releases.of_host(host.name, listed(groups, site))
+        for one in releases.of_host(host.name, site.releases)
         if one["export"] and one["engine"] not in flavours.GPU_FLAVOURS
     ]
-    needed = sum(known.get(one["label"], 0) * _served(one) for one in mine)
+    needed = sum(site.sizes.get(one["label"], 0) * _served(one) for one in mine)
     # the fact is in units of 2^20 bytes
     if memory is None or needed <= memory * 2**20:
         return

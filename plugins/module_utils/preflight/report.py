@@ -26,6 +26,7 @@ from .network import mtu_checks, network_checks
 def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Check]:
     """Judge everything, the inventory first and the network last."""
     least = requirements.merged(site_variables.common(hosts).get("deepseek_minimums"))
+    site = capacity.site_of(groups, hosts)
     rows = [
         *inventory_checks(groups, hosts),
         *rollout_checks(hosts),
@@ -33,9 +34,9 @@ def checks(groups: Groups, hosts: Sequence[Host], network: Network) -> list[Chec
         *(
             check
             for host in hosts
-            for check in host_checks(host, groups, least, capacity.stored(host, groups, hosts))
+            for check in host_checks(host, groups, least, capacity.stored(host, groups, site))
         ),
-        *(check for host in hosts for check in capacity.memory_checks(host, groups, hosts)),
+        *(check for host in hosts for check in capacity.memory_checks(host, site)),
         *mtu_checks(hosts, least),
         *network_checks(groups, hosts, network, least),
     ]
