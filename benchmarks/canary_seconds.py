@@ -80,12 +80,12 @@ def load(site: RolloutSite, rate: float) -> Iterator[Counter[str]]:
                 canary.over.set()
 
 
-def measure(site: RolloutSite, faults: dict[str, str], most: float) -> dict[str, float]:
+def measure(site: RolloutSite, most: float) -> dict[str, float]:
     """Seconds to share 0 on all gateways, by model."""
     seconds: dict[str, float] = {}
     until = time.monotonic() + most
-    while len(seconds) < len(faults) and time.monotonic() < until:
-        shares = {model: site.shares(model) for model in faults.keys() - seconds.keys()}
+    while len(seconds) < len(site.models) and time.monotonic() < until:
+        shares = {model: site.shares(model) for model in site.models if model not in seconds}
         now = time.monotonic()
         for model, found in shares.items():
             since = site.workers[model][0].failing_since
@@ -109,7 +109,7 @@ def one_fault(title: str, wanted: argparse.Namespace, directory: Path) -> None:
             time.sleep(5)
             for model in models:
                 site.workers[model][0].mode = mode
-            seconds = measure(site, dict.fromkeys(models, mode), 180)
+            seconds = measure(site, 180)
         report(title, part, wanted, site, seconds, statuses)
     finally:
         site.stop()
